@@ -1,0 +1,59 @@
+# Everything here sets up what it needs by itself: system packages (when root), a virtual environment, the build.
+# The second time it is quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# More arguments for the program a target runs, e.g.  make test ARGS="-k reassembly"
+ARGS ?=
+
+.PHONY: help
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: demo
+demo: system-demo build  ## fetch and upload a file through the stack with the kernel's curl
+	$(PY) -m ustack demo $(ARGS)
+
+.PHONY: test
+test: system-test build $(VENV)/.test  ## build, then run every test (as root, or what can be run without)
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: build
+build: $(VENV)/.build  ## build the extension modules in place, what changed of them
+	$(PY) setup.py -q build_ext --inplace
+
+.PHONY: lint
+lint: $(VENV)/.test  ## ruff, mypy (Python and stubs), cython-lint
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/cython-lint ustack_ext
+
+.PHONY: sanitize
+sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBSan, in a copy of the tree
+	tools/sanitize $(PY) $(ARGS)
+
+.PHONY: clean
+clean:  ## remove what was built; .venv stays
+	rm -rf build dist results *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find ustack ustack_ext tap_harness tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find ustack_ext -name '*.so' -delete
+
+.PHONY: system-build system-demo system-test
+system-build system-demo system-test: system-%:
+	@tools/system-packages $*
+
+# The virtual environment, with what building and the command line need. The package is installed as a link to this checkout,
+# without extensions: those are built in place by `build`.
+$(VENV)/.build: pyproject.toml tools/requirements.py | system-build
+	$(PY) -c '' 2>/dev/null || "$$(tools/find-python)" -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r <($(PY) tools/requirements.py build cli) wheel
+	USTACK_ONLY=none $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.build
+	$(PY) -m pip install --quiet --disable-pip-version-check -r <($(PY) tools/requirements.py test bench)
+	touch $@

@@ -1,0 +1,96 @@
+"""What every test shares: the rfc marker's record, what a skip means in CI, and the check that nothing is left over.
+
+Options:
+    --rfc-report=FILE   write which RFC requirements were shown, by which test, with which outcome (JSON)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+IN_CI = os.environ.get("CI") == "true"
+
+# Time is never asserted, so a slow example (a sanitizer build, a busy machine) is no failure; in CI the examples are always the
+# same ones, so that a failure there can be had again.
+settings.register_profile("ustack", deadline=None, derandomize=IN_CI, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ustack")
+
+# A skip whose reason starts so is one in CI too: it is about the platform, not about what was forgotten to be installed.
+ACCEPTED_SKIP = "optional:"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rfc-report", metavar="FILE", help="write the outcome of every RFC requirement with a test to FILE (JSON)")
+
+
+# -- a skip is a failure in CI ------------------------------------------------------------------------------------------
+
+
+def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+def fail_forbidden_skip(report: Any) -> None:
+    """In CI a machine that cannot run a test is a broken machine: what would be skipped quietly is reported as failed."""
+    if not IN_CI or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = skip_reason(report)
+    if not reason.startswith(ACCEPTED_SKIP):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which counts as failed when CI=true: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    fail_forbidden_skip(report)
+    note_requirements(item, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    fail_forbidden_skip(report)
+    return report
+
+
+# -- which requirement is shown by which test ---------------------------------------------------------------------------
+
+Outcomes = dict[str, dict[str, dict[str, str]]]
+outcomes_key = pytest.StashKey[Outcomes]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[outcomes_key] = defaultdict(lambda: defaultdict(dict))
+
+
+def note_requirements(item: pytest.Item, report: pytest.TestReport) -> None:
+    if report.when != "call" and report.passed:
+        return
+    for mark in item.iter_markers("rfc"):
+        number, *requirements = (str(argument) for argument in mark.args)
+        for requirement in requirements or ["-"]:
+            item.config.stash[outcomes_key][number][requirement][item.nodeid] = report.outcome
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("rfc"):
+            if not mark.args or mark.kwargs:
+                raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.rfc('9293', 'MUST-13')")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    target = session.config.getoption("--rfc-report")
+    if target:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).write_text(json.dumps(session.config.stash[outcomes_key], indent=1, sort_keys=True) + "\n", encoding="utf-8")
