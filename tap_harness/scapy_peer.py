@@ -1,0 +1,178 @@
+"""A scripted neighbour of the stack under test, made of scapy packets.
+
+Responsible for the Ethernet and IPv4 it takes to talk: addresses, answering ARP, waiting with a deadline, the record
+of the exchange for a readable failure. TCP conversations are `flow.Flow`, made by `Peer.flow()`.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
+
+from tap_harness.carrier import Carrier
+from tap_harness.diff import difference
+from tap_harness.flow import Flow
+from tap_harness.packets import Mismatch, describe
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+SHOWN = 40  # lines of the exchange that a failure message repeats
+
+_ports = itertools.count(40000)
+
+
+class Peer:
+    """The neighbour with address `ip` and `mac` on `carrier`, talking to the stack that has address `target`.
+
+    It answers ARP requests for its own address while it waits for something else; with `arp` false it does not, and
+    ARP frames are delivered like any other.
+
+    Attributes: target_mac, the stack's link-layer address (resolved at the first need); log, the exchange as text
+    lines.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        ip: str = "10.9.0.1",
+        mac: str = "02:00:00:00:00:01",
+        target: str = "10.9.0.2",
+        arp: bool = True,
+    ) -> None:
+        self.carrier = carrier
+        self.ip = ip
+        self.mac = mac
+        self.target = target
+        self.arp = arp
+        self.log: list[str] = []
+        self._target_mac: str | None = None
+        self._stash: deque[Packet] = deque()
+        self._start = carrier.now()
+
+    def now(self) -> float:
+        """The time at the stack in seconds."""
+        return self.carrier.now()
+
+    @property
+    def target_mac(self) -> str:
+        """The stack's link-layer address, asked for with ARP once. Raises Mismatch after a second without answer."""
+        if self._target_mac is None:
+            self.send_ether(
+                Ether(src=self.mac, dst=BROADCAST) / ARP(op=1, hwsrc=self.mac, psrc=self.ip, pdst=self.target)
+            )
+            reply = self.expect(ARP, within=1.0, op=2, psrc=self.target, pdst=self.ip, hwdst=self.mac)
+            self._target_mac = str(reply[ARP].hwsrc)
+        return self._target_mac
+
+    def send(self, packet: Packet) -> None:
+        """Send an IP packet (or anything above Ethernet) in a frame from this peer to the stack."""
+        self.send_ether(Ether(src=self.mac, dst=self.target_mac) / packet)
+
+    def send_ether(self, frame: Packet) -> None:
+        """Send a frame with the Ethernet header it has."""
+        self._note("peer ", frame)
+        self.carrier.send(bytes(frame))
+
+    def send_bytes(self, frame: bytes) -> None:
+        """Send raw bytes as a frame; they are not put into the log."""
+        self.carrier.send(frame)
+
+    def ip_header(self, **fields: Any) -> IP:
+        """An IPv4 header from this peer to the stack; fields override."""
+        values: dict[str, Any] = {"src": self.ip, "dst": self.target, "id": 0, "flags": "DF", **fields}
+        return IP(**values)
+
+    def next(self, within: float) -> Packet | None:
+        """The next frame from the stack that is not ARP business of this peer; None after `within` seconds."""
+        deadline = self.carrier.now() + within
+        while True:
+            frame = self.carrier.receive(max(0.0, deadline - self.carrier.now()))
+            if frame is None:
+                return None
+            packet = Ether(frame)
+            self._note("stack", packet)
+            if not (self.arp and self._answer_arp(packet)):
+                return packet
+
+    def put_back(self, packet: Packet) -> None:
+        """Let the next one who asks have this packet first."""
+        self._stash.appendleft(packet)
+
+    def take(self, wanted: Callable[[Packet], bool], within: float) -> Packet | None:
+        """The next packet for which wanted(packet) is true; others are kept for whoever asks for them later."""
+        for kept in self._stash:
+            if wanted(kept):
+                self._stash.remove(kept)
+                return kept
+        deadline = self.carrier.now() + within
+        while (packet := self.next(max(0.0, deadline - self.carrier.now()))) is not None:
+            if wanted(packet):
+                return packet
+            self._stash.append(packet)
+        return None
+
+    def expect(self, layer: type[Packet], within: float = 1.0, **fields: object) -> Packet:
+        """The next packet that has `layer`; each given field must match (see diff.matches). Raises Mismatch."""
+        packet = self.take(lambda candidate: layer in candidate, within)
+        got = None if packet is None else {name: packet[layer].getfieldval(name) for name in fields}
+        table = difference(
+            fields or {"layer": layer.__name__}, got if fields or packet is None else {"layer": layer.__name__}
+        )
+        if packet is None or table:
+            raise Mismatch(self.failure(f"expected {layer.__name__} within {within} s", table or ""))
+        return packet
+
+    def expect_nothing(self, for_seconds: float = 0.0) -> None:
+        """Nothing (but ARP that is answered) may come, for so long. What was stashed counts. Raises Mismatch."""
+        packet = self._stash.popleft() if self._stash else self.next(for_seconds)
+        if packet is not None:
+            raise Mismatch(self.failure(f"expected silence for {for_seconds} s", f"got: {describe(packet)}"))
+
+    def discard(self, for_seconds: float = 0.0) -> int:
+        """Take and forget whatever comes in so many seconds and was stashed; returns the number of packets."""
+        count = len(self._stash)
+        self._stash.clear()
+        deadline = self.carrier.now() + for_seconds
+        while self.next(max(0.0, deadline - self.carrier.now())) is not None:
+            count += 1
+        return count
+
+    def flow(self, port: int = 80, *, sport: int | None = None, isn: int = 1000) -> Flow:
+        """A TCP conversation between this peer's port `sport` (a fresh one if None) and the stack's `port`."""
+        return Flow(self, port, sport if sport is not None else next(_ports), isn)
+
+    def ping(self, data: bytes = b"are you there?", within: float = 0.1) -> None:
+        """An echo request must be answered with the same data (RFC 792)."""
+        self.send(self.ip_header() / ICMP(type=8, id=0x1234, seq=1) / Raw(data))
+        reply = self.expect(ICMP, within, type=0, id=0x1234, seq=1)
+        if bytes(reply[ICMP].payload)[: len(data)] != data:
+            raise Mismatch(self.failure("echo reply with other data", describe(reply)))
+
+    def failure(self, what: str, detail: str) -> str:
+        """A failure message: what was wanted, the detail, and the last lines of the exchange."""
+        lines = self.log[-SHOWN:]
+        return "\n".join(
+            [what, detail, f"--- the exchange so far ({len(lines)} of {len(self.log)} packets) ---", *lines]
+        )
+
+    def answer_arp(self, frame: bytes) -> bool:
+        """Answer an ARP request for this peer's address; True if the frame is an ARP request (for whomever)."""
+        return self._answer_arp(Ether(frame))
+
+    def _answer_arp(self, packet: Packet) -> bool:
+        if ARP not in packet:
+            return False
+        request = packet[ARP]
+        if request.op == 1 and request.pdst == self.ip and request.psrc != "0.0.0.0":
+            self.send_ether(
+                Ether(src=self.mac, dst=request.hwsrc)
+                / ARP(op=2, hwsrc=self.mac, psrc=self.ip, hwdst=request.hwsrc, pdst=request.psrc)
+            )
+        return bool(request.op == 1)
+
+    def _note(self, who: str, packet: Packet) -> None:
+        self.log.append(f"{self.carrier.now() - self._start:12.6f} {who} {describe(packet)}")
