@@ -1,0 +1,61 @@
+# Packet buffers: reference-counted blocks of three sizes from slabs, under one hard budget (bytes).
+# A buffer is also a node of the queue that holds it (next, off, len, seq), so queues need no nodes of their own.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    BUF_SMALL = 0          # 2 KiB blocks: one MTU-1500 frame with headroom
+    BUF_MEDIUM = 1         # 16 KiB blocks: send queues of bulk writers, reassembled datagrams
+    BUF_LARGE = 2          # 72 KiB blocks: 64 KiB superframes and datagrams with headers
+    BUF_CLASSES = 3
+    BUF_HEADROOM = 64      # what a driver leaves before a received frame's first byte (virtio header, alignment); may be smaller
+
+cdef struct Buf:
+    Buf *next
+    uint32_t refs
+    uint32_t cap           # bytes at data
+    uint32_t off           # the part in use: data[off : off + len]
+    uint32_t len
+    uint32_t seq           # for the queue's owner (TCP: sequence number of data[off])
+    uint8_t cls
+    uint8_t flags          # for the queue's owner
+    uint8_t *data
+
+cdef struct BufPool:
+    void *free_slabs[3]    # per class: slabs that have a free block (private)
+    uint64_t used          # bytes in blocks handed out
+    uint64_t held          # bytes in slabs held from malloc
+    uint64_t budget        # hard limit on `used`
+    uint64_t failures      # allocations refused
+    int64_t live           # blocks handed out: 0 when the engine is idle and empty
+
+cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil
+cdef void pool_destroy(BufPool *p) noexcept nogil             # frees every slab; live must be 0 (debug asserts)
+cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil   # smallest class with cap >= need; refs 1, off 0, len 0; NULL at the budget or if need is too large
+cdef uint32_t buf_class_cap(int cls) noexcept nogil
+cdef void buf_release(BufPool *p, Buf *b) noexcept nogil      # the last reference went (use buf_unref)
+
+
+cdef inline void buf_ref(Buf *b) noexcept nogil:
+    b.refs += 1
+
+
+cdef inline void buf_unref(BufPool *p, Buf *b) noexcept nogil:
+    b.refs -= 1
+    if b.refs == 0:
+        buf_release(p, b)
+
+
+cdef inline uint32_t buf_truesize(const Buf *b) noexcept nogil:
+    """What the block costs the budget."""
+    return b.cap + 64
+
+
+cdef struct BufQueue:
+    Buf *head
+    Buf *tail
+    uint32_t count
+    uint32_t bytes         # sum of len
+
+cdef void bufq_push(BufQueue *q, Buf *b) noexcept nogil
+cdef Buf *bufq_pop(BufQueue *q) noexcept nogil                # NULL when empty
+cdef void bufq_clear(BufQueue *q, BufPool *p) noexcept nogil

@@ -1,0 +1,113 @@
+# Packet buffers in three sizes under one budget (buf.pxd), and the queue of them. What a buffer holds is its owner's business;
+# where the memory comes from is base/chunk's.
+from libc.stdint cimport uint32_t, uint64_t
+from ustack_ext.base.chunk cimport CHUNK_HEADER, ChunkList, chunk_free_all, chunk_give, chunk_take
+
+cdef enum:
+    HEADER = 64            # the Buf and its padding: data starts on a cache line of its own
+
+    # The step from block to block is not a power of two on purpose: headers and frames of different blocks then fall into
+    # different cache sets.
+    SMALL_CAP = 2048
+    MEDIUM_CAP = 16384
+    LARGE_CAP = 73728
+
+    CHUNK_BYTES = 262144
+    LARGE_CHUNK_BYTES = 524288
+
+
+cdef inline uint32_t class_cap(int cls) noexcept nogil:
+    return SMALL_CAP if cls == BUF_SMALL else (MEDIUM_CAP if cls == BUF_MEDIUM else LARGE_CAP)
+
+
+cdef inline ChunkList class_chunks(BufPool *p, int cls) noexcept nogil:
+    cdef ChunkList l
+    l.head = &p.free_slabs[cls]
+    l.held = &p.held
+    l.chunk = LARGE_CHUNK_BYTES if cls == BUF_LARGE else CHUNK_BYTES
+    l.object = class_cap(cls) + HEADER
+    return l
+
+
+cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil:
+    cdef int cls
+    for cls in range(BUF_CLASSES):
+        p.free_slabs[cls] = NULL
+    p.used = 0
+    p.held = 0
+    p.budget = budget
+    p.failures = 0
+    p.live = 0
+
+
+cdef void pool_destroy(BufPool *p) noexcept nogil:
+    cdef int cls
+    cdef ChunkList l
+    for cls in range(BUF_CLASSES):
+        l = class_chunks(p, cls)
+        chunk_free_all(&l)
+
+
+cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil:
+    cdef int cls = BUF_SMALL if need <= SMALL_CAP else (BUF_MEDIUM if need <= MEDIUM_CAP else BUF_LARGE)
+    cdef ChunkList l = class_chunks(p, cls)
+    cdef Buf *b = NULL
+    if need <= LARGE_CAP and p.used + l.object <= p.budget:
+        b = <Buf *>chunk_take(&l)
+    if b == NULL:
+        p.failures += 1
+        return NULL
+    p.used += l.object
+    p.live += 1
+    b.next = NULL
+    b.refs = 1
+    b.cap = l.object - HEADER
+    b.off = 0
+    b.len = 0
+    b.seq = 0
+    b.cls = cls
+    b.flags = 0
+    b.data = <unsigned char *>b + HEADER
+    return b
+
+
+cdef uint32_t buf_class_cap(int cls) noexcept nogil:
+    return class_cap(cls)
+
+
+cdef void buf_release(BufPool *p, Buf *b) noexcept nogil:
+    cdef ChunkList l = class_chunks(p, b.cls)
+    p.used -= l.object
+    p.live -= 1
+    chunk_give(&l, b)
+
+
+cdef void bufq_push(BufQueue *q, Buf *b) noexcept nogil:
+    b.next = NULL
+    if q.tail == NULL:
+        q.head = b
+    else:
+        q.tail.next = b
+    q.tail = b
+    q.count += 1
+    q.bytes += b.len
+
+
+cdef Buf *bufq_pop(BufQueue *q) noexcept nogil:
+    cdef Buf *b = q.head
+    if b == NULL:
+        return NULL
+    q.head = b.next
+    if q.head == NULL:
+        q.tail = NULL
+    q.count -= 1
+    q.bytes -= b.len
+    b.next = NULL
+    return b
+
+
+cdef void bufq_clear(BufQueue *q, BufPool *p) noexcept nogil:
+    cdef Buf *b = bufq_pop(q)
+    while b != NULL:
+        buf_unref(p, b)
+        b = bufq_pop(q)

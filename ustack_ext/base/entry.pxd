@@ -1,0 +1,27 @@
+# What a table entry with a deadline begins with: its place in one hash table and in the timer wheel. TCBs, TIME-WAITs, SYN-queue entries,
+# neighbours and fragment queues all start with an Entry, so a pointer to one is a pointer to the other; `kind` says which.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum EntryKind:
+    ENTRY_NONE
+    ENTRY_NEIGH
+    ENTRY_IFADDR
+    ENTRY_FRAG
+    ENTRY_TCB
+    ENTRY_SYNREQ
+    ENTRY_TIMEWAIT
+    ENTRY_LISTENER
+    ENTRY_BIND
+    ENTRY_UDP
+    ENTRY_PING
+
+cdef struct Entry:
+    Entry *tnext           # timer wheel's slot list (private to base/wheel)
+    Entry *tprev
+    uint64_t deadline      # ns; meaningful while armed
+    Entry *hnext           # hash chain (private to base/table)
+    uint32_t hash
+    uint8_t kind           # EntryKind
+    uint8_t armed          # wheel: 0 not armed, else level + 1
+    uint8_t slot           # wheel: slot in the level
+    uint8_t hashed         # 1 while in a table

@@ -1,0 +1,119 @@
+# Header layouts of Ethernet II, ARP, IPv4, ICMP, UDP and TCP: parse (bounds-checked) and emit. Knows no state.
+#
+# Every parse takes (pointer, captured length), proves each access, and returns WireStatus; it never writes past the struct.
+# Every emit writes exactly the header's bytes (room proved by the caller) and returns their count. Values in structs are in host order.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+cdef enum WireStatus:
+    WIRE_OK
+    WIRE_TRUNCATED         # shorter than the header, or than a length field inside says
+    WIRE_VERSION           # not the version or the hardware/protocol type we speak
+    WIRE_LENGTH            # a length field that contradicts itself (IHL < 5, data offset < 5, total length < header)
+    WIRE_CHECKSUM
+    WIRE_OPTIONS           # an option's length runs past the header, or is impossible
+
+cdef enum:
+    ETH_HLEN = 14
+    ETH_MIN_FRAME = 60     # without FCS: shorter ones are padded with zeros
+    ETHERTYPE_IPV4 = 0x0800
+    ETHERTYPE_ARP = 0x0806
+    ETHERTYPE_IPV6 = 0x86DD
+    ETHERTYPE_MIN = 0x0600   # below: an 802.3 length
+
+    ARP_LEN = 28
+    ARP_REQUEST = 1
+    ARP_REPLY = 2
+
+    IP4_HLEN = 20
+    IP4_DF = 1
+    IP4_MF = 2
+    IPPROTO_ICMP_ = 1
+    IPPROTO_TCP_ = 6
+    IPPROTO_UDP_ = 17
+
+    ICMP_HLEN = 8
+    ICMP_ECHOREPLY = 0
+    ICMP_UNREACH = 3
+    ICMP_SOURCE_QUENCH = 4
+    ICMP_REDIRECT = 5
+    ICMP_ECHO = 8
+    ICMP_TIME_EXCEEDED = 11
+    ICMP_PARAM_PROBLEM = 12
+    ICMP_UNREACH_NET = 0
+    ICMP_UNREACH_HOST = 1
+    ICMP_UNREACH_PROTOCOL = 2
+    ICMP_UNREACH_PORT = 3
+    ICMP_UNREACH_NEEDFRAG = 4
+
+    UDP_HLEN = 8
+    TCP_HLEN = 20
+    TCP_MAX_HLEN = 60
+
+    TH_FIN = 0x01
+    TH_SYN = 0x02
+    TH_RST = 0x04
+    TH_PSH = 0x08
+    TH_ACK = 0x10
+    TH_URG = 0x20
+    TH_ECE = 0x40
+    TH_CWR = 0x80
+
+cdef struct EthHdr:
+    uint8_t dst[6]
+    uint8_t src[6]
+    uint16_t ethertype
+
+cdef struct ArpPkt:        # RFC 826 for Ethernet and IPv4
+    uint16_t op
+    uint8_t sha[6]
+    uint8_t tha[6]
+    uint32_t spa
+    uint32_t tpa
+
+cdef struct Ip4Hdr:        # RFC 791 §3.1
+    uint8_t hlen           # bytes, 20..60, <= captured
+    uint8_t tos
+    uint8_t ttl
+    uint8_t proto
+    uint8_t flags          # IP4_DF | IP4_MF
+    uint16_t total_len     # >= hlen, <= captured
+    uint16_t id
+    uint32_t frag_off      # bytes
+    uint32_t src
+    uint32_t dst
+
+cdef struct Icmp4Hdr:      # RFC 792
+    uint8_t type
+    uint8_t code
+    uint32_t rest          # id<<16|seq for echo; next-hop MTU in the low half for needfrag; pointer<<24 for parameter problem
+
+cdef struct UdpHdr:
+    uint16_t sport
+    uint16_t dport
+    uint16_t length        # 8 <= length <= captured
+    uint16_t checksum      # native order as on the wire; 0: not computed by the sender
+
+cdef struct TcpHdr:        # RFC 9293 §3.1
+    uint16_t sport
+    uint16_t dport
+    uint32_t seq
+    uint32_t ack
+    uint16_t wnd
+    uint16_t urg
+    uint8_t hlen           # bytes, 20..60, <= captured
+    uint8_t flags          # TH_*
+
+cdef WireStatus eth_parse(const uint8_t *p, uint32_t n, EthHdr *h) noexcept nogil
+cdef uint32_t eth_emit(uint8_t *p, const EthHdr *h) noexcept nogil
+cdef WireStatus arp_parse(const uint8_t *p, uint32_t n, ArpPkt *h) noexcept nogil          # op is 1 or 2
+cdef uint32_t arp_emit(uint8_t *p, const ArpPkt *h) noexcept nogil
+cdef WireStatus ip4_parse(const uint8_t *p, uint32_t n, Ip4Hdr *h) noexcept nogil          # header checksum verified; options not looked at
+# Walks the options at p+20..hlen. WIRE_OK or WIRE_OPTIONS with *where = offset of the fault from the header's start. *source_route is set if LSRR/SSRR is there.
+cdef WireStatus ip4_options_check(const uint8_t *p, uint32_t hlen, uint32_t *where, bint *source_route) noexcept nogil
+cdef uint32_t ip4_emit(uint8_t *p, const Ip4Hdr *h) noexcept nogil                          # 20 bytes, checksum computed; h.hlen ignored
+cdef WireStatus icmp4_parse(const uint8_t *p, uint32_t n, Icmp4Hdr *h, bint csum_ok) noexcept nogil   # checksum over n bytes verified unless csum_ok
+cdef uint32_t icmp4_emit(uint8_t *p, const Icmp4Hdr *h) noexcept nogil                      # 8 bytes, checksum field 0: the caller sums header and payload
+cdef WireStatus udp_parse(const uint8_t *p, uint32_t n, UdpHdr *h) noexcept nogil           # checksum is the caller's (it knows the addresses)
+cdef uint32_t udp_emit(uint8_t *p, const UdpHdr *h) noexcept nogil
+cdef WireStatus tcp_parse(const uint8_t *p, uint32_t n, TcpHdr *h) noexcept nogil           # checksum is the caller's
+cdef uint32_t tcp_emit(uint8_t *p, const TcpHdr *h) noexcept nogil                          # 20 bytes, data offset from h.hlen, checksum field 0
