@@ -30,7 +30,7 @@ build: $(VENV)/.build  ## build the extension modules in place, what changed of 
 lint: $(VENV)/.test  ## ruff, mypy (Python and stubs), cython-lint
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(VENV)/bin/cython-lint ustack_ext
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint ustack_ext
 
 .PHONY: sanitize
 sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBSan, in a copy of the tree

@@ -1,15 +1,15 @@
 """Builds the extension modules of ustack_ext: every .pyx found in the tree, with one set of directives.
 
-What is always the same stands in pyproject.toml; here is only what has to be found out: the modules, the flags of the build
-mode, and what of an earlier build can be kept. The generated C goes to build/cython/, never beside the sources.
+What is always the same stands in pyproject.toml; here is only what has to be found out: the modules, the flags of the
+build mode, and what of an earlier build can be kept. The generated C goes to build/cython/, never beside the sources.
 
 Environment:
     USTACK_BUILD   release (default) | debug (live-object counters) | sanitize (ASan + UBSan, and the counters) |
                    profile (frame pointers and symbols for perf)
     USTACK_JOBS    parallel compilations (default: the number of cores)
     USTACK_WERROR  1: C compiler warnings are errors (what CI does)
-    USTACK_ONLY    comma-separated sub-packages of ustack_ext to build, a short cut while developing. Modules that share a
-                   .pxd with them are NOT rebuilt: end with a full build.
+    USTACK_ONLY    comma-separated sub-packages of ustack_ext to build, a short cut while developing. Modules that
+                   share a .pxd with them are NOT rebuilt: end with a full build.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ JOBS = int(os.environ.get("USTACK_JOBS") or os.cpu_count() or 1)
 GENERATED = Path("build", "cython")
 
 # What Cython itself generates is not ours to mend: unused helpers, and its sign comparisons.
-WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable", "-Wno-sign-compare",
-            "-Wno-missing-field-initializers", "-Wno-cast-function-type", "-Wno-unreachable-code"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable",
+            "-Wno-sign-compare", "-Wno-missing-field-initializers", "-Wno-cast-function-type", "-Wno-unreachable-code"]
 
 # mode: (compiler flags, linker flags, value of the USTACK_DEBUG macro). -fno-strict-aliasing: pool memory is reused for
 # blocks, segments and connections alike.
@@ -88,7 +88,7 @@ def find_extensions() -> list[Extension]:
 
 
 def generate_c(modules: list[Extension]) -> list[Extension]:
-    """Translate what is out of date: a .pyx or a .pxd it cimports changed (Cython looks), or Cython or the directives did."""
+    """Translate what is out of date: a .pyx or a .pxd it cimports changed (Cython sees that), or Cython itself."""
     signature = f"{Cython.__version__} {sorted(DIRECTIVES.items())}"
     stamps = {GENERATED / Path(m.sources[0]).with_suffix(".c"): GENERATED / f"{m.name}.directives" for m in modules}
     for c_file, stamp in stamps.items():
@@ -104,7 +104,8 @@ class BuildExt(build_ext):
     """build_ext that also rebuilds when the flags change, and leaves alone what did not."""
 
     def build_extension(self, ext: Extension) -> None:
-        signature = repr((MODE, ext.extra_compile_args, ext.extra_link_args, ext.define_macros, self.compiler.compiler_so))
+        flags = (ext.extra_compile_args, ext.extra_link_args, ext.define_macros)
+        signature = repr((MODE, flags, self.compiler.compiler_so))
         output = Path(self.get_ext_fullpath(ext.name))
         stamp = Path(self.build_temp, f"{ext.name}.flags")
         if output.exists() and not (stamp.exists() and stamp.read_text() == signature):

@@ -18,20 +18,20 @@ from hypothesis import HealthCheck, settings
 
 IN_CI = os.environ.get("CI") == "true"
 
-# Time is never asserted, so a slow example (a sanitizer build, a busy machine) is no failure; in CI the examples are always the
-# same ones, so that a failure there can be had again.
+# Time is never asserted, so a slow example (a sanitizer build, a busy machine) is no failure; in CI the examples are
+# always the same ones, so that a failure there can be had again.
 settings.register_profile("ustack", deadline=None, derandomize=IN_CI, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ustack")
 
-# A skip whose reason starts so is one in CI too: it is about the platform, not about what was forgotten to be installed.
+# A skip whose reason starts so is one in CI too: it is about the platform, not about something that was not installed.
 ACCEPTED_SKIP = "optional:"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rfc-report", metavar="FILE", help="write the outcome of every RFC requirement with a test to FILE (JSON)")
+    parser.addoption("--rfc-report", metavar="FILE", help="write RFC requirements with their tests' outcomes (JSON)")
 
 
-# -- a skip is a failure in CI ------------------------------------------------------------------------------------------
+# -- a skip is a failure in CI
 
 
 def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -39,7 +39,7 @@ def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def fail_forbidden_skip(report: Any) -> None:
-    """In CI a machine that cannot run a test is a broken machine: what would be skipped quietly is reported as failed."""
+    """In CI a machine that cannot run a test is a broken machine: what would be skipped is reported as failed."""
     if not IN_CI or not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = skip_reason(report)
@@ -63,7 +63,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     return report
 
 
-# -- which requirement is shown by which test ---------------------------------------------------------------------------
+# -- which requirement is shown by which test
 
 Outcomes = dict[str, dict[str, dict[str, str]]]
 outcomes_key = pytest.StashKey[Outcomes]()
@@ -93,4 +93,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     target = session.config.getoption("--rfc-report")
     if target:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).write_text(json.dumps(session.config.stash[outcomes_key], indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        text = json.dumps(session.config.stash[outcomes_key], indent=1, sort_keys=True)
+        Path(target).write_text(text + "\n", encoding="utf-8")
