@@ -30,8 +30,7 @@ class Peer:
     It answers ARP requests for its own address while it waits for something else; with `arp` false it does not, and
     ARP frames are delivered like any other.
 
-    Attributes: target_mac, the stack's link-layer address (resolved at the first need); log, the exchange as text
-    lines.
+    Attributes: target_mac, the stack's link-layer address (resolved at the first need).
     """
 
     def __init__(
@@ -48,7 +47,8 @@ class Peer:
         self.mac = mac
         self.target = target
         self.arp = arp
-        self.log: list[str] = []
+        self._log: deque[tuple[float, str, bytes]] = deque(maxlen=SHOWN)
+        self._count = 0
         self._target_mac: str | None = None
         self._stash: deque[Packet] = deque()
         self._start = carrier.now()
@@ -74,8 +74,9 @@ class Peer:
 
     def send_ether(self, frame: Packet) -> None:
         """Send a frame with the Ethernet header it has."""
-        self._note("peer ", frame)
-        self.carrier.send(bytes(frame))
+        data = bytes(frame)
+        self._note("peer ", data)
+        self.carrier.send(data)
 
     def send_bytes(self, frame: bytes) -> None:
         """Send raw bytes as a frame; they are not put into the log."""
@@ -94,7 +95,7 @@ class Peer:
             if frame is None:
                 return None
             packet = Ether(frame)
-            self._note("stack", packet)
+            self._note("stack", frame)
             if not (self.arp and self._answer_arp(packet)):
                 return packet
 
@@ -154,10 +155,9 @@ class Peer:
 
     def failure(self, what: str, detail: str) -> str:
         """A failure message: what was wanted, the detail, and the last lines of the exchange."""
-        lines = self.log[-SHOWN:]
-        return "\n".join(
-            [what, detail, f"--- the exchange so far ({len(lines)} of {len(self.log)} packets) ---", *lines]
-        )
+        lines = [f"{when:12.6f} {who} {describe(Ether(frame))}" for when, who, frame in self._log]
+        head = f"--- the exchange so far (the last {len(lines)} of {self._count} packets) ---"
+        return "\n".join([what, detail, head, *lines])
 
     def answer_arp(self, frame: bytes) -> bool:
         """Answer an ARP request for this peer's address; True if the frame is an ARP request (for whomever)."""
@@ -174,5 +174,6 @@ class Peer:
             )
         return bool(request.op == 1)
 
-    def _note(self, who: str, packet: Packet) -> None:
-        self.log.append(f"{self.carrier.now() - self._start:12.6f} {who} {describe(packet)}")
+    def _note(self, who: str, frame: bytes) -> None:
+        self._log.append((self.carrier.now() - self._start, who, frame))
+        self._count += 1
