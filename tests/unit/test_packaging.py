@@ -1,7 +1,7 @@
 """What a user installs: wheel and sdist hold everything, and work in an empty environment away from the checkout.
 
 The wheel is made from the checkout, whose compiled modules it reuses. The sdist goes the long way: it is unpacked,
-translated and compiled from nothing but what is in it. Build requirements are taken from the environment that runs the tests.
+translated and compiled from nothing but what is in it. Build requirements come from the environment of the tests.
 """
 
 from __future__ import annotations
