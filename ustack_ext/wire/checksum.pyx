@@ -14,16 +14,16 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <string.h>
 
-    /* One body, compiled twice: for every machine, and for those with AVX2. `n` is a multiple of 64. */
+    /* One body, compiled twice: for every machine, and for those with AVX2. `n` is a multiple of 8. */
     #define USTACK_CSUM_BODY \
-        uint64_t lane[16] = {0}, sum = 0; \
-        uint32_t word[16]; \
-        for (; n; n -= 64, p += 64) { \
-            memcpy(word, p, 64); \
-            for (int i = 0; i < 16; i++) lane[i] += word[i]; \
+        uint64_t low = 0, high = 0; \
+        for (size_t i = 0; i < n; i += 8) { \
+            uint64_t word; \
+            memcpy(&word, p + i, 8); \
+            low += (uint32_t)word; \
+            high += word >> 32; \
         } \
-        for (int i = 0; i < 16; i++) sum += lane[i]; \
-        return sum;
+        return low + high;
 
     #if defined(__GNUC__) && !defined(__clang__)
     #define USTACK_O3 __attribute__((optimize("O3")))
@@ -48,7 +48,7 @@ cdef uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept no
     cdef uint32_t word
     cdef uint16_t half = 0
     if n >= 64:
-        whole = n & ~<size_t>63
+        whole = n & ~<size_t>7
         sum += USTACK_CSUM_BLOCKS(p, whole)
         p += whole
         n -= whole
