@@ -36,6 +36,14 @@ lint: $(VENV)/.test  ## ruff, mypy (Python and stubs), cython-lint
 sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBSan, in a copy of the tree
 	tools/sanitize $(PY) $(ARGS)
 
+.PHONY: bench
+bench: system-test build $(VENV)/.test  ## measure against the kernel, on this machine
+	$(PY) -m bench $(ARGS)
+
+.PHONY: fuzz
+fuzz: build $(VENV)/.test  ## coverage-guided fuzzing of the engine's input
+	$(PY) -m tests.hostile.fuzz $(ARGS)
+
 .PHONY: clean
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist results *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
