@@ -1,0 +1,198 @@
+"""Two ends of a wire in memory: each attached to a stack, or used raw from Python.
+
+Frames wait in the receiver's queue until its driver takes them; a transmit never enters the other stack. Which stack runs
+when is up to the drivers: between two virtual or manual ones everything is deterministic.
+"""
+
+import itertools
+import select
+import time
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EBUSY, errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from ustack_ext.base.buf cimport Buf
+from ustack_ext.base.iov cimport IoVec, Offload
+from ustack_ext.link.frameq cimport (Frame, FrameQ, frame_data, frameq_close, frameq_destroy, frameq_fd, frameq_init,
+                                     frameq_listen, frameq_pop, frameq_push)
+from ustack_ext.link.link cimport FRAME_MIN_ROOM, Link, RxFrame, check_mac, check_mtu
+
+_numbers = itertools.count()
+
+cdef struct Core:                  # shared by both ends; goes with the second one
+    FrameQ q[2]                    # q[i]: on the way to end i
+    int refs                       # changed with the GIL held
+
+cdef struct State:
+    Core *core
+    int side
+    uint32_t frame_max
+
+
+cdef int pipe_transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
+    cdef State *s = <State *>link
+    return frameq_push(&s.core.q[1 - s.side], iov, niov)
+
+
+cdef int pipe_receive(void *link, RxFrame *frames, int most) noexcept nogil:
+    cdef State *s = <State *>link
+    cdef Frame *f
+    cdef Buf *b
+    cdef int n = 0
+    while n < most:
+        f = frameq_pop(&s.core.q[s.side])
+        if f == NULL:
+            break
+        b = frames[n].buf
+        # A raw end may send anything; what cannot fit is cut, and the parser drops it for its length.
+        b.len = f.len if f.len <= b.cap - b.off else b.cap - b.off
+        memcpy(b.data + b.off, frame_data(f), b.len)
+        memset(&frames[n].off, 0, sizeof(Offload))
+        free(f)
+        n += 1
+    return n
+
+
+cdef class PipeEnd(Link):
+    """One end of a pipe(). Attach it to a stack, or use send(), recv() and fileno() to be the other side yourself."""
+    cdef State state
+
+    def __init__(self):
+        raise TypeError("PipeEnd objects come from ustack.pipe()")
+
+    def __dealloc__(self):
+        cdef Core *core = self.state.core
+        if core == NULL:
+            return
+        if self.home.driver != NULL:
+            self.home.forget(self.home.driver, self.home.iface)
+            self.home.driver = NULL
+        frameq_listen(&core.q[self.state.side], NULL, NULL)
+        frameq_close(&core.q[0])
+        frameq_close(&core.q[1])
+        core.refs -= 1
+        if core.refs == 0:
+            frameq_destroy(&core.q[0])
+            frameq_destroy(&core.q[1])
+            free(core)
+
+    cdef int bind(self) except -1:
+        frameq_listen(&self.state.core.q[self.state.side], self.home.wake, self.home.driver)
+        return 0
+
+    cdef void unbind(self) noexcept:
+        frameq_listen(&self.state.core.q[self.state.side], NULL, NULL)
+
+    cpdef close(self):
+        """Cut the wire: what waits can still be read by the other end; nothing more is carried. Can be called again."""
+        if not self.closed:
+            Link.close(self)
+            frameq_close(&self.state.core.q[0])
+            frameq_close(&self.state.core.q[1])
+
+    def send(self, frame) -> bool:
+        """Put one frame (bytes-like: an Ethernet frame without FCS, or an IP packet) on the wire.
+
+        Returns False if the other end's queue was full or the pipe is closed: the frame is lost, as on a wire.
+        Raises ValueError for an empty frame or one longer than the MTU and an Ethernet header with VLAN tag.
+        """
+        cdef Py_buffer view
+        cdef IoVec iov
+        cdef int failed
+        PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+        try:
+            if view.len == 0 or view.len > self.state.frame_max:
+                raise ValueError(f"a frame on this pipe has 1 to {self.state.frame_max} bytes, not {view.len}")
+            iov.base = view.buf
+            iov.len = view.len
+            with nogil:
+                failed = frameq_push(&self.state.core.q[1 - self.state.side], &iov, 1)
+        finally:
+            PyBuffer_Release(&view)
+        return failed == 0
+
+    def recv(self, timeout=None) -> bytes:
+        """Take the next frame that came from the other end.
+
+        Parameters: timeout, seconds to wait at most; None: for ever; 0: not at all. Returns the frame, or b"" once the pipe
+        is closed and empty. Raises TimeoutError, BlockingIOError (timeout 0), and OSError if a stack owns this end.
+        """
+        cdef Frame *f
+        if self.home.driver != NULL:
+            raise OSError(EBUSY, "this end of the pipe is attached to a stack, which takes its frames")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            f = frameq_pop(&self.state.core.q[self.state.side])
+            if f != NULL:
+                frame = PyBytes_FromStringAndSize(<char *>frame_data(f), f.len)
+                free(f)
+                return frame
+            if self.state.core.q[self.state.side].closed:
+                return b""
+            if timeout == 0:
+                raise BlockingIOError(EAGAIN, "no frame waits on this pipe")
+            poller = select.poll()
+            poller.register(self.fileno(), select.POLLIN)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not poller.poll(None if left is None else left * 1000) and left == 0:
+                raise TimeoutError("no frame came")
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while a frame waits (or the pipe is closed). It stays the pipe's."""
+        cdef int fd = frameq_fd(&self.state.core.q[self.state.side])
+        if fd < 0:
+            raise OSError(errno, "cannot make an eventfd")
+        return fd
+
+    @property
+    def stats(self) -> dict:
+        """Frames taken by and dropped at each queue: sent, send_dropped, received (in all, read or not), receive_dropped."""
+        cdef FrameQ *out = &self.state.core.q[1 - self.state.side]
+        cdef FrameQ *came = &self.state.core.q[self.state.side]
+        return {"sent": out.frames, "send_dropped": out.dropped, "received": came.frames,
+                "receive_dropped": came.dropped}
+
+
+def pipe(medium="ethernet", mtu=1500, queue=1024, *, macs=None, name=None) -> "tuple[PipeEnd, PipeEnd]":
+    """Make a wire in memory and return its two ends.
+
+    Parameters: medium, "ethernet" or "ip"; mtu, bytes of IP; queue, frames each direction holds before it drops; macs, the
+    two ends' Ethernet addresses (default: random, locally administered); name, of the interfaces (NAME.0 and NAME.1).
+    """
+    if medium not in ("ethernet", "ip"):
+        raise ValueError(f'medium: {medium!r} is neither "ethernet" nor "ip"')
+    cdef int size = check_mtu(mtu)
+    limit = int(queue)
+    if not 1 <= limit <= 1 << 24:
+        raise ValueError(f"queue: {limit} frames is not between 1 and {1 << 24}")
+    if macs is None:
+        macs = (None, None)
+    addresses = [check_mac(mac) if medium == "ethernet" else None for mac in macs]
+    if name is None:
+        name = f"pipe{next(_numbers)}"
+    cdef PipeEnd a = PipeEnd.__new__(PipeEnd)
+    cdef PipeEnd b = PipeEnd.__new__(PipeEnd)
+    cdef Core *core = <Core *>calloc(1, sizeof(Core))
+    if core == NULL:
+        raise MemoryError("no memory for a pipe")
+    frameq_init(&core.q[0], limit)
+    frameq_init(&core.q[1], limit)
+    core.refs = 2
+    cdef int side
+    cdef PipeEnd end
+    for side in range(2):
+        end = a if side == 0 else b
+        end.state.core = core
+        end.state.side = side
+        end.state.frame_max = size + (FRAME_MIN_ROOM if medium == "ethernet" else 0)
+        end.ops.transmit = pipe_transmit
+        end.ops.receive = pipe_receive
+        end.ops.state = &end.state
+        end.name = f"{name}.{side}"
+        end.medium = medium
+        end.mtu = size
+        end.mac = addresses[side]
+    return a, b
