@@ -62,7 +62,7 @@ def test_namespace_exception_leaves_thread_at_home(ns: Namespace) -> None:
     assert os.readlink("/proc/self/ns/net") == outside
 
 
-@pytest.mark.usefixtures("_privileged")
+@pytest.mark.usefixtures("privileged")
 def test_killed_test_leaves_nothing() -> None:
     """SIGKILL to a process with a namespace, a TAP and a child: the child dies with it, hence the rest does."""
     program = """

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ustack
+from tap_harness.net import echo
 from tap_harness.process import wait_for
 from tap_harness.tap import KernelTap
 
@@ -71,9 +72,9 @@ def test_announcement_reaches_the_kernel(ns: Any) -> None:
         wait_for(lambda: "lladdr" in ns.sh("ip neigh show 10.9.0.2"), "the announced neighbour", 15)
 
 
-def test_new_mac_of_the_kernel_is_learned(net: Any, echo_handler: Any) -> None:
+def test_new_mac_of_the_kernel_is_learned(net: Any) -> None:
     """The kernel's device gets another link-layer address and says so; connections go on."""
-    port = net.serve(echo_handler)
+    port = net.serve(echo)
     sock = net.kernel_connect(port)
     sock.sendall(b"before")
     assert sock.recv(10) == b"before"

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tap_harness.checks import echo_through, kernel_health, rss
+from tap_harness.net import echo
 from tap_harness.process import wait_for
 
 
-def test_one_after_the_other(net: Any, echo_handler: Any) -> None:
-    port = net.serve(echo_handler)
+def test_one_after_the_other(net: Any) -> None:
+    port = net.serve(echo)
     for number in range(500):
         with net.ns.socket() as sock:
             sock.connect((net.stack_ip, port))
@@ -24,8 +25,8 @@ def test_one_after_the_other(net: Any, echo_handler: Any) -> None:
     kernel_health(net.ns, net.stack_ip, port)
 
 
-def test_at_once(net: Any, echo_handler: Any) -> None:
-    port = net.serve(echo_handler, backlog=512)
+def test_at_once(net: Any) -> None:
+    port = net.serve(echo, backlog=512)
     socks = []
     for _ in range(400):
         sock = net.keep(net.ns.socket())
@@ -78,9 +79,9 @@ def test_opened_and_closed_leave_nothing(net: Any, full: bool) -> None:
     assert rss() - base < 4 << 20
 
 
-def test_threads_share_the_stack(net: Any, echo_handler: Any) -> None:
+def test_threads_share_the_stack(net: Any) -> None:
     """Eight threads at once, each with a connection of its own to the stack's echo."""
-    port = net.serve(echo_handler)
+    port = net.serve(echo)
     failures: list[BaseException] = []
 
     def run(number: int) -> None:
@@ -99,7 +100,7 @@ def test_threads_share_the_stack(net: Any, echo_handler: Any) -> None:
     assert failures == []
 
 
-def test_connect_and_reset_before_accept(net: Any, echo_handler: Any) -> None:
+def test_connect_and_reset_before_accept(net: Any) -> None:
     """Entries of the accept queue whose peer has gone are freed; the backlog recovers."""
     listener, port = net.stack_listen(backlog=8)
     for _ in range(300):
@@ -110,4 +111,4 @@ def test_connect_and_reset_before_accept(net: Any, echo_handler: Any) -> None:
         select.select([], [sock], [], 0.02)  # answered, or the backlog is full just now: either will do
         sock.close()
     listener.close()
-    kernel_health(net.ns, net.stack_ip, net.serve(echo_handler, port))
+    kernel_health(net.ns, net.stack_ip, net.serve(echo, port))

@@ -1,0 +1,112 @@
+"""Fixtures for tests with real programs: a directory of files, served on the stack by `ustack serve`, and nginx."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tap_harness import payload
+from tap_harness.fixtures import full, impaired, net, ns, privileged
+from tap_harness.kernel_peer import start_nginx
+from tap_harness.need import missing_program
+from tap_harness.net import KERNEL, STACK
+from tap_harness.netns import Namespace
+from tap_harness.process import Child
+
+__all__ = ["full", "impaired", "net", "ns", "privileged"]
+
+MIB = 1 << 20
+
+
+def _program(name: str) -> None:
+    if reason := missing_program(name):
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def curl() -> None:
+    """Skips without curl."""
+    _program("curl")
+
+
+@pytest.fixture
+def ab() -> None:
+    """Skips without ab."""
+    _program("ab")
+
+
+@pytest.fixture
+def wrk() -> None:
+    """Skips without wrk."""
+    _program("wrk")
+
+
+@pytest.fixture
+def nmap() -> None:
+    """Skips without nmap."""
+    _program("nmap")
+
+
+@dataclass
+class Site:
+    """A directory of files and where it is served: `big` and `small` are in it."""
+
+    ns: Namespace
+    root: Path
+    url: str
+    server: Child
+    big_size: int
+
+    @property
+    def big_sha256(self) -> str:
+        """The SHA-256 of the file `big`."""
+        return payload.digest(1, self.big_size)
+
+
+def make_files(root: Path, big_size: int) -> None:
+    """The files of a site."""
+    root.mkdir()
+    with (root / "big").open("wb") as file:
+        for block in payload.blocks(1, big_size):
+            file.write(block)
+    (root / "small").write_bytes(b"hello from the site\n")
+    (root / "empty").write_bytes(b"")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(MIB):
+            state.update(block)
+    return state.hexdigest()
+
+
+@pytest.fixture
+def site(ns: Namespace, tmp_path: Path, full: bool) -> Iterator[Site]:
+    """A site on the stack, by `ustack serve`; the namespace's kernel reaches it."""
+    size = 256 * MIB if full else 32 * MIB
+    root = tmp_path / "site"
+    make_files(root, size)
+    server = ns.python("ustack", "serve", str(root), "--port", "80", "--upload", "--quiet")
+    server.wait_line("^Serving ", timeout=20)
+    yield Site(ns, root, f"http://{STACK}", server, size)
+    server.stop()
+
+
+@pytest.fixture
+def nginx(ns: Namespace, tmp_path: Path, full: bool) -> Iterator[Site]:
+    """A site on the kernel's side, by nginx, on the device that a `ustack` verb will take over by name."""
+    _program("nginx")
+    size = 256 * MIB if full else 32 * MIB
+    root = tmp_path / "site"
+    make_files(root, size)
+    root.chmod(0o777)
+    ns.sh(f"ip tuntap add dev ust0 mode tap && ip addr add {KERNEL}/24 dev ust0 && ip link set ust0 up")
+    server = start_nginx(ns, root, KERNEL)
+    yield Site(ns, root, f"http://{KERNEL}:8000", server, size)
+    server.stop()
