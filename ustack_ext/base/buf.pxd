@@ -7,7 +7,8 @@ cdef enum:
     BUF_MEDIUM = 1         # 16 KiB blocks: send queues of bulk writers, reassembled datagrams
     BUF_LARGE = 2          # 72 KiB blocks: 64 KiB superframes and datagrams with headers
     BUF_CLASSES = 3
-    BUF_HEADROOM = 64      # what a driver leaves before a received frame's first byte (virtio header, alignment); may be smaller
+    # what a driver leaves before a received frame's first byte (virtio header, alignment); may be smaller
+    BUF_HEADROOM = 64
 
 cdef struct Buf:
     Buf *next
@@ -21,7 +22,7 @@ cdef struct Buf:
     uint8_t *data
 
 cdef struct BufPool:
-    void *free_slabs[3]    # per class: slabs that have a free block (private)
+    void *free_slabs[3]    # per class: base/chunk's list (private)
     uint64_t used          # bytes in blocks handed out
     uint64_t held          # bytes in slabs held from malloc
     uint64_t budget        # hard limit on `used`
@@ -29,8 +30,9 @@ cdef struct BufPool:
     int64_t live           # blocks handed out: 0 when the engine is idle and empty
 
 cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil
-cdef void pool_destroy(BufPool *p) noexcept nogil             # frees every slab; live must be 0 (debug asserts)
-cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil   # smallest class with cap >= need; refs 1, off 0, len 0; NULL at the budget or if need is too large
+cdef void pool_destroy(BufPool *p) noexcept nogil             # frees every slab; live must be 0
+# smallest class with cap >= need; refs 1, off 0, len 0; NULL at the budget or if need is too large
+cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil
 cdef uint32_t buf_class_cap(int cls) noexcept nogil
 cdef void buf_release(BufPool *p, Buf *b) noexcept nogil      # the last reference went (use buf_unref)
 

@@ -1,13 +1,13 @@
-# Packet buffers in three sizes under one budget (buf.pxd), and the queue of them. What a buffer holds is its owner's business;
-# where the memory comes from is base/chunk's.
+# Packet buffers in three sizes under one budget (buf.pxd), and the queue of them. What a buffer holds is its owner's
+# business; where the memory comes from is base/chunk's.
 from libc.stdint cimport uint32_t, uint64_t
-from ustack_ext.base.chunk cimport CHUNK_HEADER, ChunkList, chunk_free_all, chunk_give, chunk_take
+from ustack_ext.base.chunk cimport ChunkList, chunk_free_all, chunk_give, chunk_take
 
 cdef enum:
     HEADER = 64            # the Buf and its padding: data starts on a cache line of its own
 
-    # The step from block to block is not a power of two on purpose: headers and frames of different blocks then fall into
-    # different cache sets.
+    # The step from block to block is not a power of two on purpose: headers and frames of different blocks then fall
+    # into different cache sets.
     SMALL_CAP = 2048
     MEDIUM_CAP = 16384
     LARGE_CAP = 73728

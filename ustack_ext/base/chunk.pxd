@@ -1,5 +1,6 @@
-# Equal-sized objects cut from big aligned chunks: what packet buffers (base/buf) and fixed-size objects (base/slab) are made of.
-# An object finds its chunk by masking its own address, so it carries no word for it. Limits and zeroing are the caller's.
+# Equal-sized objects cut from big aligned chunks: what packet buffers (base/buf) and fixed-size objects (base/slab) are
+# made of. An object finds its chunk by masking its own address, so it carries no word for it. Limits and zeroing are
+# the caller's.
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef struct ChunkList:
@@ -11,6 +12,7 @@ cdef struct ChunkList:
 cdef enum:
     CHUNK_HEADER = 64
 
-cdef void *chunk_take(const ChunkList *l) noexcept nogil              # an object (contents undefined), or NULL without memory
+# an object (contents undefined), or NULL without memory
+cdef void *chunk_take(const ChunkList *l) noexcept nogil
 cdef void chunk_give(const ChunkList *l, void *object) noexcept nogil
 cdef void chunk_free_all(const ChunkList *l) noexcept nogil           # every chunk, whatever is still handed out

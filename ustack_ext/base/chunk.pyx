@@ -2,11 +2,12 @@
 #
 #     [at most one wholly free chunk, the spare] [chunks in use with free objects] [full chunks]
 #
-# so the spare, a free object and "nothing free" are each found by looking at the first two chunks. The spare is used last and
-# a second one goes back to malloc: memory follows the load down, without malloc and free taking turns in a steady state.
+# so the spare, a free object and "nothing free" are each found by looking at the first two chunks. The spare is used
+# last and a second one goes back to malloc: memory follows the load down, without malloc and free taking turns in a
+# steady state.
 #
 # Under AddressSanitizer every object is its own malloc, so that use after free and overruns are seen.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 
 cdef extern from * nogil:

@@ -1,4 +1,5 @@
-# What every layer of one engine shares: the time, the buffers, the timers, the random numbers, the events, the counters.
+# What every layer of one engine shares: the time, the buffers, the timers, the random numbers, the events, the
+# counters.
 from libc.stdint cimport uint64_t, int64_t
 from ustack_ext.base.buf cimport BufPool
 from ustack_ext.base.wheel cimport Wheel
@@ -14,7 +15,7 @@ cdef struct Core:
     Wheel wheel
     Rng rng
     EventList events
-    uint64_t counters[256] # indexed by net/mib's names
+    uint64_t counters[256]  # indexed by net/mib's names
 
 
 cdef inline void count(Core *c, int which) noexcept nogil:

@@ -1,5 +1,6 @@
-# What a table entry with a deadline begins with: its place in one hash table and in the timer wheel. TCBs, TIME-WAITs, SYN-queue entries,
-# neighbours and fragment queues all start with an Entry, so a pointer to one is a pointer to the other; `kind` says which.
+# What a table entry with a deadline begins with: its place in one hash table and in the timer wheel. TCBs, TIME-WAITs,
+# SYN-queue entries, neighbours and fragment queues all start with an Entry, so a pointer to one is a pointer to the
+# other; `kind` says which.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum EntryKind:

@@ -1,4 +1,5 @@
-# What the engine has to tell whoever holds a socket: a list of sources with pending event bits, each at most once, in order. It can't overflow.
+# What the engine has to tell whoever holds a socket: a list of sources with pending event bits, each at most once, in
+# order. It can't overflow.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 cdef enum:

@@ -1,4 +1,5 @@
-# The scatter/gather vector and the offload descriptor that packets carry to and from links. Layout of IoVec is that of struct iovec (link/ asserts it).
+# The scatter/gather vector and the offload descriptor that packets carry to and from links. Layout of IoVec is that of
+# struct iovec (link/ asserts it).
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 cdef struct IoVec:
@@ -6,7 +7,9 @@ cdef struct IoVec:
     size_t len
 
 cdef enum:
-    OFF_CSUM_WANTED = 1      # out: the link may fill in the checksum: ones' complement from csum_start, stored at csum_start + csum_offset (pseudo header already there)
+    # out: the link may fill in the checksum: ones' complement from csum_start, stored at csum_start + csum_offset
+    # (pseudo header already there)
+    OFF_CSUM_WANTED = 1
     OFF_CSUM_VERIFIED = 2    # in: the transport checksum was verified, or the packet never left this machine
     OFF_GSO_TCP4 = 4         # a TCP superframe to be cut into gso_size payload pieces
     OFF_GSO_TCP6 = 8

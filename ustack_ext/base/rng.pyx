@@ -1,11 +1,12 @@
-# Random numbers of one engine (rng.pxd): SipHash-2-4 of a counter, keyed by the seed. Where the seed comes from is the driver's
-# business; unpredictable to a peer as long as SipHash is a good PRF (RFC 6528 §3 and RFC 6056 §3.3.3 ask for no more).
+# Random numbers of one engine (rng.pxd): SipHash-2-4 of a counter, keyed by the seed. Where the seed comes from is the
+# driver's business; unpredictable to a peer as long as SipHash is a good PRF (RFC 6528 §3 and RFC 6056 §3.3.3 ask for
+# no more).
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.base.table cimport HashKey, siphash
 
 
 cdef void rng_init(Rng *r, const unsigned char *seed32) noexcept nogil:
-    """Folds all 32 bytes into the 16-byte key: the second half, hashed under the first, with a byte that tells the words apart."""
+    """Folds all 32 bytes into the key's 16: the second half hashed under the first and a byte for each word."""
     cdef HashKey first
     cdef unsigned char message[17]
     cdef int i

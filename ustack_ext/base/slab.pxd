@@ -1,4 +1,5 @@
-# Fixed-size objects (TCBs, neighbours, timers' owners) from slabs, counted, with a limit. Freed slabs go back to malloc.
+# Fixed-size objects (TCBs, neighbours, timers' owners) from slabs, counted, with a limit. Freed slabs go back to
+# malloc.
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef struct Slab:

@@ -1,4 +1,5 @@
-# Counted, limited, zeroed objects of one size (slab.pxd): TCBs, neighbours, fragment queues. Memory comes from base/chunk.
+# Counted, limited, zeroed objects of one size (slab.pxd): TCBs, neighbours, fragment queues. Memory comes from
+# base/chunk.
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from ustack_ext.base.chunk cimport CHUNK_HEADER, ChunkList, chunk_free_all, chunk_give, chunk_take

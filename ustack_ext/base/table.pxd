@@ -1,4 +1,5 @@
-# Hash tables of Entries: chained, power-of-two buckets, grown and shrunk by itself; the hash is keyed (SipHash), so nobody outside can choose collisions.
+# Hash tables of Entries: chained, power-of-two buckets, grown and shrunk by itself (only while inserting, so a walk may
+# remove); the hash is keyed (SipHash), so nobody outside can choose collisions.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ustack_ext.base.entry cimport Entry
 
@@ -11,8 +12,10 @@ cdef struct Table:
     uint32_t mask
     uint32_t count
 
-cdef uint64_t siphash(const HashKey *key, const void *data, size_t n) noexcept nogil      # SipHash-2-4: for secrets (ISN, cookies, RNG)
-cdef uint32_t table_hash(const HashKey *key, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e) noexcept nogil   # SipHash-1-3 over five words: for tables
+# SipHash-2-4: for secrets (ISN, cookies, RNG)
+cdef uint64_t siphash(const HashKey *key, const void *data, size_t n) noexcept nogil
+# SipHash-1-3 over five words: for tables
+cdef uint32_t table_hash(const HashKey *key, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e) noexcept nogil
 cdef int table_init(Table *t, uint32_t buckets) noexcept nogil       # 0, or -1 without memory
 cdef void table_destroy(Table *t) noexcept nogil                     # frees the buckets, not the entries
 cdef void table_insert(Table *t, Entry *e, uint32_t hash) noexcept nogil

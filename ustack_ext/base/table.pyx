@@ -1,5 +1,5 @@
-# Hash tables of entries and the keyed hashes they and others use (table.pxd): SipHash (Aumasson, Bernstein, "SipHash: a fast
-# short-input PRF", 2012). What an entry is, and which key fields make its hash, is the caller's business.
+# Hash tables of entries and the keyed hashes they and others use (table.pxd): SipHash (Aumasson, Bernstein, "SipHash: a
+# fast short-input PRF", 2012). What an entry is, and which key fields make its hash, is the caller's business.
 #
 # A table shrinks only when something is inserted: removing while walking must not move what was not visited yet.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

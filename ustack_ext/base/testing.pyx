@@ -1,10 +1,10 @@
 """The data structures of ustack_ext.base for Python, so that tests can drive them against simple models.
 
-Nothing in the data plane uses this module. Entries of wheels and tables are named by their index; objects of pools and slabs by
-a handle (their address as an int), which must be one that was handed out and not given back.
+Nothing in the data plane uses this module. Entries of wheels and tables are named by their index; objects of pools and
+slabs by a handle (their address as an int), which must be one that was handed out and not given back.
 """
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from ustack_ext.base.buf cimport Buf, BufPool, BufQueue, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref
@@ -14,8 +14,8 @@ from ustack_ext.base.event cimport EventList, Source, event_forget, event_pop, e
 from ustack_ext.base.limiter cimport Limiter, limiter_init, limiter_take
 from ustack_ext.base.rng cimport Rng, rng_below, rng_init, rng_key, rng_u64
 from ustack_ext.base.slab cimport Slab, slab_alloc, slab_destroy, slab_free, slab_init
-from ustack_ext.base.table cimport HashKey, Table, siphash, table_destroy, table_first, table_hash, table_init, table_insert
-from ustack_ext.base.table cimport table_next, table_remove
+from ustack_ext.base.table cimport HashKey, Table, siphash, table_destroy, table_first, table_hash, table_init
+from ustack_ext.base.table cimport table_insert, table_next, table_remove
 from ustack_ext.base.wheel cimport Wheel, wheel_arm, wheel_cancel, wheel_expire, wheel_init, wheel_next
 
 NEVER = 0xFFFFFFFFFFFFFFFF         # what next() says when nothing is armed

@@ -1,4 +1,5 @@
-# Hierarchical timer wheel: O(1) arm, cancel and expire; deadlines are exact nanoseconds (a slot's list is searched for the due ones).
+# Hierarchical timer wheel: O(1) arm, cancel and expire; deadlines are exact nanoseconds (the lowest level's
+# lists are sorted).
 from libc.stdint cimport uint64_t
 from ustack_ext.base.entry cimport Entry
 
@@ -15,7 +16,10 @@ cdef struct Wheel:
     uint64_t armed         # entries armed
 
 cdef void wheel_init(Wheel *w, uint64_t now) noexcept nogil
-cdef void wheel_arm(Wheel *w, Entry *e, uint64_t deadline) noexcept nogil     # re-arms if armed; a deadline in the past is due at once
+# re-arms if armed; a deadline in the past is due at once
+cdef void wheel_arm(Wheel *w, Entry *e, uint64_t deadline) noexcept nogil
 cdef void wheel_cancel(Wheel *w, Entry *e) noexcept nogil                     # no-op if not armed
-cdef uint64_t wheel_next(Wheel *w) noexcept nogil                             # exact earliest deadline, or UINT64_MAX when none
-cdef Entry *wheel_expire(Wheel *w, uint64_t now) noexcept nogil               # removes and returns one entry with deadline <= now, earliest first; NULL when none
+# exact earliest deadline, or UINT64_MAX when none
+cdef uint64_t wheel_next(Wheel *w) noexcept nogil
+# removes and returns one entry with deadline <= now, earliest first; NULL when none
+cdef Entry *wheel_expire(Wheel *w, uint64_t now) noexcept nogil

@@ -1,11 +1,11 @@
 # The timer wheel of one engine (wheel.pxd). Who owns a timer, and what its expiry means, is the caller's business.
 #
-# Time is cut into ticks of 2**WHEEL_SHIFT ns. An entry lives in the level of the highest 6-bit digit in which its tick differs
-# from that of `now`, in the slot of that digit; so all of level 0 is earlier than all of level 1, and so on, and within a level
-# the lowest occupied slot is the earliest: no slot ever wraps. The 46 bits of a tick fit the 8 levels, so no deadline is too far.
-# A slot's list is circular through tprev (head.tprev is the tail). Level 0 is kept sorted by deadline; above it lists are in
-# order of arming, and are sorted out as they cascade down.
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+# Time is cut into ticks of 2**WHEEL_SHIFT ns. An entry lives in the level of the highest 6-bit digit in which its tick
+# differs from that of `now`, in the slot of that digit; so all of level 0 is earlier than all of level 1, and so on,
+# and within a level the lowest occupied slot is the earliest: no slot ever wraps. The 46 bits of a tick fit the 8
+# levels, so no deadline is too far. A slot's list is circular through tprev (head.tprev is the tail). Level 0 is kept
+# sorted by deadline; above it lists are in order of arming, and are sorted out as they cascade down.
+from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memset
 from ustack_ext.base.entry cimport Entry
 
@@ -161,7 +161,7 @@ cdef Entry *pop_due(Wheel *w, Entry *e) noexcept nogil:
 cdef Entry *wheel_expire(Wheel *w, uint64_t now) noexcept nogil:
     cdef uint64_t target = now >> WHEEL_SHIFT
     cdef uint64_t start
-    cdef int level, slot
+    cdef int level, slot, below
     cdef Entry *e
     if w.next_cache > now and target <= w.now >> WHEEL_SHIFT:
         return NULL
@@ -170,15 +170,16 @@ cdef Entry *wheel_expire(Wheel *w, uint64_t now) noexcept nogil:
         if level == WHEEL_LEVELS:
             break
         slot = __builtin_ctzll(w.occupied[level])
-        start = (w.now >> WHEEL_SHIFT >> (DIGIT * (level + 1)) << (DIGIT * (level + 1))) | <uint64_t>slot << (DIGIT * level)
-        if start > target:
-            break
+        below = DIGIT * level
+        start = w.now >> WHEEL_SHIFT >> (below + DIGIT) << (below + DIGIT) | <uint64_t>slot << below
         if level == 0:
             e = w.slots[0][slot]
             if e.deadline > now:
                 break
             w.now = max(w.now, start << WHEEL_SHIFT)
             return pop_due(w, e)
+        if start > target:
+            break
         w.now = start << WHEEL_SHIFT
         cascade(w, level, slot)
     w.now = max(w.now, now)

@@ -1,5 +1,5 @@
-# Addresses are 128 bits everywhere; IPv4 is ::ffff:a.b.c.d (RFC 4291 §2.5.5.2). Values are kept in host order: hi holds the first 64 bits.
-# Prefix lengths count in the 128-bit space: an IPv4 /24 is 120.
+# Addresses are 128 bits everywhere; IPv4 is ::ffff:a.b.c.d (RFC 4291 §2.5.5.2). Values are kept in host order: hi holds
+# the first 64 bits. Prefix lengths count in the 128-bit space: an IPv4 /24 is 120.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef struct Addr:
@@ -63,7 +63,9 @@ cdef inline bint addr_in_prefix(const Addr *a, const Addr *prefix, int plen) noe
         return True
     if plen <= 64:
         return ((a.hi ^ prefix.hi) >> (64 - plen)) == 0
-    return a.hi == prefix.hi and (plen >= 128 and a.lo == prefix.lo or plen < 128 and ((a.lo ^ prefix.lo) >> (128 - plen)) == 0)
+    if plen >= 128:
+        return a.hi == prefix.hi and a.lo == prefix.lo
+    return a.hi == prefix.hi and ((a.lo ^ prefix.lo) >> (128 - plen)) == 0
 
 
 cdef inline Addr addr_mask(const Addr *a, int plen) noexcept nogil:

@@ -1,4 +1,5 @@
-# Network byte order, unaligned: the only place that turns wire bytes into integers and back. No bounds here: the parser that calls has proved them.
+# Network byte order, unaligned: the only place that turns wire bytes into integers and back. No bounds here: the parser
+# that calls has proved them.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 

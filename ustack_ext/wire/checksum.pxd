@@ -2,7 +2,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
 
-# Adds `n` bytes at `p` (which sit at an even offset of the checksummed data) to `sum`. An odd last byte is padded with zero.
+# Adds `n` bytes at `p` (which sit at an even offset of the checksummed data) to `sum`. An odd last byte is padded with
+# zero.
 cdef uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil
 # Pseudo header of RFC 9293 §3.1 / RFC 768 (IPv4) or RFC 8200 §8.1 (IPv6), by the family of `src`.
 cdef uint64_t csum_pseudo(const Addr *src, const Addr *dst, uint8_t proto, uint32_t length) noexcept nogil
@@ -24,7 +25,7 @@ cdef inline uint64_t csum_swap(uint64_t part) noexcept nogil:
 
 
 cdef inline uint16_t csum_fold(uint64_t sum) noexcept nogil:
-    """The checksum field in native order: store it with csum_store. Over data that includes a right checksum it is 0."""
+    """The checksum field in native order: store it with csum_store. Over data with a right checksum it is 0."""
     return <uint16_t>(~csum_fold32(sum) & 0xFFFF)
 
 

@@ -1,8 +1,8 @@
-# The Internet checksum over memory and over pseudo headers (RFC 1071). Folding and storing are inline in checksum.pxd; where
-# the field sits in which header is wire/headers' business.
+# The Internet checksum over memory and over pseudo headers (RFC 1071). Folding and storing are inline in checksum.pxd;
+# where the field sits in which header is wire/headers' business.
 #
-# 32-bit words are added into 64-bit lanes, so carries need no care until the fold (RFC 1071 §2 (C): deferred carries), and
-# the loop has no order between its lanes, which is what lets the compiler use vector registers.
+# 32-bit words are added into 64-bit lanes, so carries need no care until the fold (RFC 1071 §2 (C): deferred carries),
+# and the loop has no order between its lanes, which is what lets the compiler use vector registers.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
@@ -34,7 +34,8 @@ cdef extern from * nogil:
     USTACK_O3 static uint64_t ustack_csum_plain(const uint8_t *p, size_t n) { USTACK_CSUM_BODY }
 
     #if defined(__x86_64__) && defined(__GNUC__)
-    USTACK_O3 __attribute__((target("avx2"))) static uint64_t ustack_csum_avx2(const uint8_t *p, size_t n) { USTACK_CSUM_BODY }
+    USTACK_O3 __attribute__((target("avx2")))
+    static uint64_t ustack_csum_avx2(const uint8_t *p, size_t n) { USTACK_CSUM_BODY }
     #define USTACK_CSUM_BLOCKS(p, n) (__builtin_cpu_supports("avx2") ? ustack_csum_avx2(p, n) : ustack_csum_plain(p, n))
     #else
     #define USTACK_CSUM_BLOCKS(p, n) ustack_csum_plain(p, n)

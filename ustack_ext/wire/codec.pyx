@@ -1,15 +1,15 @@
 """The wire formats of ustack_ext.wire for Python: what tests hold against other implementations, byte for byte.
 
-Nothing in the data plane uses this module. Parsers return a dict with the header's fields under the names of wire/headers.pxd
-and raise ValueError with the reason; emitters return the header's bytes. Ethernet addresses are 6 bytes, IPv4 addresses are
-ints, lengths and offsets are in bytes.
+Nothing in the data plane uses this module. Parsers return a dict with the header's fields under the names of
+wire/headers.pxd and raise ValueError with the reason; emitters return the header's bytes. Ethernet addresses are
+6 bytes, IPv4 addresses are ints, lengths and offsets are in bytes.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from ustack_ext.wire cimport headers as wire
-from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast, addr_is_v4, addr_v4
-from ustack_ext.wire.addr cimport addr_in_prefix, addr_mask
+from ustack_ext.wire.addr cimport Addr, addr_in_prefix, addr_is_any, addr_is_broadcast, addr_is_loopback
+from ustack_ext.wire.addr cimport addr_is_multicast, addr_is_v4, addr_mask, addr_v4
 from ustack_ext.wire.bytes cimport get_be16, get_be32, get_be64, put_be16, put_be64
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo, csum_store, csum_swap
 
@@ -23,7 +23,7 @@ REASONS = {
 
 
 cdef uint8_t *exact_copy(bytes data) except NULL:
-    """A block of exactly len(data) bytes, so that AddressSanitizer sees the first byte read past it. The caller frees it."""
+    """A block of exactly len(data) bytes, so AddressSanitizer sees the first byte past it. The caller frees it."""
     cdef size_t n = len(data)
     cdef uint8_t *p = <uint8_t *>malloc(n or 1)
     if p == NULL:
@@ -138,18 +138,19 @@ def emit_arp(uint16_t op, bytes sha, uint32_t spa, bytes tha, uint32_t tpa):
 
 
 def parse_ipv4(bytes data):
-    """IPv4 header (RFC 791), its checksum verified: hlen, tos, total_len, id, df, mf, frag_off, ttl, proto, src, dst."""
+    """IPv4 header (RFC 791), checksum verified: hlen, tos, total_len, id, df, mf, frag_off, ttl, proto, src, dst."""
     cdef wire.Ip4Hdr h
     cdef uint8_t *p = exact_copy(data)
     cdef int status = wire.ip4_parse(p, <uint32_t>len(data), &h)
     free(p)
     check(status)
     return {"hlen": h.hlen, "tos": h.tos, "total_len": h.total_len, "id": h.id, "df": bool(h.flags & wire.IP4_DF),
-            "mf": bool(h.flags & wire.IP4_MF), "frag_off": h.frag_off, "ttl": h.ttl, "proto": h.proto, "src": h.src, "dst": h.dst}
+            "mf": bool(h.flags & wire.IP4_MF), "frag_off": h.frag_off, "ttl": h.ttl, "proto": h.proto, "src": h.src,
+            "dst": h.dst}
 
 
-def emit_ipv4(uint32_t src, uint32_t dst, uint8_t proto, uint16_t total_len, uint8_t tos=0, uint16_t id=0, bint df=False,
-              bint mf=False, uint32_t frag_off=0, uint8_t ttl=64):
+def emit_ipv4(uint32_t src, uint32_t dst, uint8_t proto, uint16_t total_len, uint8_t tos=0, uint16_t id=0,
+              bint df=False, bint mf=False, uint32_t frag_off=0, uint8_t ttl=64):
     """IPv4 header without options, 20 bytes, checksum filled in."""
     cdef wire.Ip4Hdr h
     cdef uint8_t out[20]
@@ -182,7 +183,7 @@ def check_ipv4_options(bytes options):
 
 
 def parse_icmp(bytes data, bint csum_ok=False):
-    """ICMP header (RFC 792), checksum over all of `data` verified unless csum_ok: type, code, rest (the second word)."""
+    """ICMP header (RFC 792), checksum over all of `data` verified unless csum_ok: type, code, rest (second word)."""
     cdef wire.Icmp4Hdr h
     cdef uint8_t *p = exact_copy(data)
     cdef int status = wire.icmp4_parse(p, <uint32_t>len(data), &h, csum_ok)
@@ -231,8 +232,8 @@ def parse_tcp(bytes data):
     cdef int status = wire.tcp_parse(p, <uint32_t>len(data), &h)
     free(p)
     check(status)
-    return {"sport": h.sport, "dport": h.dport, "seq": h.seq, "ack": h.ack, "hlen": h.hlen, "flags": h.flags, "wnd": h.wnd,
-            "urg": h.urg}
+    return {"sport": h.sport, "dport": h.dport, "seq": h.seq, "ack": h.ack, "hlen": h.hlen, "flags": h.flags,
+            "wnd": h.wnd, "urg": h.urg}
 
 
 def emit_tcp(uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack, uint8_t flags, uint16_t wnd, uint16_t urg=0,
@@ -254,8 +255,8 @@ def emit_tcp(uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack, uint8_t
 def classify_address(bytes packed):
     """What the inline predicates of wire/addr say of an address (4 or 16 bytes): a set of names."""
     cdef Addr a = to_addr(packed)
-    said = {"v4": addr_is_v4(&a), "any": addr_is_any(&a), "loopback": addr_is_loopback(&a), "multicast": addr_is_multicast(&a),
-            "broadcast": addr_is_broadcast(&a)}
+    said = {"v4": addr_is_v4(&a), "any": addr_is_any(&a), "loopback": addr_is_loopback(&a),
+            "multicast": addr_is_multicast(&a), "broadcast": addr_is_broadcast(&a)}
     return {name for name, true in said.items() if true}
 
 

@@ -1,7 +1,8 @@
 # Header layouts of Ethernet II, ARP, IPv4, ICMP, UDP and TCP: parse (bounds-checked) and emit. Knows no state.
 #
-# Every parse takes (pointer, captured length), proves each access, and returns WireStatus; it never writes past the struct.
-# Every emit writes exactly the header's bytes (room proved by the caller) and returns their count. Values in structs are in host order.
+# Every parse takes (pointer, captured length), proves each access, and returns WireStatus; it never writes past the
+# struct. Every emit writes exactly the header's bytes (room proved by the caller) and returns their count. Values in
+# structs are in host order.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 cdef enum WireStatus:
@@ -85,7 +86,8 @@ cdef struct Ip4Hdr:        # RFC 791 §3.1
 cdef struct Icmp4Hdr:      # RFC 792
     uint8_t type
     uint8_t code
-    uint32_t rest          # id<<16|seq for echo; next-hop MTU in the low half for needfrag; pointer<<24 for parameter problem
+    # id<<16|seq for echo; next-hop MTU in the low half for needfrag; pointer<<24 for parameter problem
+    uint32_t rest
 
 cdef struct UdpHdr:
     uint16_t sport
@@ -107,13 +109,20 @@ cdef WireStatus eth_parse(const uint8_t *p, uint32_t n, EthHdr *h) noexcept nogi
 cdef uint32_t eth_emit(uint8_t *p, const EthHdr *h) noexcept nogil
 cdef WireStatus arp_parse(const uint8_t *p, uint32_t n, ArpPkt *h) noexcept nogil          # op is 1 or 2
 cdef uint32_t arp_emit(uint8_t *p, const ArpPkt *h) noexcept nogil
-cdef WireStatus ip4_parse(const uint8_t *p, uint32_t n, Ip4Hdr *h) noexcept nogil          # header checksum verified; options not looked at
-# Walks the options at p+20..hlen. WIRE_OK or WIRE_OPTIONS with *where = offset of the fault from the header's start. *source_route is set if LSRR/SSRR is there.
+# header checksum verified; options not looked at
+cdef WireStatus ip4_parse(const uint8_t *p, uint32_t n, Ip4Hdr *h) noexcept nogil
+# Walks the options at p+20..hlen. WIRE_OK or WIRE_OPTIONS with *where = offset of the fault from the header's start.
+# *source_route is set if LSRR/SSRR is there.
 cdef WireStatus ip4_options_check(const uint8_t *p, uint32_t hlen, uint32_t *where, bint *source_route) noexcept nogil
-cdef uint32_t ip4_emit(uint8_t *p, const Ip4Hdr *h) noexcept nogil                          # 20 bytes, checksum computed; h.hlen ignored
-cdef WireStatus icmp4_parse(const uint8_t *p, uint32_t n, Icmp4Hdr *h, bint csum_ok) noexcept nogil   # checksum over n bytes verified unless csum_ok
-cdef uint32_t icmp4_emit(uint8_t *p, const Icmp4Hdr *h) noexcept nogil                      # 8 bytes, checksum field 0: the caller sums header and payload
-cdef WireStatus udp_parse(const uint8_t *p, uint32_t n, UdpHdr *h) noexcept nogil           # checksum is the caller's (it knows the addresses)
+# 20 bytes, checksum computed; h.hlen ignored
+cdef uint32_t ip4_emit(uint8_t *p, const Ip4Hdr *h) noexcept nogil
+# checksum over n bytes verified unless csum_ok
+cdef WireStatus icmp4_parse(const uint8_t *p, uint32_t n, Icmp4Hdr *h, bint csum_ok) noexcept nogil
+# 8 bytes, checksum field 0: the caller sums header and payload
+cdef uint32_t icmp4_emit(uint8_t *p, const Icmp4Hdr *h) noexcept nogil
+# checksum is the caller's (it knows the addresses)
+cdef WireStatus udp_parse(const uint8_t *p, uint32_t n, UdpHdr *h) noexcept nogil
 cdef uint32_t udp_emit(uint8_t *p, const UdpHdr *h) noexcept nogil
 cdef WireStatus tcp_parse(const uint8_t *p, uint32_t n, TcpHdr *h) noexcept nogil           # checksum is the caller's
-cdef uint32_t tcp_emit(uint8_t *p, const TcpHdr *h) noexcept nogil                          # 20 bytes, data offset from h.hlen, checksum field 0
+# 20 bytes, data offset from h.hlen, checksum field 0
+cdef uint32_t tcp_emit(uint8_t *p, const TcpHdr *h) noexcept nogil

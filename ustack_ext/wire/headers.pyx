@@ -1,5 +1,6 @@
-# Parse and emit of the headers in headers.pxd: Ethernet II, ARP (RFC 826), IPv4 (RFC 791), ICMP (RFC 792), UDP (RFC 768),
-# TCP (RFC 9293 §3.1). TCP's options are tcp/options' business; what a valid header means is that of net/, udp/ and tcp/.
+# Parse and emit of the headers in headers.pxd: Ethernet II, ARP (RFC 826), IPv4 (RFC 791), ICMP (RFC 792), UDP (RFC
+# 768), TCP (RFC 9293 §3.1). TCP's options are tcp/options' business; what a valid header means is that of net/, udp/
+# and tcp/.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be16, put_be32
@@ -116,7 +117,7 @@ cdef uint32_t address_list_fault(const uint8_t *opt, uint32_t length) noexcept n
 
 
 cdef uint32_t timestamp_fault(const uint8_t *opt, uint32_t length) noexcept nogil:
-    """The same for the timestamp option, whose first entry is at 5 and has 4 bytes, or 8 with an address (flag not 0)."""
+    """The same for the timestamp option: the first entry is at 5 and has 4 bytes, or 8 with an address (flag not 0)."""
     cdef uint32_t entry
     if length < 4:
         return 1
