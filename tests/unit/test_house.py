@@ -31,7 +31,7 @@ def cython_functions(text: str) -> Iterator[tuple[str, int]]:
     """Name and number of lines of each function in a .pyx or .pxd. A body is what is indented deeper than its `def`."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        match = re.match(r"(\s*)(?:def|cdef|cpdef)\b[^=#]*?(\w+)\(", line)
+        match = re.match(r"(\s*)(?:def|cdef|cpdef)\b(?!\s+class)[^=#]*?(\w+)\(", line)
         if match is None:
             continue
         end = number
