@@ -152,8 +152,10 @@ def ask(path: Path, question: str) -> list[dict[str, Any]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(_PATIENCE)
         client.connect(str(path))
-        client.sendall(json.dumps({"ask": question}).encode() + b"\n")
-        with client.makefile("rb") as stream:
+        lines = []
+        # A stack that does not know this user closes at once, with the question unread.
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError), client.makefile("rb") as stream:
+            client.sendall(json.dumps({"ask": question}).encode() + b"\n")
             lines = [json.loads(line) for line in stream]
     if not lines:
         raise PermissionError(f"the stack behind {path} does not answer this user")

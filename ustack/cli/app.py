@@ -57,9 +57,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the arguments after the program's name; None: those of this process. Verbs may move the calling thread into
     a network namespace for good, so this belongs in a process of its own.
     """
-    args = build_parser().parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    parser = build_parser()
+    _complete(parser)
+    args = parser.parse_args(argv)
+    # A signal that is ignored from the start (nohup) stays so.
+    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _terminate) for number in ending}
+    try:
+        return _run(args)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, where argcomplete (the extra `cli`) is installed."""
+    if "_ARGCOMPLETE" in os.environ:
+        try:
+            import argcomplete
+        except ImportError:
+            return
+        argcomplete.autocomplete(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a verb; whatever ends it early becomes an exit code, and a sentence where there is something to say."""
     code = 0
     try:
         code = args.run(args)

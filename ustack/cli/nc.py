@@ -40,12 +40,8 @@ def register(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "target",
-        nargs="+",
-        metavar="HOST PORT",
-        help="where to connect to; with -l, the port (or an address and the port) to listen on",
-    )
+    add("host", metavar="HOST", help="where to connect to; with -l, the own address to listen on, and may be left out")
+    add("port", metavar="PORT", nargs="?", help="the port; with -z also a range FIRST-LAST")
     add("-l", "--listen", action="store_true", help="wait for a connection instead of making one")
     add("-k", "--keep-open", action="store_true", help="with -l, wait for the next connection when one has ended")
     add("-u", "--udp", action="store_true", help="UDP instead of TCP")
@@ -80,21 +76,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _target(args: argparse.Namespace) -> tuple[str, list[int]]:
     """(host, ports) from the words on the command line; leaves through argparse's error when they do not fit."""
-    if len(args.target) > 2 or (len(args.target) == 1 and not args.listen):
-        args.parser.error(
-            "give a host and a port" if not args.listen else "with -l, give a port, or an address and a port"
-        )
+    if args.port is None and not args.listen:
+        args.parser.error("give a host and a port")
+    host, ports = (args.host, args.port) if args.port is not None else ("", args.host)
     if args.zero and (args.udp or args.listen):
         args.parser.error("-z looks at TCP ports: it goes with neither -u nor -l")
-    host = args.target[0] if len(args.target) == 2 else ""
-    first, dash, last = args.target[-1].partition("-")
+    first, dash, last = ports.partition("-")
     try:
         low = port_number(first)
         high = port_number(last) if dash else low
     except argparse.ArgumentTypeError as error:
         args.parser.error(str(error))
     if high < low or (dash and not args.zero):
-        args.parser.error(f"{args.target[-1]!r}: a range FIRST-LAST goes with -z only")
+        args.parser.error(f"{ports!r}: a range FIRST-LAST goes with -z only")
     try:
         return resolve(host) if host else "", list(range(low, high + 1))
     except (socket.gaierror, UnicodeError):

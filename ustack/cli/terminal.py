@@ -34,7 +34,7 @@ def rate(count: int, seconds: float) -> str:
     bits = count * 8 / max(seconds, 1e-9)
     for unit in ("bit/s", "kbit/s", "Mbit/s"):
         if bits < 1000:
-            return f"{bits:.0f} {unit}"
+            return f"{bits:.0f} {unit}" if unit == "bit/s" else f"{bits:.2f} {unit}"
         bits /= 1000
     return f"{bits:.2f} Gbit/s"
 
