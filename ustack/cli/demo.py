@@ -192,7 +192,7 @@ def _fetch(client: Any, stack: Any, url: str, target: Path, digest: str, report:
     with _measured(stack, report) as length:
         client.fetch(url, target)
         length.append(target.stat().st_size if target.exists() else 0)
-    report.compare(f"{target.name} as fetched", hash_file(target) if target.exists() else "(no file)", digest)
+    report.compare(f"{target.name} as fetched", hash_file(target) if target.exists() else None, digest)
     target.unlink(missing_ok=True)
 
 
@@ -201,7 +201,7 @@ def _upload(client: Any, stack: Any, source: Path, url: str, digest: str, report
     with _measured(stack, report) as length:
         client.upload(source, url)
         length.append(arrived.stat().st_size if arrived.exists() else 0)
-    report.compare(f"{arrived.name} as it arrived", hash_file(arrived) if arrived.exists() else "(no file)", digest)
+    report.compare(f"{arrived.name} as it arrived", hash_file(arrived) if arrived.exists() else None, digest)
     arrived.unlink(missing_ok=True)
 
 

@@ -55,9 +55,11 @@ class Report:
             f"retransmitted {segments['TcpRetransSegs']:,}"
         )
 
-    def compare(self, what: str, found: str, expected: str) -> None:
-        """Whether a SHA-256 is the expected one."""
-        if found == expected:
+    def compare(self, what: str, found: str | None, expected: str) -> None:
+        """Whether a SHA-256 is the expected one; None: there is no file to have one."""
+        if found is None:
+            self.failed(f"{what}: there is no file")
+        elif found == expected:
             self._good += 1
             self.line(f"sha256 {found}  {what}: {paint('equal', 'green', self._stream)}")
         else:
