@@ -174,7 +174,9 @@ def parsed(*words: str) -> argparse.Namespace:
 
 def test_default_addresses_are_for_devices_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert session._host_addresses(parsed(), "no-such-device") == ["10.9.0.1/24"]
-    assert session._host_addresses(parsed(), "lo") == []
+    for capable, addresses in ((True, []), (False, None)):
+        monkeypatch.setattr(osutil, "has_capability", lambda number, capable=capable: capable)
+        assert session._host_addresses(parsed(), "lo") == addresses
     assert session._host_addresses(parsed("--host-address", "192.0.2.1/30"), "lo") == ["192.0.2.1/30"]
 
 

@@ -147,7 +147,7 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         help="the stack's default gateway, or 'none' (default: the first host address)",
     )
     group.add_argument(
-        "--mtu", metavar="BYTES", type=mtu, default=1500, help="largest packet on the device (default: 1500)"
+        "--mtu", metavar="BYTES", type=mtu, help="largest packet on the device (default: its own; 1500 for a new one)"
     )
     group.add_argument(
         "--netns",
@@ -221,32 +221,42 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
     CommandError.
     """
     place = enter_network(args, alone_is_useful)
-    name, kind = _wanted_device(args)
-    host_addresses = _host_addresses(args, name)
-    gateway = _gateway(args)
-    addresses = args.address or [DEFAULT_ADDRESS]
+    link, host_addresses = _open_link(args)
+    addresses, gateway = args.address or [DEFAULT_ADDRESS], _gateway(args)
     with ustack.Stack() as stack:
-        try:
-            make = ustack.Tap if kind == "tap" else ustack.Tun
-            link = make(name, host_addresses=host_addresses, mtu=args.mtu)
-        except OSError as error:
-            raise CommandError(
-                explain_device(error, name, kind, (args.host_address or [DEFAULT_HOST_ADDRESS])[0])
-            ) from None
         try:
             stack.attach(link, addresses=addresses, gateway=gateway)
         except (OSError, ValueError) as error:
-            raise CommandError(f"{name} cannot have {', '.join(addresses)} with gateway {gateway}: {error}") from None
-        session = Session(stack, name, addresses, host_addresses, gateway, place)
-        with control.publish(stack, device=name, addresses=addresses):
+            raise CommandError(
+                f"{link.name} cannot have {', '.join(addresses)} with gateway {gateway}: {error}"
+            ) from None
+        session = Session(stack, link.name, addresses, host_addresses, gateway, place)
+        with control.publish(stack, device=link.name, addresses=addresses):
             yield session
 
 
-def _host_addresses(args: argparse.Namespace, name: str) -> list[str]:
-    """The kernel side's addresses: those asked for; the default only for a device that is made here."""
+def _open_link(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The device that the options describe, and the addresses given to its kernel side. Raises CommandError."""
+    name, kind = _wanted_device(args)
+    host_addresses = _host_addresses(args, name)
+    make = ustack.Tap if kind == "tap" else ustack.Tun
+    try:
+        return make(name, host_addresses=host_addresses, mtu=args.mtu), host_addresses or []
+    except OSError as error:
+        host = (args.host_address or [DEFAULT_HOST_ADDRESS])[0]
+        raise CommandError(explain_device(error, name, kind, host)) from None
+
+
+def _host_addresses(args: argparse.Namespace, name: str) -> list[str] | None:
+    """The kernel side's addresses: those asked for; the default only for a device that is made here.
+
+    An empty list: the device is only to be brought up. None: it is somebody else's, to be used as it is.
+    """
     if args.host_address:
         return list(args.host_address)
-    return [] if osutil.device_kind(name) else [DEFAULT_HOST_ADDRESS]
+    if osutil.device_kind(name) is None:
+        return [DEFAULT_HOST_ADDRESS]
+    return [] if osutil.has_capability(osutil.CAP_NET_ADMIN) else None
 
 
 def _gateway(args: argparse.Namespace) -> str | None:
