@@ -1,0 +1,72 @@
+# Who runs an engine: holds its lock, knows the clock, reads the links, delivers events, and makes callers wait.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from ustack_ext.base.event cimport Source
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.link.link cimport Link, LinkOps, RxFrame
+from ustack_ext.net.state cimport Iface
+
+cdef enum:
+    MAX_LINKS = 16                 # = MAX_IFACES
+
+# The socket layer's callback for one event source, called with the lock held, after the engine is through. bits: EV_*.
+ctypedef void (*event_sink)(Source *source, uint16_t bits) noexcept nogil
+
+cdef struct Waiter
+
+cdef struct Slot:                  # an attached link
+    LinkOps ops
+    Iface *iface                   # NULL: the slot is free
+    void *link                     # the Link object, borrowed from Driver.links
+    uint32_t need                  # bytes a receive buffer must have
+    uint8_t gone                   # the device is gone: not read any more
+
+cdef class Driver:
+    """Base: owns the Engine. Every use of the engine is between lock() and unlock(), both without the GIL: nobody waits for the GIL with the lock held."""
+    cdef Engine *engine
+    cdef event_sink sink
+    cdef readonly str kind             # "thread", "manual", "virtual"
+    cdef list links                    # attached Link objects
+    cdef Slot slots[16]
+    cdef int python_due                # a link has frames for a Python callback
+    cdef int *due                      # where links say so: &python_due, or the world's
+    cdef readonly bint closed
+    cdef object __weakref__
+    # Takes the lock and enters the engine at the present time.
+    cdef void lock(self) noexcept nogil
+    # engine_poll, events to the sink, then releases the lock, and wakes the background thread if its deadline became too late.
+    cdef void unlock(self) noexcept nogil
+    cdef uint64_t now(self) noexcept nogil                         # ns, monotonic (virtual time for a simulated one)
+    cdef Iface *attach_link(self, Link link, bytes name) except NULL
+    cpdef detach_link(self, Link link)
+    # After a socket call, with the GIL and without the lock: hands pending frames to Callback links.
+    cdef after(self)
+    # Waits (GIL held on entry and exit, released inside; lock not held) until waiter.fired, or the deadline (ns of now(); UINT64_MAX: never), or a signal.
+    # Returns 1: fired, 0: timed out; raises what a Python signal handler raises (KeyboardInterrupt);
+    # a driver that can't wait (manual) returns -1: the caller raises BlockingIOError.
+    cdef int wait(self, Waiter *waiter, uint64_t deadline) except -2
+    # Wakes the background thread (if any) so that it looks at links and deadlines anew. Any thread, under any lock.
+    cdef void kick(self) noexcept nogil
+    cpdef close(self)
+    cpdef deliver(self)
+    # For the drivers:
+    cdef settle(self, Link link, Iface *iface)
+    cdef int create(self, object seed, object budget, uint64_t now) except -1
+    cdef void finish(self) noexcept nogil                          # lock held: engine_poll, events to the sink
+    cdef int pump(self) noexcept nogil                             # lock held: takes in what waits on the links; frames taken
+    cdef void mark_gone(self, int slot) noexcept nogil             # lock held: the slot's device is gone
+    cdef void quiesce(self) noexcept                               # lock not held: nobody uses a detached link's functions any more
+
+cdef void mute(Iface *iface) noexcept nogil                        # frames for it go nowhere from now on
+
+# What one waiting thread waits on.
+cdef struct Waiter:
+    int fired                          # set under the lock; slept on
+    int sleeping                       # somebody sleeps on it (private to driver/)
+    uint16_t want                      # EV_* bits that fire it
+    Waiter *next                       # the socket's list of waiters, or the free list
+
+cdef Waiter *waiter_get() except NULL              # GIL held
+cdef void waiter_put(Waiter *w) noexcept           # GIL held; resets it
+cdef void waiter_fire(Waiter *w) noexcept nogil    # lock held
+cdef int waiter_sleep(Waiter *w, uint64_t deadline) noexcept nogil     # CLOCK_MONOTONIC ns. 1: fired, 0: timed out, -EINTR
+cdef int waiter_epoch() noexcept nogil             # changes with every waiter_fire
