@@ -1,0 +1,11 @@
+# ICMP for IPv4: what comes in, and what we say.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from ustack_ext.wire.addr cimport Addr
+from ustack_ext.base.buf cimport Buf
+from ustack_ext.net.state cimport Dst, IcmpError, Net, RxPkt, TxPkt
+
+cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil         # a NetVerdict
+cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil
+cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexcept nogil
+cdef int icmp_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
+                       uint16_t seq, TxPkt *t) noexcept nogil

@@ -1,0 +1,211 @@
+"""One received frame, checked from the outside in (RFC 894, RFC 791, RFC 1122 §3.2.1, RFC 1812 §5.3.7 for martians).
+
+Responsible for deciding whether a frame is for us and whole, and for finding its transport packet. Every refusal is counted
+under its reason; nothing is believed about a length before it was compared with what was captured. No forwarding: a packet
+that is not for us ends here, source-routed ones too.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memset
+
+from ustack_ext.wire.addr cimport (Addr, addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast, addr_to_v4,
+                                   addr_v4)
+from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, EthHdr, ICMP_PARAM_PROBLEM, IP4_HLEN,
+                                      IP4_MF, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM,
+                                      WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION, eth_parse, ip4_options_check, ip4_parse)
+from ustack_ext.base.core cimport count, count_add
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP4, OFF_GSO_TCP6
+from ustack_ext.net.arp cimport arp_input
+from ustack_ext.net.frag cimport frag_input
+from ustack_ext.net.frame cimport mac_is_group
+from ustack_ext.net.icmp cimport icmp_error_about, icmp_input
+from ustack_ext.net.iface cimport is_our_broadcast, is_ours
+from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated, DropEthType, DropIfaceDown,
+                                 DropIpChecksum, DropIpHeader, DropIpMartianDestination, DropIpMartianSource,
+                                 DropIpNotOurs, DropIpOptions, DropIpSourceRoute, DropIpTruncated,
+                                 DropIpUnknownProtocol, DropIpVersion, IpInAddrErrors, IpInDelivers, IpInHdrErrors,
+                                 IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
+from ustack_ext.net.state cimport (MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO,
+                                   RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK)
+
+cdef enum:
+    ALL_HOSTS = 0xE0000001     # 224.0.0.1: the one group every host is in (RFC 1112 §4)
+
+cdef extern from *:
+    """
+    static const unsigned char USTACK_MAC_BROADCAST[6] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
+    static const unsigned char USTACK_MAC_ALL_HOSTS[6] = {0x01, 0x00, 0x5E, 0x00, 0x00, 0x01};
+    """
+    const uint8_t USTACK_MAC_BROADCAST[6]
+    const uint8_t USTACK_MAC_ALL_HOSTS[6]
+
+
+cdef inline int drop(Net *n, Iface *i, int reason) noexcept nogil:
+    count(n.core, reason)
+    i.rx_dropped += 1
+    return NET_DONE
+
+
+cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
+    """net_input's work; see net.pxd."""
+    cdef const uint8_t *p = buf.data + buf.off
+    cdef uint32_t length = buf.len
+    cdef EthHdr eth
+    cdef int reason
+    owned[0] = NULL
+    i.rx_packets += 1
+    i.rx_bytes += length
+    if not i.up:
+        return drop(n, i, DropIfaceDown)
+    memset(rx, 0, sizeof(rx[0]))
+    rx.buf = buf
+    rx.iface = i
+    if off != NULL:
+        if off.flags & OFF_CSUM_VERIFIED:
+            rx.flags |= RX_CSUM_OK
+        if off.flags & (OFF_GSO_TCP4 | OFF_GSO_TCP6):
+            rx.gso_size = off.gso_size
+    if i.medium == MEDIUM_LOOPBACK:
+        rx.flags |= RX_CSUM_OK | RX_LOOPBACK
+    elif i.medium == MEDIUM_ETHERNET:
+        if eth_parse(p, length, &eth) != WIRE_OK:
+            return drop(n, i, DropEthTruncated)
+        reason = link_filter(i, &eth, rx)
+        if reason != MIB_COUNT:
+            return drop(n, i, reason)
+        p += ETH_HLEN
+        length -= ETH_HLEN
+        if eth.ethertype == ETHERTYPE_ARP:
+            reason = arp_input(n, i, p, length, not rx.flags & RX_LINK_BROADCAST)
+            return NET_DONE if reason == MIB_COUNT else drop(n, i, reason)
+        if eth.ethertype != ETHERTYPE_IPV4:            # also 802.3 lengths, VLAN tags and, for now, IPv6
+            return drop(n, i, DropEthType)
+    return ip4_input(n, rx, <uint8_t *>p, length, err, owned)
+
+
+cdef int link_filter(const Iface *i, const EthHdr *eth, RxPkt *rx) noexcept nogil:
+    """Is the frame for us? A Drop counter, or MIB_COUNT."""
+    if mac_is_group(eth.src):
+        return DropEthSource
+    if not mac_is_group(eth.dst):
+        return MIB_COUNT if memcmp(eth.dst, i.mac, 6) == 0 else DropEthNotOurs
+    if memcmp(eth.dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(eth.dst, USTACK_MAC_ALL_HOSTS, 6) != 0:
+        return DropEthNotOurs
+    rx.flags |= RX_LINK_BROADCAST
+    return MIB_COUNT
+
+
+cdef int header_error(Net *n, Iface *i, int status) noexcept nogil:
+    count(n.core, IpInHdrErrors)
+    if status == WIRE_TRUNCATED:
+        return drop(n, i, DropIpTruncated)
+    if status == WIRE_VERSION:
+        return drop(n, i, DropIpVersion)
+    if status == WIRE_CHECKSUM:
+        return drop(n, i, DropIpChecksum)
+    return drop(n, i, DropIpHeader)
+
+
+cdef int source_check(Net *n, const RxPkt *rx) noexcept nogil:
+    """RFC 1122 §3.2.1.3: a source is one host, and on a wire not ourselves (LAND). A Drop counter, or MIB_COUNT."""
+    cdef uint32_t ip = addr_to_v4(&rx.src)
+    if rx.flags & RX_LOOPBACK:
+        return MIB_COUNT if is_ours(n, &rx.src) else DropIpMartianSource
+    if ip == 0 and addr_is_broadcast(&rx.dst) and rx.proto == IPPROTO_UDP_:
+        return MIB_COUNT                               # a host without an address asks for one (RFC 2131 §4.1)
+    if ip >> 24 == 0 or ip >> 24 == 127 or ip >> 28 >= 0xE:
+        return DropIpMartianSource
+    if is_our_broadcast(n, &rx.src) or is_ours(n, &rx.src):
+        return DropIpMartianSource
+    return MIB_COUNT
+
+
+cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
+    """Is it for us, as a host, a broadcast or a group? A Drop counter, or MIB_COUNT."""
+    if addr_is_loopback(&rx.dst) and not rx.flags & RX_LOOPBACK:
+        return DropIpMartianDestination
+    if is_ours(n, &rx.dst):
+        # RFC 1122 §3.3.6: a unicast packet has no business in a link-level broadcast.
+        return DropIpMartianDestination if rx.flags & RX_LINK_BROADCAST else MIB_COUNT
+    if addr_is_any(&rx.dst):
+        return DropIpMartianDestination
+    if is_our_broadcast(n, &rx.dst):
+        rx.flags |= RX_IP_BROADCAST
+        return MIB_COUNT
+    if addr_is_multicast(&rx.dst) and addr_to_v4(&rx.dst) == ALL_HOSTS:
+        rx.flags |= RX_IP_MULTICAST
+        return MIB_COUNT
+    return DropIpNotOurs
+
+
+cdef bint options_input(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
+    """Options are validated and passed over (RFC 1122 §3.2.1.8); a source route is refused in silence, as nothing good asks for it
+    (RFC 7126 §4.3). True: go on."""
+    cdef uint32_t where = 0
+    cdef bint source_route = False
+    if ip4_options_check(rx.l3, hlen, &where, &source_route) != WIRE_OK:
+        count(n.core, IpInHdrErrors)
+        drop(n, rx.iface, DropIpOptions)
+        icmp_error_about(n, rx, ICMP_PARAM_PROBLEM, 0, where << 24)
+        return False
+    if source_route:
+        drop(n, rx.iface, DropIpSourceRoute)
+        return False
+    return True
+
+
+cdef int ip4_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *err, Buf **owned) noexcept nogil:
+    cdef Ip4Hdr h
+    cdef Iface *i = rx.iface
+    cdef int status = ip4_parse(p, length, &h)
+    cdef Buf *whole
+    cdef int reason
+    count(n.core, IpInReceives)
+    count_add(n.core, IpInOctets, length)
+    if status != WIRE_OK:
+        return header_error(n, i, status)
+    fill(rx, p, &h)
+    reason = source_check(n, rx)
+    if reason == MIB_COUNT:
+        reason = destination_check(n, rx)
+    if reason != MIB_COUNT:
+        count(n.core, IpInAddrErrors)
+        return drop(n, i, reason)
+    if h.hlen > IP4_HLEN and not options_input(n, rx, h.hlen):
+        return NET_DONE
+    if h.frag_off != 0 or h.flags & IP4_MF:
+        whole = frag_input(n, rx, &h, &reason)
+        if whole == NULL:
+            return NET_DONE if reason == MIB_COUNT else drop(n, i, reason)
+        owned[0] = whole
+        rx.buf = whole
+        rx.flags &= ~RX_CSUM_OK                        # nobody has verified the whole
+        rx.gso_size = 0
+        if ip4_parse(whole.data + whole.off, whole.len, &h) != WIRE_OK:
+            return drop(n, i, DropIpHeader)
+        fill(rx, whole.data + whole.off, &h)
+    return dispatch(n, rx, err)
+
+
+cdef void fill(RxPkt *rx, uint8_t *p, const Ip4Hdr *h) noexcept nogil:
+    rx.l3 = p
+    rx.l3_len = h.total_len                            # what follows in the frame is padding
+    rx.l4 = p + h.hlen
+    rx.l4_len = h.total_len - h.hlen
+    rx.src = addr_v4(h.src)
+    rx.dst = addr_v4(h.dst)
+    rx.proto = h.proto
+    rx.ttl = h.ttl
+    rx.tos = h.tos
+
+
+cdef int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
+    count(n.core, IpInDelivers)
+    if rx.proto == IPPROTO_TCP_:
+        return NET_TCP
+    if rx.proto == IPPROTO_UDP_:
+        return NET_UDP
+    if rx.proto == IPPROTO_ICMP_:
+        return icmp_input(n, rx, err)
+    count(n.core, IpInUnknownProtos)
+    drop(n, rx.iface, DropIpUnknownProtocol)
+    return NET_UNKNOWN_PROTO

@@ -1,0 +1,62 @@
+"""The names of the counters, in the order of the enumeration in mib.pxd (RFC 1213 and Linux's netstat extensions).
+
+Responsible for names only; the numbers live in core.counters and are incremented where things happen.
+"""
+
+cdef extern from *:
+    """
+    static const char *const USTACK_MIB_NAMES[] = {
+    /* IP */
+    "IpInReceives", "IpInHdrErrors", "IpInAddrErrors", "IpInUnknownProtos", "IpInDiscards", "IpInDelivers",
+    "IpOutRequests", "IpOutDiscards", "IpOutNoRoutes", "IpReasmTimeout", "IpReasmReqds", "IpReasmOKs",
+    "IpReasmFails", "IpFragOKs", "IpFragFails", "IpFragCreates", "IpInOctets", "IpOutOctets",
+    /* ICMP */
+    "IcmpInMsgs", "IcmpInErrors", "IcmpInCsumErrors", "IcmpInDestUnreachs", "IcmpInTimeExcds",
+    "IcmpInParmProbs", "IcmpInSrcQuenchs", "IcmpInRedirects", "IcmpInEchos", "IcmpInEchoReps", "IcmpOutMsgs",
+    "IcmpOutErrors", "IcmpOutRateLimitGlobal", "IcmpOutRateLimitHost", "IcmpOutDestUnreachs",
+    "IcmpOutTimeExcds", "IcmpOutParmProbs", "IcmpOutEchos", "IcmpOutEchoReps",
+    /* ARP */
+    "ArpInRequests", "ArpInReplies", "ArpOutRequests", "ArpOutReplies", "ArpConflicts", "NeighResolveFailed",
+    "NeighTableFull", "NeighQueueDrops",
+    /* UDP */
+    "UdpInDatagrams", "UdpNoPorts", "UdpInErrors", "UdpOutDatagrams", "UdpRcvbufErrors", "UdpSndbufErrors",
+    "UdpInCsumErrors",
+    /* TCP (snmp) */
+    "TcpActiveOpens", "TcpPassiveOpens", "TcpAttemptFails", "TcpEstabResets", "TcpInSegs", "TcpOutSegs",
+    "TcpRetransSegs", "TcpInErrs", "TcpOutRsts", "TcpInCsumErrors",
+    /* TcpExt (netstat) */
+    "ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "DelayedACKs", "DelayedACKLost", "TCPPureAcks",
+    "TCPHPHits", "TCPLossProbes", "TCPLossProbeRecovery", "TCPTimeouts", "TCPFastRetrans", "TCPSackRecovery",
+    "TCPRenoRecovery", "TCPSlowStartRetrans", "TCPLostRetransmit", "TCPSpuriousRtxHostQueues",
+    "TCPDSACKOldSent", "TCPDSACKOfoSent", "TCPDSACKRecv", "TCPSACKDiscard", "TCPSackReneging", "TCPOFOQueue",
+    "TCPOFODrop", "TCPOFOMerge", "TCPRcvCollapsed", "TCPRcvQDrop", "TCPBacklogDrop", "TCPZeroWindowDrop",
+    "TCPChallengeACK", "TCPSYNChallenge", "TCPACKSkippedSynRecv", "TCPACKSkippedPAWS", "TCPACKSkippedSeq",
+    "TCPACKSkippedChallenge", "TCPAbortOnData", "TCPAbortOnClose", "TCPAbortOnMemory", "TCPAbortOnTimeout",
+    "TCPAbortOnLinger", "TCPAbortFailed", "TCPKeepAlive", "TCPTimeWaitOverflow", "TW", "TWRecycled",
+    "PAWSActive", "PAWSEstab", "PAWSTimewait", "TCPWinProbe", "TCPFromZeroWindowAdv", "TCPToZeroWindowAdv",
+    "TCPMinTTLDrop", "OutOfWindowIcmps", "LockDroppedIcmps", "TCPMemoryPressures",
+    /* frames and packets dropped, by reason */
+    "DropNoBuffer", "DropEthTruncated", "DropEthType", "DropEthNotOurs", "DropEthSource", "DropArpMalformed",
+    "DropArpNotOurs", "DropIpTruncated", "DropIpVersion", "DropIpHeader", "DropIpChecksum", "DropIpOptions",
+    "DropIpSourceRoute", "DropIpMartianSource", "DropIpMartianDestination", "DropIpNotOurs",
+    "DropIpUnknownProtocol", "DropFragMalformed", "DropFragOverlap", "DropFragTooBig", "DropFragMemory",
+    "DropFragTooMany", "DropIcmpMalformed", "DropIcmpUnmatched", "DropUdpMalformed", "DropTcpMalformed",
+    "DropTcpOptions", "DropTcpBroadcast", "DropTcpNoSocket", "DropTcpOutOfWindow", "DropTcpOldAck",
+    "DropTcpBadAck", "DropTcpNoAck", "DropTcpPaws", "DropTcpRst", "DropTcpClosedData", "DropTxQueueFull",
+    "DropTxTooBig", "DropTxDeviceError", "DropIfaceDown",
+    };
+    _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 256, "more counters than MAX_COUNTERS");
+    """
+    const char *USTACK_MIB_NAMES[]
+
+
+cdef const char *mib_name(int which) noexcept nogil:
+    if which < 0 or which >= MIB_COUNT:
+        return b""
+    return USTACK_MIB_NAMES[which]
+
+
+def names() -> list[str]:
+    """The names of all counters, in the order of their index."""
+    cdef int k
+    return [(<bytes>USTACK_MIB_NAMES[k]).decode() for k in range(<int>MIB_COUNT)]

@@ -1,0 +1,224 @@
+"""The face of net/: set-up and tear-down, and one name for each thing the layers above may ask.
+
+Responsible for nothing but joining the files below it: route and iface (who and where), neigh and arp (link addresses), output,
+icmp, frag, input. See net.pxd for what each call means.
+"""
+from libc.errno cimport EINVAL, ENOENT, ENOMEM
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from ustack_ext.wire.addr cimport addr_is_v4
+from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_PARAM_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACH, IP4_HLEN)
+from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
+from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_NEIGH
+from ustack_ext.base.limiter cimport limiter_init
+from ustack_ext.base.rng cimport rng_key, rng_u64
+from ustack_ext.base.slab cimport slab_destroy, slab_init
+from ustack_ext.base.table cimport table_destroy, table_init
+from ustack_ext.net.arp cimport arp_start, arp_timer
+from ustack_ext.net.frag cimport frag_forget_iface, frag_timer
+from ustack_ext.net.icmp cimport icmp_echo_out, icmp_error_about, icmp_tell_sender
+from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert, is_our_broadcast,
+                                   is_ours, source_for)
+from ustack_ext.net.input cimport frame_input
+from ustack_ext.net.mib cimport NeighQueueDrops
+from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent, neigh_timer)
+from ustack_ext.net.output cimport output_packet, output_resolve
+from ustack_ext.net.route cimport route_insert, route_remove
+from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, MEDIUM_ETHERNET, Neigh, NetKnobs)
+
+cdef enum:
+    NEIGH_LIMIT = 65536        # the slab's; gc_thresh3 is what holds
+    FRAG_LIMIT = 16384         # datagrams in reassembly at a time
+
+
+# --- set-up ---
+
+cdef void default_knobs(NetKnobs *k) noexcept nogil:
+    """Linux's defaults."""
+    memset(k, 0, sizeof(k[0]))
+    k.ip_default_ttl = 64
+    k.icmp_echo_ignore_broadcasts = 1
+    k.icmp_ratelimit = 1000
+    k.icmp_msgs_per_sec = 1000
+    k.icmp_msgs_burst = 50
+    k.ipfrag_time = 30
+    k.ipfrag_high_thresh = 4 * 1024 * 1024
+    k.ipfrag_max_dist = 64
+    k.gc_thresh3 = 1024
+    k.base_reachable_time_ms = 30000
+    k.gc_stale_time = 60
+    k.unres_qlen = 101
+    k.retrans_time_ms = 1000
+    k.mcast_solicit = 3
+    k.ucast_solicit = 3
+    k.delay_first_probe_time = 5
+
+
+cdef int net_init(Net *n, Core *core) noexcept nogil:
+    cdef int k
+    memset(n, 0, sizeof(n[0]))
+    n.core = core
+    n.generation = 1                                   # a zeroed Dst is stale
+    default_knobs(&n.knobs)
+    n.key = rng_key(&core.rng)
+    n.ident_key = rng_key(&core.rng)
+    n.icmp_key_salt = rng_u64(&core.rng)
+    for k in range(IP_IDENTS):
+        n.idents[k] = <uint16_t>rng_u64(&core.rng)
+    limiter_init(&n.icmp_global, n.knobs.icmp_msgs_per_sec, n.knobs.icmp_msgs_burst, core.now)
+    slab_init(&n.neigh_slab, sizeof(Neigh), NEIGH_LIMIT)
+    slab_init(&n.frag_slab, sizeof(FragQueue), FRAG_LIMIT)
+    if table_init(&n.neighs, 64) != 0 or table_init(&n.frags, 64) != 0:
+        return -ENOMEM
+    return 0
+
+
+cdef void net_destroy(Net *n) noexcept nogil:
+    frag_forget_iface(n, NULL)
+    neigh_forget_iface(n, NULL)
+    while n.n_ifaces > 0:
+        iface_free(n, n.ifaces[n.n_ifaces - 1])
+    free(n.routes)
+    n.routes = NULL
+    table_destroy(&n.neighs)
+    table_destroy(&n.frags)
+    slab_destroy(&n.neigh_slab)
+    slab_destroy(&n.frag_slab)
+
+
+# --- interfaces, addresses, neighbours, routes ---
+
+cdef Iface *iface_add(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
+                      transmit_fn transmit, void *link) noexcept nogil:
+    return iface_insert(n, name, medium, mac, mtu, offloads, transmit, link)
+
+
+cdef void iface_remove(Net *n, Iface *i) noexcept nogil:
+    frag_forget_iface(n, i)
+    neigh_forget_iface(n, i)
+    iface_free(n, i)
+
+
+cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) noexcept nogil:
+    cdef IfAddr *ia = NULL
+    cdef bint wait = probe and i.medium == MEDIUM_ETHERNET and addr_is_v4(a)
+    cdef int status = addr_insert(n, i, a, plen, ADDR_TENTATIVE if wait else ADDR_PREFERRED, &ia)
+    if status == 0 and not wait:
+        status = addr_activate(n, ia)
+        if status != 0:
+            addr_remove(n, i, a)
+    if status == 0:
+        arp_start(n, ia)
+    return status
+
+
+cdef int iface_del_addr(Net *n, Iface *i, const Addr *a) noexcept nogil:
+    return addr_remove(n, i, a)
+
+
+cdef Iface *iface_by_name(Net *n, const char *name) noexcept nogil:
+    return iface_find(n, name)
+
+
+cdef int net_neigh_set(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noexcept nogil:
+    if i.medium != MEDIUM_ETHERNET:
+        return -EINVAL
+    return neigh_set_permanent(n, i, a, mac)
+
+
+cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil:
+    cdef Neigh *e = neigh_find(n, i, a)
+    if e == NULL:
+        return -ENOENT
+    neigh_remove(n, e)
+    return 0
+
+
+cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil:
+    return route_insert(n, prefix, plen, gateway, i, metric, mtu, source)
+
+
+cdef int route_del(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil:
+    return route_remove(n, prefix, plen, gateway, i)
+
+
+# --- questions ---
+
+cdef bint net_is_local(Net *n, const Addr *a) noexcept nogil:
+    return is_ours(n, a)
+
+
+cdef bint net_is_broadcast(Net *n, const Addr *a) noexcept nogil:
+    return is_our_broadcast(n, a)
+
+
+cdef int net_source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
+    return source_for(n, dst, source)
+
+
+# --- packets ---
+
+cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
+    return output_resolve(n, d, src, dst)
+
+
+cdef int net_output(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df,
+                    TxPkt *t) noexcept nogil:
+    return output_packet(n, d, src, dst, proto, ttl, tos, df, t)
+
+
+cdef uint32_t net_room(const Dst *d, const Addr *dst) noexcept nogil:
+    return d.mtu - IP4_HLEN if d.mtu > IP4_HLEN else 0
+
+
+cdef void net_confirm(Net *n, Dst *d) noexcept nogil:
+    if d.neigh != NULL and d.generation == n.generation:
+        neigh_confirm(n, d.neigh)
+
+
+cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
+    return frame_input(n, i, buf, off, rx, err, owned)
+
+
+cdef void neigh_expired(Net *n, Neigh *e) noexcept nogil:
+    """Runs a neighbour's timer and tells our own sockets about the packets that will not arrive."""
+    cdef BufQueue lost
+    cdef Buf *b
+    memset(&lost, 0, sizeof(lost))
+    neigh_timer(n, e, &lost)
+    while lost.count != 0:
+        b = bufq_pop(&lost)
+        count(n.core, NeighQueueDrops)
+        if b.len > ETH_HLEN:
+            icmp_tell_sender(n, b.data + b.off + ETH_HLEN, b.len - ETH_HLEN)
+        buf_unref(&n.core.pool, b)
+
+
+cdef void net_timer(Net *n, Entry *e) noexcept nogil:
+    if e.kind == ENTRY_NEIGH:
+        neigh_expired(n, <Neigh *>e)
+    elif e.kind == ENTRY_IFADDR:
+        arp_timer(n, <IfAddr *>e)
+    elif e.kind == ENTRY_FRAG:
+        frag_timer(n, <FragQueue *>e)
+
+
+# --- ICMP ---
+
+cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexcept nogil:
+    icmp_error_about(n, rx, ICMP_UNREACH, code, mtu)
+
+
+cdef void icmp_send_time_exceeded(Net *n, RxPkt *rx, uint8_t code) noexcept nogil:
+    icmp_error_about(n, rx, ICMP_TIME_EXCEEDED, code, 0)
+
+
+cdef void icmp_send_param_problem(Net *n, RxPkt *rx, uint8_t pointer) noexcept nogil:
+    icmp_error_about(n, rx, ICMP_PARAM_PROBLEM, 0, <uint32_t>pointer << 24)
+
+
+cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident, uint16_t seq,
+                        TxPkt *t) noexcept nogil:
+    return icmp_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)

@@ -1,0 +1,122 @@
+"""Routes: longest prefix match, metric, gateway, MTU, preferred source (RFC 1122 §3.3.1, RFC 1812 §5.2.4.3).
+
+Responsible for the table; not for neighbours or for which addresses are ours. ICMP redirects do not reach it: they
+are counted and ignored (attacks on routing, RFC 1122 §3.2.2.2 only asks for them from hosts without better knowledge).
+A lookup walks the sorted array: it happens once per destination and table change, not per packet.
+"""
+from libc.errno cimport EEXIST, EINVAL, ENETUNREACH, ENOBUFS, ENOMEM, ESRCH
+from libc.stdlib cimport realloc
+from libc.string cimport memmove
+
+from ustack_ext.wire.addr cimport addr_eq, addr_in_prefix, addr_is_any, addr_mask, addr_none
+from ustack_ext.net.state cimport IPMTU_MIN, MAX_ROUTES, MEDIUM_ETHERNET
+
+
+cdef Route *route_lookup(Net *n, const Addr *dst, Iface *only) noexcept nogil:
+    """The best route to dst over an interface that is up, or NULL."""
+    cdef uint32_t k
+    cdef Route *r
+    for k in range(n.n_routes):
+        r = &n.routes[k]
+        if (only == NULL or r.iface == only) and r.iface.up and addr_in_prefix(dst, &r.prefix, r.plen):
+            return r
+    return NULL
+
+
+cdef bint same_next_hop(const Route *r, const Addr *gateway, const Iface *i) noexcept nogil:
+    return addr_eq(&r.gateway, gateway) and (i == NULL or r.iface == i)
+
+
+cdef int find_gateway(Net *n, const Addr *gateway, Iface **i) noexcept nogil:
+    """A gateway must be reachable without a gateway (RFC 1812 §5.2.4.1). On media without neighbours it is only a name."""
+    cdef Route *r
+    if i[0] != NULL and i[0].medium != MEDIUM_ETHERNET:
+        return 0
+    r = route_lookup(n, gateway, i[0])
+    if r == NULL or not addr_is_any(&r.gateway):
+        return -ENETUNREACH
+    i[0] = r.iface
+    return 0
+
+
+cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil:
+    """Adds a route; the arguments are route_add's. -EINVAL, -ENETUNREACH (gateway not on link), -EEXIST, -ENOBUFS (table full)."""
+    cdef Addr via = addr_none()
+    cdef Addr masked = addr_mask(prefix, plen)
+    cdef Route *r
+    cdef uint32_t at = 0
+    cdef int status
+    if plen < 0 or plen > 128 or not addr_eq(&masked, prefix) or (mtu != 0 and mtu < IPMTU_MIN):
+        return -EINVAL
+    if gateway != NULL and not addr_is_any(gateway):
+        via = gateway[0]
+        status = find_gateway(n, &via, &i)
+        if status != 0:
+            return status
+    if i == NULL:
+        return -EINVAL
+    while at < n.n_routes:
+        r = &n.routes[at]
+        if r.plen == plen and r.metric == metric and addr_eq(&r.prefix, prefix) and same_next_hop(r, &via, i):
+            return -EEXIST
+        if r.plen < plen or (r.plen == plen and r.metric > metric):
+            break
+        at += 1
+    if n.n_routes >= MAX_ROUTES:
+        return -ENOBUFS
+    if n.n_routes == n.cap_routes:
+        r = <Route *>realloc(n.routes, (n.cap_routes + 16) * sizeof(Route))
+        if r == NULL:
+            return -ENOMEM
+        n.routes = r
+        n.cap_routes += 16
+    r = &n.routes[at]
+    memmove(r + 1, r, (n.n_routes - at) * sizeof(Route))
+    r.prefix = prefix[0]
+    r.plen = plen
+    r.gateway = via
+    r.metric = metric
+    r.mtu = mtu
+    r.source = source[0] if source != NULL else addr_none()
+    r.iface = i
+    n.n_routes += 1
+    net_changed(n)
+    return 0
+
+
+cdef void drop_route(Net *n, uint32_t at) noexcept nogil:
+    cdef Route *r = &n.routes[at]
+    n.n_routes -= 1
+    memmove(r, r + 1, (n.n_routes - at) * sizeof(Route))
+    net_changed(n)
+
+
+cdef int route_remove(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil:
+    """Removes the first route that fits; gateway or i NULL: any. -ESRCH if there is none."""
+    cdef uint32_t k
+    cdef Route *r
+    for k in range(n.n_routes):
+        r = &n.routes[k]
+        if (r.plen == plen and addr_eq(&r.prefix, prefix) and (i == NULL or r.iface == i)
+                and (gateway == NULL or addr_eq(&r.gateway, gateway) or (addr_is_any(gateway) and addr_is_any(&r.gateway)))):
+            drop_route(n, k)
+            return 0
+    return -ESRCH
+
+
+cdef void route_forget_iface(Net *n, Iface *i) noexcept nogil:
+    """The interface goes away."""
+    cdef uint32_t k = n.n_routes
+    while k > 0:
+        k -= 1
+        if n.routes[k].iface == i:
+            drop_route(n, k)
+
+
+cdef void route_forget_source(Net *n, Iface *i, const Addr *source) noexcept nogil:
+    """An address goes away, and with it the routes that send from it."""
+    cdef uint32_t k = n.n_routes
+    while k > 0:
+        k -= 1
+        if n.routes[k].iface == i and addr_eq(&n.routes[k].source, source):
+            drop_route(n, k)

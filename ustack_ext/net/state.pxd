@@ -1,0 +1,270 @@
+# Every struct of the net layer in one place; the functions over them are in iface, neigh, arp, route, output, icmp, frag and input.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
+from ustack_ext.wire.addr cimport Addr
+from ustack_ext.base.buf cimport Buf, BufQueue
+from ustack_ext.base.core cimport Core
+from ustack_ext.base.entry cimport Entry
+from ustack_ext.base.iov cimport IoVec, Offload
+from ustack_ext.base.limiter cimport Limiter
+from ustack_ext.base.slab cimport Slab
+from ustack_ext.base.table cimport HashKey, Table
+
+cdef struct Net
+cdef struct Iface
+
+cdef enum:
+    MAX_IFACES = 16
+    MAX_IFADDRS = 16           # an interface
+    MAX_LOCALS = 256           # MAX_IFACES * MAX_IFADDRS
+    MAX_ROUTES = 1024
+    IP_IDENTS = 1024           # counters of the IPv4 identification, picked by a keyed hash
+    TX_HEADROOM = 160          # room for every header: Ethernet + VLAN + IPv6 + TCP with options
+    TX_IOV_MAX = 72            # iov[0] is the headers
+    IFNAME_MAX = 16
+    IPMTU_MIN = 68
+
+cdef enum Medium:
+    MEDIUM_ETHERNET
+    MEDIUM_IP
+    MEDIUM_LOOPBACK
+
+# Frames go out through this. It must not call back into an engine. Returns 0, or -1 when the frame was dropped (queue full, device gone).
+ctypedef int (*transmit_fn)(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil
+
+cdef struct Iface
+cdef struct Net
+
+cdef enum AddrState:
+    ADDR_TENTATIVE             # RFC 5227 §2.1: being probed, not usable yet
+    ADDR_PREFERRED
+    ADDR_CONFLICT              # somebody else has it: not used
+
+cdef struct IfAddr:
+    Entry entry                # probe, announce and defend timer (ENTRY_IFADDR)
+    Addr addr
+    int plen                   # in the 128-bit space
+    uint8_t used
+    uint8_t state              # AddrState
+    uint8_t probes_left
+    uint8_t announces_left
+    uint64_t last_defence      # ns
+    Iface *iface
+
+cdef struct Iface:
+    Net *net
+    int index                  # 1-based, as if_nametoindex
+    char name[16]
+    uint8_t medium             # Medium
+    uint8_t up
+    uint8_t mac[6]
+    uint32_t mtu               # bytes of IP
+    uint32_t offloads          # OFF_* the link can do on transmit
+    transmit_fn transmit
+    void *link
+    IfAddr addrs[16]
+    uint64_t rx_packets
+    uint64_t rx_bytes
+    uint64_t rx_dropped
+    uint64_t tx_packets
+    uint64_t tx_bytes
+    uint64_t tx_dropped
+
+cdef enum NeighState:          # RFC 4861's names, used for ARP as Linux does
+    NUD_INCOMPLETE
+    NUD_REACHABLE
+    NUD_STALE
+    NUD_DELAY
+    NUD_PROBE
+    NUD_FAILED                 # kept for a second so that requests stay rate-limited
+    NUD_PERMANENT
+
+cdef struct Neigh:
+    Entry entry                # in net.neighs; deadline: next probe, ageing, or removal
+    Addr addr
+    Iface *iface
+    uint8_t mac[6]
+    uint8_t state              # NeighState
+    uint8_t probes
+    uint64_t confirmed         # ns of the last proof of reachability
+    uint64_t used              # ns of the last packet sent to it
+    uint64_t asked             # ns of the last request, 0: none yet
+    uint64_t reachable_time    # ns that a proof of reachability holds
+    BufQueue queue             # whole frames (Ethernet header to be completed) waiting for the address
+    uint32_t queue_truesize
+    Neigh *lru_prev
+    Neigh *lru_next
+
+cdef struct Route:
+    Addr prefix
+    Addr gateway               # addr_none(): on link
+    int plen
+    uint32_t metric
+    uint32_t mtu               # 0: the interface's
+    Addr source                # preferred source, or addr_none()
+    Iface *iface
+
+# Where packets to one destination go: filled by route_resolve, kept by whoever sends often. Valid while gen == net.generation.
+cdef struct Dst:
+    Iface *iface
+    Neigh *neigh               # NULL on media without neighbours
+    uint32_t generation
+    uint32_t mtu
+
+cdef struct FragQueue:         # one datagram being put together (RFC 791 §3.2, RFC 5722)
+    Entry entry                # in net.frags
+    Addr src
+    Addr dst
+    uint32_t id
+    uint8_t proto
+    uint8_t last_seen
+    uint8_t tos
+    uint8_t poisoned           # overlap seen: everything that still comes for it is dropped until the timer ends
+    uint8_t ecn                # bit (1 << ECN field) for every fragment so far
+    uint8_t rx_flags           # RX_* of the first fragment
+    uint8_t first_hlen         # IP header bytes in front of first.data[first.off]
+    uint16_t pieces_count
+    uint32_t total             # payload bytes, known once the last fragment came
+    uint32_t have
+    uint32_t truesize
+    Buf *pieces                # sorted by seq = offset
+    Buf *first                 # the fragment at offset 0 (for time exceeded), also in pieces
+    Iface *iface
+    FragQueue *older
+    FragQueue *newer
+
+cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
+    uint8_t ip_default_ttl                 # 64
+    uint8_t ip_forward                     # 0 (a later issue)
+    uint8_t icmp_echo_ignore_all           # 0
+    uint8_t icmp_echo_ignore_broadcasts    # 1
+    uint32_t icmp_ratelimit                # ms between errors to one target: 1000
+    uint32_t icmp_msgs_per_sec             # 1000
+    uint32_t icmp_msgs_burst               # 50
+    uint32_t ipfrag_time                   # s: 30
+    uint32_t ipfrag_high_thresh            # bytes: 4 MiB
+    uint32_t ipfrag_max_dist               # pieces a datagram at most: 64
+    uint32_t gc_thresh3                    # neighbours at most: 1024
+    uint32_t base_reachable_time_ms        # 30000
+    uint32_t gc_stale_time                 # s: 60
+    uint32_t unres_qlen                    # packets queued a neighbour: 101
+    uint32_t retrans_time_ms               # 1000
+    uint8_t mcast_solicit                  # 3
+    uint8_t ucast_solicit                  # 3
+    uint32_t delay_first_probe_time        # s: 5
+
+cdef struct IcmpTarget:        # per-destination limit of ICMP errors (RFC 1812 §4.3.2.8): a small direct-mapped cache
+    Addr addr
+    Limiter limiter
+
+cdef struct Net:
+    Core *core
+    NetKnobs knobs
+    Iface *ifaces[16]
+    int n_ifaces
+    uint32_t generation        # changes whenever a Dst may have become wrong
+    Route *routes              # sorted: longest prefix first, then metric
+    uint32_t n_routes
+    uint32_t cap_routes
+    HashKey key                # of the tables
+    Table neighs
+    Slab neigh_slab
+    Neigh *neigh_oldest        # entries with an address; least recently used first
+    Neigh *neigh_newest
+    Neigh *unres_oldest        # INCOMPLETE and FAILED ones, oldest first
+    Neigh *unres_newest
+    uint32_t unres_count
+    uint64_t neigh_queued      # truesize of all frames waiting for an address
+    Table frags
+    Slab frag_slab
+    FragQueue *frag_oldest
+    FragQueue *frag_newest
+    uint64_t frag_memory
+    Limiter icmp_global
+    IcmpTarget icmp_targets[64]
+    uint64_t icmp_key_salt
+    Iface *lo                  # the loopback interface, NULL before there is one
+    Addr locals[256]           # our usable addresses, packed: what every received packet is compared with
+    int n_locals
+    Addr broadcasts[256]       # of the connected prefixes
+    int n_broadcasts
+    HashKey ident_key
+    uint16_t idents[1024]
+
+# A packet on its way in, on the stack of engine.input.
+cdef enum:
+    RX_LINK_BROADCAST = 1      # link-level destination was broadcast or multicast
+    RX_IP_BROADCAST = 2        # IP destination is a broadcast address
+    RX_IP_MULTICAST = 4
+    RX_CSUM_OK = 8             # transport checksum needs no check
+    RX_LOOPBACK = 16
+
+cdef struct RxPkt:
+    Buf *buf                   # holds the bytes; keep payload by buf_ref
+    Iface *iface
+    uint8_t *l3                # IP header
+    uint32_t l3_len            # header + payload, proved against the captured length, padding trimmed
+    uint8_t *l4
+    uint32_t l4_len
+    Addr src
+    Addr dst
+    uint8_t proto
+    uint8_t ttl
+    uint8_t tos
+    uint8_t flags              # RX_*
+    uint16_t gso_size          # a superframe's segment size, 0 for an ordinary packet
+
+# An ICMP error about something we sent, validated as far as IP can; the transport matches the rest (RFC 5927).
+cdef struct IcmpError:
+    uint8_t type
+    uint8_t code
+    uint8_t proto
+    Addr from_addr             # who says so
+    Addr src                   # of the quoted packet: ours
+    Addr dst                   # of the quoted packet: the peer's
+    uint32_t mtu               # needfrag: next-hop MTU as quoted, may be 0
+    const uint8_t *l4          # quoted transport header
+    uint32_t l4_len            # >= 8
+    int error                  # errno Linux gives a socket for it
+    uint8_t hard               # not a soft error in the sense of RFC 1122 §4.2.3.9
+
+# A packet on its way out. hdr grows downwards from hdr_space's end; iov[0] is set from it at the end.
+cdef struct TxPkt:
+    uint8_t hdr_space[160]
+    uint8_t *hdr               # first header byte so far
+    IoVec iov[72]              # payload pieces from iov[1] on
+    int niov                   # entries used, iov[0] included
+    uint32_t payload_len       # bytes in iov[1..]
+    Offload off                # csum_start etc. counted from the transport header by the transport; net shifts them
+
+cdef enum NetVerdict:          # what net_input says of a frame
+    NET_DONE                   # consumed or dropped (and counted)
+    NET_TCP
+    NET_UDP
+    NET_ICMP_ERROR             # *err filled
+    NET_ECHO_REPLY             # an ICMP echo reply to us (ping sockets); l4 is the ICMP header
+    NET_UNKNOWN_PROTO          # nobody speaks it: the engine answers with icmp_send_unreach(PROTOCOL)
+
+
+cdef inline void tx_init(TxPkt *t) noexcept nogil:
+    t.hdr = t.hdr_space + TX_HEADROOM
+    t.niov = 1
+    t.payload_len = 0
+    t.off.flags = 0
+    t.off.gso_size = 0
+    t.off.hdr_len = 0
+    t.off.csum_start = 0
+    t.off.csum_offset = 0
+
+
+cdef inline uint8_t *tx_push(TxPkt *t, uint32_t n) noexcept nogil:
+    """Room for n header bytes in front of what is there; the sum of all headers is below TX_HEADROOM by construction."""
+    t.hdr -= n
+    return t.hdr
+
+
+cdef inline void tx_payload(TxPkt *t, void *p, uint32_t n) noexcept nogil:
+    """Adds a payload piece; the caller keeps to TX_IOV_MAX - 1 pieces."""
+    t.iov[t.niov].base = p
+    t.iov[t.niov].len = n
+    t.niov += 1
+    t.payload_len += n

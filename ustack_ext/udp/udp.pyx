@@ -1,0 +1,266 @@
+"""UDP and ping sockets to the layers above: open, bind, connect, send, receive, shut down, and what comes from the network.
+
+Responsible for the life of a socket and for the errors it is told of (RFC 1122 §4.1.3.3); matching is demux's, queues are recv's,
+headers are send's.
+"""
+from libc.errno cimport (EADDRNOTAVAIL, EAGAIN, EINVAL, EMSGSIZE, ENOMEM, ENOTCONN, EPIPE)
+from libc.string cimport memset
+
+from ustack_ext.wire.addr cimport addr_eq, addr_is_any, addr_is_multicast, addr_none, addr_v4
+from ustack_ext.wire.bytes cimport get_be16
+from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
+from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_HLEN, ICMP_UNREACH_PORT, IPPROTO_ICMP_, IPPROTO_UDP_, UDP_HLEN,
+                                      UdpHdr, WIRE_OK, udp_parse)
+from ustack_ext.base.buf cimport bufq_clear
+from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP
+from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
+from ustack_ext.base.slab cimport slab_alloc, slab_destroy, slab_free, slab_init
+from ustack_ext.base.table cimport table_destroy, table_init, table_remove
+from ustack_ext.net.mib cimport (DropIcmpUnmatched, DropUdpMalformed, UdpInCsumErrors, UdpInErrors, UdpNoPorts)
+from ustack_ext.net.net cimport icmp_send_unreach, net_is_broadcast, net_is_local, net_source_for
+from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST
+from ustack_ext.udp.demux cimport best_match, claim_port, first_on_port, match_score, next_on_port
+from ustack_ext.udp.recv cimport deliver, set_error, take
+from ustack_ext.udp.send cimport check_destination, send_datagram
+
+cdef enum:
+    SOCKS_MAX = 1 << 20
+
+
+# --- life ---
+
+cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil:
+    memset(u, 0, sizeof(u[0]))
+    u.core = core
+    u.net = net
+    u.rmem_default = 212992
+    u.wmem_default = 212992
+    u.port_lo = 32768
+    u.port_hi = 60999
+    slab_init(&u.slab, sizeof(UdpSock), SOCKS_MAX)
+    return 0 if table_init(&u.socks, 64) == 0 else -ENOMEM
+
+
+cdef void udp_destroy(Udp *u) noexcept nogil:
+    """Sockets still open lose their queues and their memory."""
+    cdef uint32_t k
+    if u.socks.buckets != NULL:
+        k = 0
+        while u.socks.count != 0 and k <= u.socks.mask:
+            if u.socks.buckets[k] != NULL:
+                udp_close(u, <UdpSock *>u.socks.buckets[k])
+                k = 0                                  # the table may have shrunk: its buckets have moved
+            else:
+                k += 1
+    table_destroy(&u.socks)
+    slab_destroy(&u.slab)
+
+
+cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil:
+    cdef UdpSock *s = <UdpSock *>slab_alloc(&u.slab)
+    if s == NULL:
+        return NULL
+    s.entry.kind = ENTRY_PING if ping else ENTRY_UDP
+    s.source.kind = s.entry.kind
+    s.flags = UDP_IS_PING if ping else 0
+    s.rcvbuf = u.rmem_default
+    s.sndbuf = u.wmem_default
+    return s
+
+
+cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
+    bufq_clear(&s.queue, &u.core.pool)
+    table_remove(&u.socks, &s.entry)
+    event_forget(&u.core.events, &s.source)
+    slab_free(&u.slab, s)
+
+
+cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
+    """A socket is bound once: -EINVAL then. -EADDRNOTAVAIL unless the address is any, ours, a broadcast or a group."""
+    cdef int status
+    if s.flags & UDP_BOUND:
+        return -EINVAL
+    if not (addr_is_any(a) or net_is_local(u.net, a) or net_is_broadcast(u.net, a) or addr_is_multicast(a)):
+        return -EADDRNOTAVAIL
+    status = claim_port(u, s, a, port)
+    if status == 0 and not addr_is_any(a):
+        s.flags |= UDP_LADDR_GIVEN
+    return status
+
+
+cdef int bind_if_needed(Udp *u, UdpSock *s) noexcept nogil:
+    cdef Addr none = addr_none()
+    return 0 if s.flags & UDP_BOUND else claim_port(u, s, &none, 0)
+
+
+cdef int udp_connect(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
+    """Sets the one peer; nothing is sent. To 0.0.0.0 means to this host. a NULL takes the peer away again.
+
+    0, -EACCES (broadcast), -ENETUNREACH, -EADDRNOTAVAIL, -EADDRINUSE (no port left).
+    """
+    cdef Addr peer, source
+    cdef int status
+    if a == NULL:
+        s.flags &= ~UDP_CONNECTED
+        s.raddr = addr_none()
+        s.rport = 0
+        if not s.flags & UDP_LADDR_GIVEN:
+            s.laddr = addr_none()
+        return 0
+    peer = addr_v4(0x7F000001) if addr_is_any(a) else a[0]
+    status = check_destination(u, s, &peer)
+    if status == 0:
+        status = net_source_for(u.net, &peer, &source)
+    if status == 0:
+        status = bind_if_needed(u, s)
+    if status != 0:
+        return status
+    if not s.flags & UDP_LADDR_GIVEN:
+        s.laddr = source
+    s.raddr = peer
+    s.rport = port
+    s.flags |= UDP_CONNECTED
+    memset(&s.dst, 0, sizeof(s.dst))
+    return 0
+
+
+# --- data ---
+
+cdef int pop_error(UdpSock *s) noexcept nogil:
+    cdef int error = s.error
+    s.error = 0
+    return error
+
+
+cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port, int flags) noexcept nogil:
+    """`flags` is for MSG_* that change what is sent: there is none yet."""
+    cdef Addr here
+    cdef int status
+    if s.flags & UDP_SHUT_WR:
+        return -EPIPE
+    if s.error != 0:
+        return -pop_error(s)
+    status = bind_if_needed(u, s)
+    if status != 0:
+        return status
+    if to != NULL and addr_is_any(to):
+        here = addr_v4(0x7F000001)                     # Linux: 0.0.0.0 is this host
+        to = &here
+    return send_datagram(u, s, iov, niov, to, port)
+
+
+cdef long udp_recv(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta, uint32_t *full) noexcept nogil:
+    full[0] = 0
+    if s.error != 0:
+        return -pop_error(s)
+    if s.queue.count != 0:
+        return take(u, s, iov, niov, peek, meta, full)
+    if s.flags & UDP_SHUT_RD:
+        memset(meta, 0, sizeof(meta[0]))
+        return 0
+    return -EAGAIN
+
+
+cdef int udp_shutdown(Udp *u, UdpSock *s, int how) noexcept nogil:
+    """how: 0 RD, 1 WR, 2 both. -ENOTCONN without a peer, -EINVAL."""
+    if how < 0 or how > 2:
+        return -EINVAL
+    if not s.flags & UDP_CONNECTED:
+        return -ENOTCONN
+    if how != 1:
+        s.flags |= UDP_SHUT_RD
+    if how != 0:
+        s.flags |= UDP_SHUT_WR
+    event_raise(&u.core.events, &s.source, udp_ready(s))
+    return 0
+
+
+cdef uint16_t udp_ready(UdpSock *s) noexcept nogil:
+    cdef uint16_t ready = EV_WRITABLE
+    if s.queue.count != 0 or s.flags & UDP_SHUT_RD or s.error != 0:
+        ready |= EV_READABLE
+    if s.error != 0:
+        ready |= EV_ERROR
+    if s.flags & UDP_SHUT_RD and s.flags & UDP_SHUT_WR:
+        ready |= EV_HANGUP
+    return ready
+
+
+# --- from the network ---
+
+cdef void deliver_all(Udp *u, RxPkt *rx, uint8_t *data, uint32_t length, const UdpHdr *h) noexcept nogil:
+    """A broadcast or multicast goes to every socket that matches (RFC 1122 §4.1.3.3 wants nothing said if there is none)."""
+    cdef UdpSock *s = first_on_port(u, h.dport, False)
+    cdef bint any = False
+    while s != NULL:
+        if match_score(s, &rx.dst, &rx.src, h.sport) > 0:
+            deliver(u, s, rx, data, length, h.sport, False)
+            any = True
+        s = next_on_port(s)
+    if not any:
+        count(u.core, UdpNoPorts)
+
+
+cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
+    cdef UdpHdr h
+    cdef UdpSock *s
+    cdef uint8_t *data
+    cdef uint32_t length
+    if udp_parse(rx.l4, rx.l4_len, &h) != WIRE_OK:
+        count(u.core, DropUdpMalformed)
+        count(u.core, UdpInErrors)
+        return
+    # A length below what IP carried is legal: the rest is not ours (and not checksummed).
+    if h.checksum != 0 and not rx.flags & RX_CSUM_OK:
+        if csum_fold(csum_partial(rx.l4, h.length, csum_pseudo(&rx.src, &rx.dst, IPPROTO_UDP_, h.length))) != 0:
+            count(u.core, UdpInCsumErrors)
+            count(u.core, UdpInErrors)
+            return
+    data = rx.l4 + UDP_HLEN
+    length = h.length - UDP_HLEN
+    if rx.flags & (RX_IP_BROADCAST | RX_IP_MULTICAST):
+        deliver_all(u, rx, data, length, &h)
+        return
+    s = best_match(u, h.dport, False, &rx.dst, &rx.src, h.sport)
+    if s != NULL:
+        deliver(u, s, rx, data, length, h.sport, True)
+        return
+    count(u.core, UdpNoPorts)
+    icmp_send_unreach(u.net, rx, ICMP_UNREACH_PORT, 0)
+
+
+cdef void ping_input(Udp *u, RxPkt *rx) noexcept nogil:
+    """An echo reply (net has verified it) to the ping socket with its identifier; header and data are delivered."""
+    cdef UdpSock *s = best_match(u, get_be16(rx.l4 + 4), True, &rx.dst, &rx.src, 0)
+    if s == NULL:
+        count(u.core, DropIcmpUnmatched)
+        return
+    deliver(u, s, rx, rx.l4, rx.l4_len, 0, True)
+
+
+cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
+    """Every error about a request of its own is news to a ping socket: Linux keeps that for IP_RECVERR, which its ping asks for."""
+    cdef UdpSock *s = NULL
+    if e.l4_len >= ICMP_HLEN and e.l4[0] == ICMP_ECHO:
+        s = best_match(u, get_be16(e.l4 + 4), True, &e.src, &e.dst, 0)
+    if s == NULL:
+        count(u.core, DropIcmpUnmatched)
+        return
+    set_error(u, s, e.error)
+
+
+cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
+    """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors unless it wants all (IP_RECVERR);
+    "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented. All as Linux."""
+    cdef UdpSock *s
+    if e.proto == IPPROTO_ICMP_:
+        ping_icmp_error(u, e)
+        return
+    s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2))
+    if s == NULL or not s.flags & UDP_CONNECTED or not addr_eq(&s.raddr, &e.dst):
+        count(u.core, DropIcmpUnmatched)
+        return
+    if e.error == EMSGSIZE or not (e.hard or s.want_err):
+        return
+    set_error(u, s, e.error)
