@@ -151,6 +151,24 @@ class Flow:
             found.append(packet)
         return found
 
+    def read(self, size: int, within: float = 5.0, *, win: int | None = None) -> bytes:
+        """The next `size` bytes of the stack's stream, each segment in order acknowledged, others ignored.
+
+        Raises Mismatch when `within` seconds pass without any progress.
+        """
+        data = bytearray()
+        while len(data) < size:
+            start, deadline = self.rcv, self.peer.now() + within
+            while self.rcv == start:
+                packet = self.next(max(0.0, deadline - self.peer.now()))
+                if packet is None:
+                    raise Mismatch(self.peer.failure(f"{len(data)} of {size} bytes, then nothing for {within} s", ""))
+                if packet[TCP].seq == self.rcv:
+                    data += payload(packet)
+                self._advance(packet)
+            self.send("A", win=win)
+        return bytes(data)
+
     def handshake(self, options: Options | None = None, *, win: int | None = None) -> Packet:
         """Open actively: SYN, SYN-ACK, ACK. Returns the stack's SYN-ACK."""
         self.send("S", options=SYN_OPTIONS if options is None else options, win=win)

@@ -160,19 +160,18 @@ class Peer:
         return "\n".join([what, detail, head, *lines])
 
     def answer_arp(self, frame: bytes) -> bool:
-        """Answer an ARP request for this peer's address; True if the frame is an ARP request (for whomever)."""
+        """Answer an ARP request for this peer's address; True if the frame was one."""
         return self._answer_arp(Ether(frame))
 
     def _answer_arp(self, packet: Packet) -> bool:
         if ARP not in packet:
             return False
         request = packet[ARP]
-        if request.op == 1 and request.pdst == self.ip and request.psrc != "0.0.0.0":
-            self.send_ether(
-                Ether(src=self.mac, dst=request.hwsrc)
-                / ARP(op=2, hwsrc=self.mac, psrc=self.ip, hwdst=request.hwsrc, pdst=request.psrc)
-            )
-        return bool(request.op == 1)
+        if request.op != 1 or request.pdst != self.ip:
+            return False
+        reply = ARP(op=2, hwsrc=self.mac, psrc=self.ip, hwdst=request.hwsrc, pdst=request.psrc)
+        self.send_ether(Ether(src=self.mac, dst=request.hwsrc) / reply)
+        return True
 
     def _note(self, who: str, frame: bytes) -> None:
         self._log.append((self.carrier.now() - self._start, who, frame))
