@@ -47,10 +47,13 @@ def test_below_is_uniform(bound: int) -> None:
 
 
 def test_below_without_modulo_bias() -> None:
-    """With a bound of 3/4 of 2**32, `number % bound` falls into the lower third as often as into the two others."""
+    """A bound of 3/4 of 2**32 shows bias best: half of the draws in the lower third (by remainder), or at multiples
+    of three (by multiplication without drawing again), instead of a third.
+    """
     rng, bound, draws = Random(SEED), 3 << 30, 30_000
-    lower = sum(rng.below(bound) < bound // 3 for _ in range(draws))
-    assert abs(lower - draws / 3) < draws / 50
+    numbers = [rng.below(bound) for _ in range(draws)]
+    for share in (sum(n < bound // 3 for n in numbers), sum(n % 3 == 0 for n in numbers)):
+        assert abs(share - draws / 3) < draws / 50
 
 
 def test_keys_differ() -> None:
@@ -59,18 +62,25 @@ def test_keys_differ() -> None:
     assert len({word for key in keys for word in key}) == 200
 
 
-@given(st.integers(1, 100_000), st.integers(1, 1000), st.lists(st.integers(0, 5 * SECOND), max_size=60))
+@given(st.integers(1, 100_000), st.integers(1, 5), st.lists(st.one_of(st.just(0), st.integers(0, 70)), max_size=60))
 def test_bucket_against_exact_fractions(rate: int, burst: int, steps: list[int]) -> None:
-    """A token costs a whole number of ns (rounded down), the rest is exact."""
+    """A token costs a whole number of ns (rounded down), the rest is exact. Steps are tenths of a token."""
     bucket, now = TokenBucket(rate, burst, 7), 7
     period = SECOND // rate
     tokens = Fraction(burst)
-    for step in steps:
+    for tenths in steps:
+        step = tenths * period // 10
         now += step
         tokens = min(Fraction(burst), tokens + Fraction(step, period))
         allowed = tokens >= 1
         assert bucket.take(now) == allowed
         tokens -= allowed
+
+
+def test_bucket_does_not_overflow_in_small_steps() -> None:
+    bucket = TokenBucket(10, 4)
+    assert bucket.take(2 * SECOND // 10)         # full again, and half of it on top
+    assert [bucket.take(2 * SECOND // 10) for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 5), (5, 0), (0, 0)])
