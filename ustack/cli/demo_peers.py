@@ -202,8 +202,9 @@ class KernelServer:
                 time.sleep(0.02)
 
 
+# `user root`: root of a user namespace has no other user to become.
 _NGINX = """\
-daemon off; master_process off; pid {work}/nginx.pid; error_log stderr;
+user root root; daemon off; master_process off; pid {work}/nginx.pid; error_log stderr;
 events {{ worker_connections 64; }}
 http {{
     access_log off; sendfile on;

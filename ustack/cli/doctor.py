@@ -85,9 +85,7 @@ def _print(checks: list[Check], able: bool, place: str | None) -> None:
     if able and place:
         print(f"`ustack demo` can run on a TAP device, in {_PLACES[place]}.")
     elif place is None:
-        print(
-            "No TAP device can be made here: `ustack demo` would use an in-memory pipe. What is MISSING above says why."
-        )
+        print("No TAP device can be made here: `ustack demo` would use an in-memory pipe. The lines above say why.")
     else:
         print("The extension modules do not load: nothing of ustack runs here before they do.")
 

@@ -1,0 +1,224 @@
+"""The verbs on a device: made, taken over, refused; seen by `ss`; and gone however the process ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_harness.net import KERNEL, STACK
+from tap_harness.process import Child, wait_for
+
+ROOT = Path(__file__).parents[2]
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="optional: only root can take privileges away from a process")
+NO_CAPABILITIES = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"]
+
+
+@pytest.fixture(autouse=True)
+def _own_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+def ustack(ns: Any, *arguments: str, prefix: list[str] | None = None, stdin: int = subprocess.DEVNULL) -> Child:
+    """Start `ustack ARGUMENTS` in the namespace."""
+    child: Child = ns.popen(
+        [*(prefix or []), sys.executable, "-m", "ustack", *arguments],
+        env=dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1"),
+        stdin=stdin,
+    )
+    return child
+
+
+@pytest.fixture
+def up(ns: Any) -> Iterator[Child]:
+    child = ustack(ns, "up", "ust0")
+    child.wait_line("^ust0 is up", timeout=20)
+    yield child
+    child.stop()
+
+
+def test_up_says_what_is_up_and_answers(ns: Any, up: Child) -> None:
+    assert up.output() == (
+        "ust0 is up: the stack has 10.9.0.2/24, gateway 10.9.0.1; the kernel's side has 10.9.0.1/24 (Ctrl-C ends it)\n"
+    )
+    assert " 0% packet loss" in ns.sh(f"ping -c 3 -i 0.01 -W 5 {STACK}")
+    with ns.socket() as sock:
+        assert sock.connect_ex((STACK, 80)) == 111
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_remove_the_device(ns: Any, up: Child, number: int, code: int) -> None:
+    before = up.output()
+    up.signal(number)
+    assert up.wait(10) == code
+    assert up.output() == before
+    assert "ust0" not in ns.sh("ip link")
+
+
+def test_kill_removes_the_device_too(ns: Any, up: Child) -> None:
+    up.signal(signal.SIGKILL)
+    up.wait(10)
+    wait_for(lambda: "ust0" not in ns.sh("ip link"), "the device to go", 10)
+    # What it left of itself, the next one removes.
+    assert ustack(ns, "ss").wait(20) == 1
+    assert list(Path(os.environ["USTACK_RUNTIME_DIR"]).iterdir()) == []
+
+
+def test_a_device_that_exists_keeps_its_address(ns: Any) -> None:
+    ns.sh("ip tuntap add dev tap5 mode tap && ip addr add 192.0.2.1/24 dev tap5 && ip link set tap5 up mtu 1400")
+    child = ustack(ns, "up", "tap5", "--address", "192.0.2.2/24", "--gateway", "192.0.2.1")
+    child.wait_line("^tap5 is up", timeout=20)
+    ns.sh("ping -c 1 -W 5 192.0.2.2")
+    child.signal(signal.SIGINT)
+    assert child.wait(10) == 130
+    assert "192.0.2.1/24" in ns.sh("ip addr show tap5")
+    assert "10.9.0.1" not in ns.sh("ip addr")
+    assert "mtu 1400" in ns.sh("ip link show tap5")
+
+
+def test_a_tun_device_is_recognised_by_its_name(ns: Any) -> None:
+    ns.sh(f"ip tuntap add dev tun5 mode tun && ip addr add {KERNEL}/24 dev tun5 && ip link set tun5 up")
+    child = ustack(ns, "ping", "-c", "1", "--tap", "tun5", KERNEL)
+    assert child.wait(20) == 0, child.output()
+
+
+@ROOT_ONLY
+def test_a_persistent_device_serves_its_owner_without_privilege(ns: Any) -> None:
+    ns.sh(f"ip tuntap add dev ust0 mode tap user 0 && ip addr add {KERNEL}/24 dev ust0 && ip link set ust0 up")
+    child = ustack(ns, "ping", "-c", "2", "-i", "0.01", KERNEL, prefix=NO_CAPABILITIES)
+    assert child.wait(20) == 0, child.output()
+    assert "2 packets transmitted, 2 received" in child.output()
+
+
+@ROOT_ONLY
+def test_a_missing_privilege_is_one_sentence_with_the_command(ns: Any) -> None:
+    child = ustack(ns, "curl", f"http://{KERNEL}/", prefix=NO_CAPABILITIES)
+    assert child.wait(20) == 1
+    output = child.output()
+    assert output.startswith("ustack curl: making or configuring the device ust0 needs CAP_NET_ADMIN: ")
+    assert "sudo ip tuntap add dev ust0 mode tap user " in output
+    assert output.count("\n") == 1
+
+
+@ROOT_ONLY
+def test_without_privilege_serve_makes_a_namespace_and_says_how_to_enter(ns: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from a namespace of its own\n")
+    prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap", "--"]
+    child = ustack(ns, "serve", "-q", str(tmp_path), prefix=prefix)
+    enter = child.wait_line(r"to reach it: (nsenter .*)curl (http\S+)", timeout=20)
+    done = subprocess.run([*enter[1].split(), "curl", "-sS", f"{enter[2]}file"], capture_output=True, timeout=30)
+    assert done.stdout == b"from a namespace of its own\n", done.stderr
+    listed = ustack(ns, "ss", "-tl")
+    assert listed.wait(20) == 0, listed.output()
+    assert "0.0.0.0:8000" in listed.output()
+    child.signal(signal.SIGINT)
+    assert child.wait(10) == 130
+
+
+def test_netns_joins_the_namespace_of_a_process(ns: Any, up: Child) -> None:
+    command = [sys.executable, "-m", "ustack", "ping", "-c", "1", "--netns", str(up.pid), "--tap", "ust1"]
+    addresses = ["--address", "10.8.0.2/24", "--host-address", "10.8.0.1/24"]
+    done = subprocess.run([*command, *addresses, "10.8.0.1"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ping_of_an_address_that_nobody_has(ns: Any) -> None:
+    child = ustack(ns, "ping", "-c", "1", "-W", "5", "10.9.0.77")
+    assert child.wait(30) == 1
+    assert "From 10.9.0.2 icmp_seq=1 Destination Host Unreachable" in child.output()
+    assert "1 packets transmitted, 0 received, +1 errors, 100% packet loss" in child.output()
+
+
+@pytest.mark.parametrize("size", ["0", "1472", "1473", "20000", "65507"])
+def test_ping_sizes(ns: Any, size: str) -> None:
+    child = ustack(ns, "ping", "-c", "2", "-i", "0.01", "-s", size, KERNEL)
+    assert child.wait(30) == 0, child.output()
+    assert f"{int(size) + 8} bytes from 10.9.0.1: icmp_seq=1 ttl=64 time=" in child.output()
+
+
+def test_ss_shows_a_connection_and_what_waits_in_it(ns: Any, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(32 << 20))
+    serve = ustack(ns, "serve", "-q", str(tmp_path))
+    serve.wait_line("^Serving ", timeout=20)
+    with ns.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((STACK, 8000))
+        sock.sendall(b"GET /big HTTP/1.0\r\n\r\n")
+        assert sock.recv(1)
+
+        def is_filling() -> list[str] | None:
+            listed = ustack(ns, "ss", "-Ht")
+            listed.finish(20)
+            fields = listed.output().split()
+            return fields if fields and int(fields[2]) > 0 else None
+
+        fields = wait_for(is_filling, "a connection with data to send", 20)
+        assert [fields[0], *fields[3:5]] == ["ESTAB", f"{STACK}:8000", f"{KERNEL}:{sock.getsockname()[1]}"]
+    listening = ustack(ns, "ss", "-Htln")
+    listening.finish(20)
+    assert listening.output().split()[:5] == ["LISTEN", "0", "1024", "0.0.0.0:8000", "0.0.0.0:*"]
+
+
+def test_nc_connects_with_half_close(ns: Any) -> None:
+    with ns.socket() as listener:
+        listener.bind((KERNEL, 0))
+        listener.listen()
+        child = ustack(ns, "nc", KERNEL, str(listener.getsockname()[1]), stdin=subprocess.PIPE)
+        assert child.process.stdin is not None
+        child.process.stdin.write(b"question")
+        child.process.stdin.close()
+        client, _ = listener.accept()
+        with client:
+            client.settimeout(20)
+            data = b""
+            while piece := client.recv(100):
+                data += piece
+            client.sendall(b"answer to " + data)
+        assert child.wait(20) == 0
+        assert child.output() == "answer to question"
+
+
+@pytest.mark.parametrize("udp", [False, True])
+def test_nc_listens(ns: Any, udp: bool) -> None:
+    child = ustack(ns, "nc", "-lv", *["-u"][: int(udp)], "9000", stdin=subprocess.PIPE)
+    child.wait_line("^Listening on 0.0.0.0 9000", timeout=20)
+    with ns.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as sock:
+        sock.connect((STACK, 9000))
+        sock.sendall(b"hello\n")
+        child.wait_line("^hello", timeout=20)
+        assert child.process.stdin is not None
+        child.process.stdin.write(b"hello yourself")
+        child.process.stdin.flush()
+        assert sock.recv(100) == b"hello yourself"
+        if not udp:
+            sock.shutdown(socket.SHUT_WR)
+            assert child.wait(20) == 0
+
+
+def test_nc_scans(ns: Any) -> None:
+    with ns.socket() as listener:
+        listener.bind((KERNEL, 7001))
+        listener.listen()
+        child = ustack(ns, "nc", "-zv", KERNEL, "7000-7002")
+        assert child.wait(20) == 0
+    lines = child.output().splitlines()
+    assert lines == [
+        "nc: connect to 10.9.0.1 port 7000 (tcp) failed: Connection refused",
+        "Connection to 10.9.0.1 7001 port [tcp/*] succeeded!",
+        "nc: connect to 10.9.0.1 port 7002 (tcp) failed: Connection refused",
+    ]
+
+
+def test_curl_gives_up_on_a_silent_host(ns: Any) -> None:
+    ns.sh(f"ip tuntap add dev ust0 mode tap && ip addr add {KERNEL}/24 dev ust0 && ip link set ust0 up")
+    ns.sh("ip neigh replace 10.9.0.2 lladdr 02:00:00:00:00:99 dev ust0 nud permanent")
+    child = ustack(ns, "curl", "-m", "0.5", f"http://{KERNEL}:8000/")
+    assert child.wait(30) == 28, child.output()
+    assert child.output().startswith("curl: (28) ")
