@@ -253,7 +253,7 @@ def _send(
             connection.sock.sendall(b"0\r\n\r\n")
     except TimeoutError:
         raise TransferError(OPERATION_TIMEDOUT, f"Operation timed out with {done} bytes sent") from None
-    except (ConnectionError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:
         return done, TransferError(SEND_ERROR, f"Send failure: {error}")
     except (ValueError, UnicodeError) as error:
         raise TransferError(URL_MALFORMAT, f"a header or the path cannot be sent: {error}") from None

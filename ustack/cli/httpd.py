@@ -32,6 +32,7 @@ class StackHTTPServer(http.server.ThreadingHTTPServer):
 
     request_queue_size = 1024
     allow_reuse_port = False
+    _closing = False
 
     def __init__(self, stack: Any, address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> None:
         # Not TCPServer.__init__: that one makes its socket from the kernel's.
@@ -51,10 +52,17 @@ class StackHTTPServer(http.server.ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def server_close(self) -> None:
+        """Stop listening; what still runs ends without a word."""
+        self._closing = True
+        super().server_close()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is worth a line, not a traceback; a fault of ours is worth both."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
+            if self._closing:
+                return  # it is we who go away
             print(f"{client_address[0]}:{client_address[1]} went away: {error}", file=sys.stderr)
         else:
             super().handle_error(request, client_address)
