@@ -1,0 +1,285 @@
+"""The table of connections: finding, making and ending them; initial sequence numbers (RFC 6528); local ports (RFC 6056)."""
+from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, ENOBUFS
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, Entry
+from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
+from ustack_ext.base.rng cimport rng_below
+from ustack_ext.base.slab cimport slab_alloc, slab_free
+from ustack_ext.base.table cimport HashKey, siphash, table_first, table_hash, table_insert, table_next, table_remove
+from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
+from ustack_ext.net.net cimport net_is_local
+from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
+from ustack_ext.tcp.sendqueue cimport sendq_clear
+from ustack_ext.tcp.tcb cimport (TCP_CLOSED, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tcb, Tcp)
+from ustack_ext.tcp.rtt cimport rtt_init
+from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast
+
+cdef enum:
+    EPHEMERAL_TRIES = 64           # random tries before the range is walked
+    ISN_TICK_NS = 4000             # RFC 9293 §3.4.1: the clock ticks every 4 us
+
+cdef struct TupleKey:
+    Addr laddr
+    Addr raddr
+    uint32_t ports
+
+
+cdef uint32_t conn_hash(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+    return table_hash(&t.key, laddr.hi, laddr.lo, raddr.hi, raddr.lo, (<uint64_t>lport << 16) | rport)
+
+
+cdef Conn *conn_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+    cdef Entry *e = table_first(&t.conns, conn_hash(t, laddr, lport, raddr, rport))
+    cdef Conn *c
+    while e != NULL:
+        c = <Conn *>e
+        if c.rport == rport and c.lport == lport and addr_eq(&c.raddr, raddr) and addr_eq(&c.laddr, laddr):
+            return c
+        e = table_next(e)
+    return NULL
+
+
+cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept nogil:
+    cdef Entry *e = table_first(&t.listeners, table_hash(&t.key, lport, 0, 0, 0, 0))
+    cdef Listener *l
+    cdef Listener *wild = NULL
+    while e != NULL:
+        l = <Listener *>e
+        if l.lport == lport:
+            if addr_eq(&l.laddr, laddr):
+                return l
+            if addr_is_any(&l.laddr):
+                wild = l
+        e = table_next(e)
+    return wild
+
+
+cdef uint64_t keyed(const HashKey *key, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+    cdef TupleKey k
+    k.laddr = laddr[0]
+    k.raddr = raddr[0]
+    k.ports = (<uint32_t>lport << 16) | rport
+    return siphash(key, &k, 2 * sizeof(Addr) + sizeof(uint32_t))
+
+
+cdef uint32_t isn(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+    return <uint32_t>(keyed(&t.isn_key, laddr, lport, raddr, rport) + t.core.now // ISN_TICK_NS)
+
+
+cdef uint32_t ts_offset_of(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t lport, uint16_t rport) noexcept nogil:
+    return <uint32_t>keyed(&t.ts_key, laddr, lport, raddr, rport)
+
+
+cdef Tcb *tcb_new(Tcp *t) noexcept nogil:
+    cdef Tcb *c = <Tcb *>slab_alloc(&t.tcbs)
+    if c == NULL:
+        return NULL
+    c.entry.kind = ENTRY_TCB
+    c.source.kind = ENTRY_TCB
+    c.state = TCP_CLOSED
+    c.rto_at = UINT64_MAX
+    c.delack_at = UINT64_MAX
+    c.idle_at = UINT64_MAX
+    c.rcv_ssthresh = 65535
+    c.ato = t.knobs.delack_min_us
+    c.quick = 16
+    rtt_init(t, c)
+    return c
+
+
+cdef void tcb_insert(Tcp *t, Tcb *c) noexcept nogil:
+    table_insert(&t.conns, &c.entry, conn_hash(t, &c.laddr, c.lport, &c.raddr, c.rport))
+
+
+cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil:
+    if c.flags & TF_DIRTY:
+        return
+    c.flags |= TF_DIRTY
+    c.dirty_next = NULL
+    if t.dirty_tail == NULL:
+        t.dirty_head = c
+    else:
+        t.dirty_tail.dirty_next = c
+    t.dirty_tail = c
+
+
+cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil:
+    cdef uint64_t at = min(c.rto_at, min(c.delack_at, c.idle_at))
+    if at == UINT64_MAX:
+        if c.entry.armed:
+            wheel_cancel(&t.core.wheel, &c.entry)
+    elif not c.entry.armed or c.entry.deadline != at:
+        wheel_arm(&t.core.wheel, &c.entry, at)
+
+
+cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil:
+    event_raise(&t.core.events, &c.source, <uint16_t>bits)
+
+
+cdef void tcb_free(Tcp *t, Tcb *c) noexcept nogil:
+    rcvq_clear(t, c)
+    if c.bind != NULL:
+        bind_free(t, c.bind)
+        c.bind = NULL
+    event_forget(&t.core.events, &c.source)
+    if c.flags & TF_DIRTY:                      # tcp_flush frees it when it comes to it
+        c.flags |= TF_FREE
+        return
+    slab_free(&t.tcbs, c)
+
+
+cdef void acceptq_remove(Listener *l, Tcb *c) noexcept nogil:
+    cdef Tcb *before = NULL
+    cdef Tcb *at = l.aq_head
+    while at != NULL and at != c:
+        before = at
+        at = at.aq_next
+    if at == NULL:
+        return
+    if before == NULL:
+        l.aq_head = c.aq_next
+    else:
+        before.aq_next = c.aq_next
+    if l.aq_tail == c:
+        l.aq_tail = before
+    l.acceptq -= 1
+    c.flags &= ~<uint32_t>TF_ACCEPTQ
+
+
+cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil:
+    if c.flags & TF_DEAD:
+        return
+    if c.flags & TF_CONNECTED:
+        t.n_established -= 1
+    c.state = TCP_CLOSED
+    c.flags |= TF_DEAD
+    table_remove(&t.conns, &c.entry)
+    c.rto_at = UINT64_MAX
+    c.delack_at = UINT64_MAX
+    c.idle_at = UINT64_MAX
+    tcb_set_timer(t, c)
+    sendq_clear(t, c)
+    ofo_clear(t, c)
+    if error:
+        c.error = error
+    if c.flags & TF_ACCEPTQ:                    # nobody has it yet: it makes room for one that lives
+        acceptq_remove(c.listener, c)
+        tcb_free(t, c)
+        return
+    if c.flags & TF_ORPHAN:
+        t.n_orphans -= 1
+        tcb_free(t, c)
+        return
+    tcb_raise(t, c, EV_READABLE | EV_WRITABLE | EV_HANGUP | EV_CLOSED | (EV_ERROR if error else 0))
+
+
+cdef void tcb_release(Tcp *t, Tcb *c) noexcept nogil:
+    c.source.user = NULL
+    tcb_free(t, c)
+
+
+# ---- local ports ----
+
+cdef bint ports_clash(const Bind *b, const Addr *a) noexcept nogil:
+    return addr_is_any(&b.addr) or addr_is_any(a) or addr_eq(&b.addr, a)
+
+
+cdef bint port_has_connections(Tcp *t, const Addr *a, uint16_t port) noexcept nogil:
+    """Walks the table: only for an explicit bind() without SO_REUSEADDR, which is rare."""
+    cdef uint32_t i
+    cdef Entry *e
+    cdef Conn *c
+    for i in range(t.conns.mask + 1):
+        e = t.conns.buckets[i]
+        while e != NULL:
+            c = <Conn *>e
+            if c.lport == port and (addr_is_any(a) or addr_eq(&c.laddr, a)):
+                return True
+            e = e.hnext
+    return False
+
+
+cdef bint port_free(Tcp *t, const Addr *a, uint16_t port, bint reuse) noexcept nogil:
+    cdef Entry *e = table_first(&t.binds, table_hash(&t.key, port, 0, 0, 0, 0))
+    cdef Bind *b
+    while e != NULL:
+        b = <Bind *>e
+        if b.port == port and ports_clash(b, a) and not (reuse and b.reuse and not b.listening):
+            return False
+        e = table_next(e)
+    return reuse or not port_has_connections(t, a, port)
+
+
+cdef bint port_bound(Tcp *t, const Addr *a, uint16_t port) noexcept nogil:
+    cdef Entry *e = table_first(&t.binds, table_hash(&t.key, port, 0, 0, 0, 0))
+    while e != NULL:
+        if (<Bind *>e).port == port and ports_clash(<Bind *>e, a):
+            return True
+        e = table_next(e)
+    return False
+
+
+cdef uint16_t some_free_port(Tcp *t, const Addr *a) noexcept nogil:
+    cdef uint32_t span = <uint32_t>t.knobs.port_hi - t.knobs.port_lo + 1, start, i
+    start = rng_below(&t.core.rng, span)
+    for i in range(span):                      # connections on it, if any, have another four-tuple
+        if not port_bound(t, a, <uint16_t>(t.knobs.port_lo + (start + i) % span)):
+            return <uint16_t>(t.knobs.port_lo + (start + i) % span)
+    return 0
+
+
+cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil:
+    cdef Bind *b
+    if not addr_is_any(a) and (addr_is_multicast(a) or addr_is_broadcast(a) or not net_is_local(t.net, a)):
+        return -EADDRNOTAVAIL
+    if port == 0:
+        port = some_free_port(t, a)
+        if port == 0:
+            return -EADDRINUSE
+    elif not port_free(t, a, port, reuse):
+        return -EADDRINUSE
+    b = <Bind *>slab_alloc(&t.binds_slab)
+    if b == NULL:
+        return -ENOBUFS
+    b.entry.kind = ENTRY_BIND
+    b.addr = a[0]
+    b.port = port
+    b.reuse = reuse
+    table_insert(&t.binds, &b.entry, table_hash(&t.key, port, 0, 0, 0, 0))
+    out[0] = b
+    return 0
+
+
+cdef void bind_free(Tcp *t, Bind *b) noexcept nogil:
+    table_remove(&t.binds, &b.entry)
+    slab_free(&t.binds_slab, b)
+
+
+cdef bint bind_blocks_listen(Tcp *t, Bind *b) noexcept nogil:
+    cdef Entry *e = table_first(&t.binds, b.entry.hash)
+    cdef Bind *o
+    while e != NULL:
+        o = <Bind *>e
+        if o != b and o.port == b.port and o.listening and ports_clash(o, &b.addr):
+            return True
+        e = table_next(e)
+    return False
+
+
+cdef bint tuple_free(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+    return not port_bound(t, laddr, lport) and conn_find(t, laddr, lport, raddr, rport) == NULL
+
+
+cdef uint16_t ephemeral_port(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil:
+    """RFC 6056 §3.3.2: simple random port selection, then a walk from a random start."""
+    cdef uint32_t span = <uint32_t>t.knobs.port_hi - t.knobs.port_lo + 1, i, start = 0
+    cdef uint16_t port
+    for i in range(EPHEMERAL_TRIES + span):
+        if i <= EPHEMERAL_TRIES:
+            start = rng_below(&t.core.rng, span)
+        port = <uint16_t>(t.knobs.port_lo + ((start if i <= EPHEMERAL_TRIES else start + i) % span))
+        if tuple_free(t, laddr, port, raddr, rport):
+            return port
+    return 0

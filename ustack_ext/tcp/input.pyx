@@ -1,0 +1,358 @@
+"""SEGMENT ARRIVES: RFC 9293 §3.10.7, in the RFC's own order.
+
+tcp_input finds whose segment it is; segment_arrives takes it through the steps: sequence number, RST, SYN, ACK, data, FIN (security and
+precedence are not ours; the urgent pointer is delivered in-band, RFC 6093). Nothing is sent from here that can wait for the end of the
+batch (MUST-58, MUST-59): the connection is put on the dirty list and tcp_flush sends.
+"""
+from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
+from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
+from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
+from ustack_ext.net.mib cimport (DropTcpBadAck, DropTcpClosedData, DropTcpNoAck, DropTcpNoSocket, DropTcpOldAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst,
+                                 PAWSActive, PAWSEstab, TCPAbortOnData, TCPDSACKOldSent, TCPOFOQueue, TCPRcvQDrop, TCPSYNChallenge, TcpAttemptFails,
+                                 TcpEstabResets, TCPPureAcks)
+from ustack_ext.net.net cimport net_confirm
+from ustack_ext.net.state cimport RxPkt
+from ustack_ext.tcp.ackpolicy cimport ack_data, challenge_ack, out_of_window_ack
+from ustack_ext.tcp.conn cimport conn_find, listener_find, tcb_dirty, tcb_done, tcb_raise
+from ustack_ext.tcp.establish cimport establish, take_syn_options
+from ustack_ext.tcp.listen cimport listen_input, synreq_input
+from ustack_ext.tcp.options cimport OPT_TS, Options
+from ustack_ext.tcp.output cimport send_ack, send_rst, send_syn, sndbuf_limit, ts_now, window_limit
+from ustack_ext.tcp.reassembly cimport ofo_collect, ofo_insert, rcvq_append
+from ustack_ext.tcp.recovery cimport recovery_ack
+from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
+from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
+from ustack_ext.tcp.tcb cimport (TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
+                                 TCP_SYN_SENT, TF_ACK_NOW, TF_CONNECTED, TF_DEAD, TF_DSACK_PENDING, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN,
+                                 TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, tcb_rcv_wnd)
+from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
+from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_RST, TH_SYN
+
+cdef enum:
+    NS = 1000000000
+    PAWS_IDLE_S = 24 * 24 * 3600       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
+    OFO_TRUESIZE_FACTOR = 2
+
+
+cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
+    cdef SegIn s
+    cdef Conn *who
+    cdef Tcb *c
+    cdef Listener *l
+    cdef uint32_t iss = 0
+    if not segment_parse(t, rx, &s):
+        return
+    who = conn_find(t, &s.who.laddr, s.who.lport, &s.who.raddr, s.who.rport)
+    if who != NULL:
+        if who.entry.kind == ENTRY_TIMEWAIT:
+            if not timewait_input(t, <TimeWait *>who, &s, &iss):
+                return
+        else:
+            c = synreq_input(t, <SynReq *>who, &s) if who.entry.kind == ENTRY_SYNREQ else <Tcb *>who
+            if c != NULL:
+                segment_arrives(t, c, &s)
+            return
+    l = listener_find(t, &s.who.laddr, s.who.lport)
+    if l != NULL:
+        listen_input(t, l, &s, iss)
+        return
+    count(t.core, DropTcpNoSocket)
+    reply_reset(t, &s)
+
+
+cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    tcb_dirty(t, c)                    # from here the Tcb outlives this function, whatever becomes of the connection
+    if c.state == TCP_SYN_SENT:
+        in_syn_sent(t, c, s)
+        return
+    if not timestamp_ok(t, c, s) or not sequence_ok(t, c, s):
+        return
+    if s.h.flags & TH_RST:
+        take_reset(t, c, s)
+        return
+    if s.h.flags & TH_SYN:                                   # RFC 5961 §4: whatever its sequence number
+        count(t.core, TCPSYNChallenge)
+        challenge_ack(t, c)
+        return
+    if not s.h.flags & TH_ACK:
+        count(t.core, DropTcpNoAck)
+        return
+    if not take_ack(t, c, s):
+        return
+    note_timestamp(t, c, s)
+    if s.n > 0:
+        take_data(t, c, s)
+    if c.flags & TF_DEAD:
+        return
+    if s.h.flags & TH_FIN:
+        note_fin(c, s)
+    if c.flags & TF_FIN_OOO and c.fin_seq == c.rcv_nxt:
+        take_fin(t, c)
+    c.last_recv = t.core.now
+
+
+# ---- SYN-SENT (§3.10.7.3) ----
+
+cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    cdef bint acked = (s.h.flags & TH_ACK) != 0
+    if acked and (seq_leq(s.h.ack, c.iss) or seq_gt(s.h.ack, c.snd_nxt)):
+        count(t.core, DropTcpBadAck)
+        reply_reset(t, s)
+        return
+    if acked and s.o.have & OPT_TS and s.o.tsecr and <int32_t>(s.o.tsecr - ts_now(t, c.ts_offset)) > 0:
+        count(t.core, PAWSActive)                            # echoes a time that has not been yet
+        reply_reset(t, s)
+        return
+    if s.h.flags & TH_RST:
+        count(t.core, DropTcpRst)
+        if acked:
+            count(t.core, TcpAttemptFails)
+            tcb_done(t, c, ECONNREFUSED)
+        return
+    if not s.h.flags & TH_SYN:
+        count(t.core, DropTcpNoAck)
+        return
+    c.irs = s.h.seq
+    c.rcv_nxt = s.h.seq + 1
+    c.last_ack_sent = c.rcv_nxt
+    c.rcv_adv = c.rcv_nxt + min(window_limit(t, c), <uint32_t>65535)
+    take_syn_options(t, c, &s.o, (TF_TS_OK if t.knobs.timestamps else 0) | (TF_SACK_OK if t.knobs.sack else 0) | (TF_WS_OK if t.knobs.window_scaling else 0))
+    c.snd_wnd = s.h.wnd                                      # RFC 7323 §2.2: not scaled in a SYN
+    c.max_snd_wnd = c.snd_wnd
+    c.snd_wl1 = s.h.seq
+    c.snd_wl2 = s.h.ack
+    if not acked:                                            # simultaneous open (MUST-10)
+        c.state = TCP_SYN_RECV
+        send_syn(t, c)
+        return
+    recovery_ack(t, c, s.h.ack, &s.o, False)
+    establish(t, c)
+    c.flags |= TF_ACK_NOW
+    segment_trim(s, c.rcv_nxt)
+    if s.n > 0:
+        take_data(t, c, s)
+    if s.h.flags & TH_FIN and not c.flags & TF_DEAD:
+        note_fin(c, s)
+        if c.flags & TF_FIN_OOO and c.fin_seq == c.rcv_nxt:
+            take_fin(t, c)
+
+
+# ---- first: the sequence number, and PAWS before it (RFC 7323 §5.3) ----
+
+cdef bint timestamp_ok(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    if not c.flags & TF_TS_OK or s.h.flags & TH_RST:
+        return True
+    if not s.o.have & OPT_TS:                                # RFC 7323 §3.2: SHOULD be dropped
+        count(t.core, DropTcpPaws)
+        return False
+    if <int32_t>(s.o.tsval - c.ts_recent) >= 0 or <uint32_t>(t.core.now // NS) - c.ts_recent_s > PAWS_IDLE_S:
+        return True
+    count(t.core, PAWSEstab)
+    count(t.core, DropTcpPaws)
+    out_of_window_ack(t, c, s.n > 0)
+    return False
+
+
+cdef bint sequence_ok(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    """§3.4's table of four cases; then what is left of the window is cut off."""
+    cdef uint32_t wnd = tcb_rcv_wnd(c), over
+    if c.state == TCP_SYN_RECV and s.h.flags & TH_SYN and s.h.flags & TH_ACK and s.h.seq == c.irs:
+        segment_trim(s, c.rcv_nxt)                           # the other half of a simultaneous open
+        return True
+    if seq_lt(s.h.seq, c.rcv_nxt) and seq_gt(s.h.seq + s.len, c.rcv_nxt) and not s.h.flags & TH_SYN:
+        if s.n > 0:
+            note_old(t, c, s.h.seq, c.rcv_nxt)
+        segment_trim(s, c.rcv_nxt)
+    if s.len == 0 or wnd == 0:
+        if s.h.seq == c.rcv_nxt or (wnd > 0 and seq_gt(s.h.seq, c.rcv_nxt) and seq_lt(s.h.seq, c.rcv_nxt + wnd)):
+            if s.len == 0 or s.h.flags & TH_RST:
+                return True
+            s.n = 0                                          # zero window: ACK, RST and URG are still taken (MUST-66), the data is not
+            s.h.flags &= <unsigned char>~TH_FIN
+            s.len = 0
+            c.flags |= TF_ACK_NOW
+            return True
+    elif seq_geq(s.h.seq, c.rcv_nxt) and seq_lt(s.h.seq, c.rcv_nxt + wnd):
+        over = s.h.seq + s.n - (c.rcv_nxt + wnd)
+        if <int32_t>over > 0:
+            s.n -= over
+            s.h.flags &= <unsigned char>~TH_FIN
+        return True
+    return unacceptable(t, c, s)
+
+
+cdef bint unacceptable(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    count(t.core, DropTcpOutOfWindow)
+    if s.h.flags & TH_RST:
+        return False
+    if s.h.flags & TH_SYN:                                   # RFC 5961 §4.2
+        challenge_ack(t, c)
+        return False
+    if s.n > 0 and seq_leq(s.h.seq + s.n, c.rcv_nxt):
+        note_old(t, c, s.h.seq, s.h.seq + s.n)
+    if s.h.flags & TH_ACK and s.n == 0 and s.h.seq == c.rcv_nxt - 1 and seq_leq(c.snd_una, s.h.ack) and seq_leq(s.h.ack, c.snd_nxt):
+        send_ack(t, c)                                       # a keep-alive or window probe: always answered
+        return False
+    out_of_window_ack(t, c, s.len > 0)
+    return False
+
+
+cdef void note_old(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
+    """RFC 2883 §4.1: a duplicate is reported once."""
+    c.flags |= TF_ACK_NOW
+    if c.flags & TF_SACK_OK and t.knobs.dsack:
+        c.flags |= TF_DSACK_PENDING
+        c.dup_seq = seq
+        c.dup_end = end
+        count(t.core, TCPDSACKOldSent)
+
+
+# ---- second: RST (RFC 5961 §3) ----
+
+cdef void take_reset(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    if s.h.seq != c.rcv_nxt:
+        count(t.core, DropTcpRst)
+        challenge_ack(t, c)
+        return
+    if c.state == TCP_SYN_RECV:
+        count(t.core, TcpAttemptFails)
+        tcb_done(t, c, ECONNREFUSED)
+    elif c.state == TCP_CLOSING or c.state == TCP_LAST_ACK:
+        tcb_done(t, c, 0)
+    else:
+        count(t.core, TcpEstabResets)
+        tcb_done(t, c, EPIPE if c.state == TCP_CLOSE_WAIT else ECONNRESET)
+
+
+# ---- fifth: the ACK field ----
+
+cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    """False: the segment goes no further."""
+    cdef bint duplicate, advanced
+    if c.state == TCP_SYN_RECV:
+        if seq_leq(s.h.ack, c.snd_una) or seq_gt(s.h.ack, c.snd_nxt):
+            count(t.core, DropTcpBadAck)
+            reply_reset(t, s)
+            return False
+        c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
+        c.snd_wl1 = s.h.seq
+        c.snd_wl2 = s.h.ack
+        recovery_ack(t, c, s.h.ack, &s.o, False)
+        establish(t, c)
+        return True
+    if seq_gt(s.h.ack, c.snd_nxt) or seq_lt(s.h.ack, c.snd_una - c.max_snd_wnd):          # RFC 5961 §5.2
+        count(t.core, DropTcpBadAck)
+        challenge_ack(t, c)
+        return False
+    if seq_lt(s.h.ack, c.snd_una):
+        count(t.core, DropTcpOldAck)
+        return True
+    advanced = seq_gt(s.h.ack, c.snd_una)
+    duplicate = (not advanced and s.len == 0 and c.seg_head != NULL and (<uint32_t>s.h.wnd << c.snd_wscale) == c.snd_wnd)    # RFC 5681 §2
+    if s.len == 0:
+        count(t.core, TCPPureAcks)
+    update_window(c, s)
+    c.probes = 0
+    if advanced or c.seg_head != NULL:
+        recovery_ack(t, c, s.h.ack, &s.o, duplicate)
+    if advanced:
+        net_confirm(t.net, &c.dst)
+        c.soft_error = 0
+        if 3 * c.sndq_bytes <= 2 * sndbuf_limit(t, c):
+            tcb_raise(t, c, EV_WRITABLE)
+        if c.flags & TF_FIN_SENT and c.snd_una == c.snd_nxt:
+            return fin_acked(t, c)
+    return True
+
+
+cdef void update_window(Tcb *c, SegIn *s) noexcept nogil:
+    if seq_lt(c.snd_wl1, s.h.seq) or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack)):
+        c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
+        c.snd_wl1 = s.h.seq
+        c.snd_wl2 = s.h.ack
+        c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
+
+
+cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
+    if c.state == TCP_FIN_WAIT1:
+        c.state = TCP_FIN_WAIT2
+        if c.flags & TF_ORPHAN:                              # nobody will read what comes: don't wait for ever
+            c.idle_at = t.core.now + <uint64_t>t.knobs.fin_timeout * NS
+        return True
+    if c.state == TCP_CLOSING:
+        timewait_from(t, c)
+        return False
+    if c.state == TCP_LAST_ACK:
+        tcb_done(t, c, 0)
+        return False
+    return True
+
+
+cdef void note_timestamp(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    """RFC 7323 §4.3: TS.Recent follows segments that touch the left edge of what was last acknowledged."""
+    if c.flags & TF_TS_OK and s.o.have & OPT_TS and seq_leq(s.h.seq, c.last_ack_sent) and <int32_t>(s.o.tsval - c.ts_recent) >= 0:
+        c.ts_recent = s.o.tsval
+        c.ts_recent_s = <uint32_t>(t.core.now // NS)
+
+
+# ---- seventh: the data ----
+
+cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    if c.state != TCP_ESTABLISHED and c.state != TCP_FIN_WAIT1 and c.state != TCP_FIN_WAIT2:
+        count(t.core, DropTcpClosedData)                     # data after their FIN
+        return
+    if c.flags & TF_ORPHAN:                                  # SHLD-3: nobody will read it, and the peer must know
+        count(t.core, TCPAbortOnData)
+        send_rst(t, c)
+        tcb_done(t, c, 0)
+        return
+    if s.h.seq == c.rcv_nxt:
+        in_order(t, c, s)
+    else:
+        count(t.core, TCPOFOQueue)
+        if not ofo_insert(t, c, s.rx.buf, s.data, s.h.seq, s.n, OFO_TRUESIZE_FACTOR * window_limit(t, c) + 65536):
+            s.h.flags &= <unsigned char>~TH_FIN
+        send_ack(t, c)                                       # at once, each: the sender counts them (RFC 5681 §4.2)
+
+
+cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    cdef bint gap = c.reasm != NULL
+    if not rcvq_append(t, c, s.rx.buf, s.data, s.n):
+        count(t.core, TCPRcvQDrop)
+        s.h.flags &= <unsigned char>~TH_FIN
+        return
+    c.rcv_nxt += s.n
+    if gap:
+        ofo_collect(t, c)
+        c.flags |= TF_ACK_NOW
+    ack_data(t, c, s.n)
+    tcb_raise(t, c, EV_READABLE)
+
+
+# ---- eighth: FIN ----
+
+cdef void note_fin(Tcb *c, SegIn *s) noexcept nogil:
+    if c.flags & TF_FIN_RCVD:
+        c.flags |= TF_ACK_NOW
+        return
+    c.fin_seq = s.h.seq + s.n
+    c.flags |= TF_FIN_OOO
+
+
+cdef void take_fin(Tcp *t, Tcb *c) noexcept nogil:
+    c.flags = (c.flags & ~<uint32_t>TF_FIN_OOO) | TF_FIN_RCVD | TF_ACK_NOW
+    c.rcv_nxt += 1
+    if seq_lt(c.rcv_adv, c.rcv_nxt):
+        c.rcv_adv = c.rcv_nxt
+    if c.state == TCP_ESTABLISHED:
+        c.state = TCP_CLOSE_WAIT
+    elif c.state == TCP_FIN_WAIT1:
+        c.state = TCP_CLOSING
+    elif c.state == TCP_FIN_WAIT2:
+        send_ack(t, c)
+        timewait_from(t, c)
+        return
+    tcb_raise(t, c, EV_READABLE | (EV_HANGUP if c.flags & TF_FIN_SENT else 0))

@@ -1,0 +1,435 @@
+"""What may be sent now, and the segment that says it.
+
+RFC 9293 §3.8 (data, windows, MSS, PSH), RFC 5681 (cwnd), silly-window avoidance on both sides and Nagle (RFC 9293 §3.8.6.2, §3.7.4),
+RFC 7323 (timestamps, window scale). Loss detection is recovery's; this only asks it what to send next.
+"""
+from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
+from ustack_ext.net.mib cimport TCPFromZeroWindowAdv, TCPToZeroWindowAdv, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPFastRetrans, TCPSlowStartRetrans
+from ustack_ext.net.net cimport net_output, net_resolve, net_room
+from ustack_ext.net.state cimport Dst, TxPkt, tx_init, tx_push
+from ustack_ext.tcp.conn cimport tcb_set_timer
+from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, Options, options_emit, options_emit_syn
+from ustack_ext.tcp.reassembly cimport ofo_report
+from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
+from ustack_ext.tcp.rtt cimport rtt_rto_ns
+from ustack_ext.tcp.sendqueue cimport seg_append, sendq_advance, sendq_gather, sendq_unsent
+from ustack_ext.tcp.seq cimport seq_gt, seq_lt
+from ustack_ext.tcp.tcb cimport (CA_LOSS, CA_OPEN, SEG_EVER_RETRANS, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
+                                 TCP_MAX_WSCALE, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TCP_SYN_RECV, TCP_SYN_SENT,
+                                 TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_DSACK_PENDING, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE,
+                                 TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE, TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp)
+from ustack_ext.wire.addr cimport Addr, addr_is_v4
+from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
+from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit
+
+cdef enum:
+    IP4_TCP_HEADERS = 40
+    IP6_TCP_HEADERS = 60
+    TS_OPTION_LEN = 12
+    WINDOW_MAX = 0xFFFF
+
+
+cdef uint32_t ts_now(Tcp *t, uint32_t offset) noexcept nogil:
+    return <uint32_t>(t.core.now // 1000000) + offset
+
+
+# ---- windows and sizes ----
+
+cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
+    return c.conf.rcvbuf // 2 if c.conf.rcvbuf else c.rcv_ssthresh
+
+
+cdef uint32_t sndbuf_limit(Tcp *t, Tcb *c) noexcept nogil:
+    """Autotuned to two windows, as Linux does, unless SO_SNDBUF fixed it."""
+    if c.conf.sndbuf:
+        return c.conf.sndbuf
+    return min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max)
+
+
+cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil:
+    cdef uint32_t space = rcvbuf if rcvbuf else t.knobs.rmem_max
+    cdef uint8_t shift = 0
+    if not t.knobs.window_scaling:
+        return 0
+    while shift < TCP_MAX_WSCALE and space >> shift > WINDOW_MAX:
+        shift += 1
+    return shift
+
+
+cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
+    """RFC 9293 §3.8.6.2.2: the right edge moves by a useful step or not at all, and never to the left."""
+    cdef int32_t current = <int32_t>(c.rcv_adv - c.rcv_nxt)
+    cdef uint32_t limit = window_limit(t, c), free, now_open = <uint32_t>current if current > 0 else 0
+    cdef uint32_t unit = <uint32_t>1 << c.rcv_wscale
+    free = limit - c.rcvq_bytes if limit > c.rcvq_bytes else 0
+    if free < now_open + min(<uint32_t>c.rcv_mss, limit // 2):
+        free = now_open
+    elif t.core.pool.used > t.core.pool.budget - t.core.pool.budget // 8:
+        free = now_open                                      # memory is short: what was promised is kept, nothing is added
+    if c.rcv_wscale and free > now_open:
+        free &= ~(unit - 1)
+    free = (max(free, now_open) + unit - 1) >> c.rcv_wscale
+    return min(free, <uint32_t>WINDOW_MAX) << c.rcv_wscale
+
+
+cdef uint16_t mss_for_mtu(const Addr *peer, uint32_t mtu) noexcept nogil:
+    cdef uint32_t headers = IP4_TCP_HEADERS if addr_is_v4(peer) else IP6_TCP_HEADERS
+    return <uint16_t>min(mtu - headers if mtu > headers + 1 else 1, <uint32_t>WINDOW_MAX)
+
+
+cdef uint16_t advertised_mss(Tcp *t, Tcb *c) noexcept nogil:
+    """MUST-67: MMS_R - 20, not reduced for options; from the interface's MTU."""
+    cdef uint16_t mss = TCP_MSS_DEFAULT_V4
+    if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
+        mss = mss_for_mtu(&c.raddr, c.dst.mtu)
+    if c.conf.maxseg:
+        mss = min(mss, c.conf.maxseg)
+    return mss
+
+
+cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
+    """MUST-16: Eff.snd.MSS = min(peer's MSS, what the route carries) less our options; floor tcp_min_snd_mss."""
+    cdef uint32_t mss = c.peer_mss
+    if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
+        mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, c.dst.mtu))
+    if c.conf.maxseg:
+        mss = min(mss, <uint32_t>c.conf.maxseg)
+    mss = max(mss, t.knobs.min_snd_mss + (TS_OPTION_LEN if c.flags & TF_TS_OK else 0))
+    if c.flags & TF_TS_OK:
+        mss -= TS_OPTION_LEN
+    c.mss = <uint16_t>mss
+
+
+# ---- one segment ----
+
+cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, const uint8_t *options, uint8_t tos, uint8_t ttl) noexcept nogil:
+    """Header, checksum, and out. What the device refuses is a loss like any other."""
+    cdef uint8_t *p = tx_push(pkt, h.hlen)
+    cdef uint32_t i, at
+    cdef uint64_t sum = csum_pseudo(src, dst, IPPROTO_TCP_, h.hlen + pkt.payload_len), part
+    tcp_emit(p, h)
+    for i in range(h.hlen - TCP_HLEN):
+        p[TCP_HLEN + i] = options[i]
+    if d.iface != NULL and d.iface.offloads & OFF_CSUM_WANTED:
+        pkt.off.flags |= OFF_CSUM_WANTED
+        pkt.off.csum_start = 0
+        pkt.off.csum_offset = 16
+        csum_store(p + 16, <uint16_t>csum_fold32(sum))
+    else:
+        sum = csum_partial(p, h.hlen, sum)
+        at = 0
+        for i in range(1, pkt.niov):
+            part = csum_partial(<const uint8_t *>pkt.iov[i].base, pkt.iov[i].len, 0)
+            sum += csum_swap(part) if at & 1 else csum_fold32(part)
+            at += <uint32_t>pkt.iov[i].len
+        csum_store(p + 16, csum_fold(sum))
+    count(t.core, TcpOutSegs)
+    net_output(t.net, d, src, dst, IPPROTO_TCP_, ttl, tos, True, pkt)
+
+
+cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexcept nogil:
+    """Sends the payload gathered in *pkt as a segment of a synchronized connection; every one carries the ACK and the window."""
+    cdef TcpHdr h
+    cdef Options o
+    cdef uint8_t options[OPTIONS_MAX]
+    cdef uint32_t wnd = window_to_offer(t, c), room
+    if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
+        return
+    o.have = 0
+    if c.flags & TF_TS_OK:
+        o.have |= OPT_TS
+        o.tsval = ts_now(t, c.ts_offset)
+        o.tsecr = c.ts_recent
+    if c.flags & TF_SACK_OK and (c.reasm != NULL or c.flags & TF_DSACK_PENDING):
+        room = 3 if c.flags & TF_TS_OK else 4
+        if pkt.payload_len + (TS_OPTION_LEN if c.flags & TF_TS_OK else 0) + 12 > c.mss:
+            room = 0                                         # a full segment has no room for blocks
+        ofo_report(c, &o, room)
+    h.sport = c.lport
+    h.dport = c.rport
+    h.seq = seq
+    h.ack = c.rcv_nxt
+    h.wnd = <uint16_t>(wnd >> c.rcv_wscale)
+    h.urg = 0
+    h.flags = flags
+    h.hlen = <uint8_t>(TCP_HLEN + options_emit(options, &o))
+    note_window(t, c, wnd)
+    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, options, c.conf.tos, c.conf.ttl)
+    c.last_ack_sent = c.rcv_nxt
+    c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
+    c.delack_at = UINT64_MAX
+
+
+cdef void note_window(Tcp *t, Tcb *c, uint32_t wnd) noexcept nogil:
+    if wnd == 0 and c.rcv_adv != c.rcv_nxt:
+        count(t.core, TCPToZeroWindowAdv)
+    elif wnd > 0 and c.rcv_adv == c.rcv_nxt:
+        count(t.core, TCPFromZeroWindowAdv)
+    c.rcv_adv = c.rcv_nxt + wnd
+
+
+cdef void send_ack(Tcp *t, Tcb *c) noexcept nogil:
+    cdef TxPkt pkt
+    tx_init(&pkt)
+    segment(t, c, &pkt, c.snd_nxt, TH_ACK)
+
+
+cdef void send_probe(Tcp *t, Tcb *c) noexcept nogil:
+    cdef TxPkt pkt
+    tx_init(&pkt)
+    segment(t, c, &pkt, c.snd_una - 1, TH_ACK)
+
+
+cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil:
+    cdef TxPkt pkt
+    tx_init(&pkt)
+    count(t.core, TcpOutRsts)
+    segment(t, c, &pkt, c.snd_nxt, TH_RST | TH_ACK)
+
+
+cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts, uint32_t tsval, uint32_t tsecr,
+                    uint8_t tos) noexcept nogil:
+    cdef TxPkt pkt
+    cdef TcpHdr h
+    cdef Options o
+    cdef Dst d
+    cdef uint8_t options[OPTIONS_MAX]
+    d.iface = NULL
+    d.neigh = NULL
+    d.generation = 0
+    if net_resolve(t.net, &d, &from_to.laddr, &from_to.raddr) != 0:
+        return
+    tx_init(&pkt)
+    o.have = OPT_TS if with_ts else 0
+    o.tsval = tsval
+    o.tsecr = tsecr
+    h.sport = from_to.lport
+    h.dport = from_to.rport
+    h.seq = seq
+    h.ack = ack
+    h.wnd = <uint16_t>wnd
+    h.urg = 0
+    h.flags = flags
+    h.hlen = <uint8_t>(TCP_HLEN + options_emit(options, &o))
+    if flags & TH_RST:
+        count(t.core, TcpOutRsts)
+    finish(t, &d, &from_to.laddr, &from_to.raddr, &pkt, &h, options, tos, 0)
+
+
+# ---- SYN and SYN-ACK ----
+
+cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, Options *o, uint8_t tos, uint8_t ttl) noexcept nogil:
+    cdef TxPkt pkt
+    cdef TcpHdr h
+    cdef uint8_t options[OPTIONS_MAX]
+    tx_init(&pkt)
+    h.sport = who.lport
+    h.dport = who.rport
+    h.seq = seq
+    h.ack = ack
+    h.wnd = <uint16_t>min(wnd, <uint32_t>WINDOW_MAX)         # RFC 7323 §2.2: never scaled in a SYN
+    h.urg = 0
+    h.flags = flags
+    h.hlen = <uint8_t>(TCP_HLEN + options_emit_syn(options, o))
+    finish(t, d, &who.laddr, &who.raddr, &pkt, &h, options, tos, ttl)
+
+
+cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Options o
+    cdef Seg *s = c.seg_head
+    cdef uint32_t wnd = min(window_limit(t, c), <uint32_t>WINDOW_MAX)
+    cdef bint reply = c.state == TCP_SYN_RECV
+    if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
+        return False
+    if s == NULL:
+        s = seg_append(t, c, c.iss, c.iss + 1, SEG_SYN)
+        if s == NULL:
+            return False
+        c.snd_nxt = c.iss + 1
+        recovery_sent(t, c, s)
+    else:
+        recovery_resent(t, c, s)
+        count(t.core, TcpRetransSegs)
+    o.have = OPT_MSS
+    o.mss = advertised_mss(t, c)
+    if (c.flags & TF_TS_OK) if reply else t.knobs.timestamps:
+        o.have |= OPT_TS
+        o.tsval = ts_now(t, c.ts_offset)
+        o.tsecr = c.ts_recent
+    if (c.flags & TF_SACK_OK) if reply else t.knobs.sack:
+        o.have |= OPT_SACK_OK
+    if (c.flags & TF_WS_OK) if reply else t.knobs.window_scaling:
+        o.have |= OPT_WSCALE
+        o.wscale = wscale_for(t, c.conf.rcvbuf)
+    c.rcv_adv = c.rcv_nxt + wnd
+    syn_segment(t, &c.dst, <Conn *>c, c.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN, &o, c.conf.tos, c.conf.ttl)
+    c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
+    return True
+
+
+cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
+    cdef Options o
+    cdef Dst d
+    d.iface = NULL
+    d.neigh = NULL
+    d.generation = 0
+    if net_resolve(t.net, &d, &r.laddr, &r.raddr) != 0:
+        return
+    o.have = OPT_MSS
+    o.mss = mss_for_mtu(&r.raddr, d.mtu)
+    if r.listener.conf.maxseg:
+        o.mss = min(o.mss, r.listener.conf.maxseg)
+    if r.opts & TF_TS_OK:
+        o.have |= OPT_TS
+        o.tsval = ts_now(t, r.ts_offset)
+        o.tsecr = r.ts_recent
+    if r.opts & TF_SACK_OK:
+        o.have |= OPT_SACK_OK
+    if r.opts & TF_WS_OK:
+        o.have |= OPT_WSCALE
+        o.wscale = wscale_for(t, r.listener.conf.rcvbuf)
+    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK, &o, r.listener.conf.tos, r.listener.conf.ttl)
+
+
+# ---- data ----
+
+cdef bint resend(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
+    """Sends a record's bytes again, from the same blocks, cut to the MSS in force."""
+    cdef TxPkt pkt
+    cdef uint32_t n = s.end - s.seq - (1 if s.flags & SEG_FIN else 0)
+    if s.flags & SEG_SYN:
+        return send_syn(t, c)
+    tx_init(&pkt)
+    if not sendq_gather(s.block, s.block_off, n, &pkt):
+        return False
+    recovery_resent(t, c, s)
+    count(t.core, TcpRetransSegs)
+    count(t.core, TCPSlowStartRetrans if c.ca_state == CA_LOSS else TCPFastRetrans)
+    segment(t, c, &pkt, s.seq, TH_ACK | (TH_FIN if s.flags & SEG_FIN else 0) | (TH_PSH if s.next == NULL and n else 0))
+    return True
+
+
+cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept nogil:
+    cdef TxPkt pkt
+    cdef uint32_t seq = c.snd_nxt
+    cdef Seg *s = seg_append(t, c, seq, seq + n + (1 if fin else 0), SEG_FIN if fin else 0)
+    if s == NULL:
+        return False
+    tx_init(&pkt)
+    sendq_gather(s.block, s.block_off, n, &pkt)              # an MSS is never in more than TX_IOV_MAX pieces: blocks are whole but for the last
+    sendq_advance(&c.nxt_block, &c.nxt_off, n)
+    c.snd_nxt = s.end
+    if fin:
+        c.flags |= TF_FIN_SENT
+    if n < c.mss:
+        c.snd_sml = c.snd_nxt
+    recovery_sent(t, c, s)
+    c.last_send = t.core.now
+    if t.core.now - c.last_recv < <uint64_t>c.ato * 1000:
+        c.quick = 0                                          # an interactive exchange: ACKs ride on the answers from here on
+    segment(t, c, &pkt, seq, TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0))
+    return True
+
+
+cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil:
+    cdef uint32_t unsent = sendq_unsent(c), n = min(min(unsent, <uint32_t>c.mss), limit)
+    if n == 0:
+        return False
+    return transmit_new(t, c, n, False, n == unsent)
+
+
+cdef inline bint may_carry_data(const Tcb *c) noexcept nogil:
+    return (c.state == TCP_ESTABLISHED or c.state == TCP_CLOSE_WAIT or c.state == TCP_FIN_WAIT1 or c.state == TCP_LAST_ACK or c.state == TCP_CLOSING)
+
+
+cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
+    """RFC 9293 §3.7.4 in Minshall's form, as Linux: a small segment waits while another small one is unacknowledged. A FIN is never held."""
+    if n >= c.mss or (last and c.flags & TF_FIN_QUEUED):
+        return False
+    if c.flags & TF_MORE:                                    # for one persist time-out at most
+        return True
+    if c.conf.nodelay:
+        return False
+    return seq_gt(c.snd_sml, c.snd_una) and not seq_gt(c.snd_sml, c.snd_nxt)
+
+
+cdef void restart_after_idle(Tcp *t, Tcb *c) noexcept nogil:
+    """RFC 5681 §4.1: what was learnt of the path is old."""
+    if t.knobs.slow_start_after_idle and c.ca_state == CA_OPEN and c.last_send and t.core.now - c.last_send > rtt_rto_ns(t, c):
+        c.cwnd = min(c.cwnd, t.knobs.init_cwnd * c.mss)
+
+
+cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
+    cdef uint32_t unsent = sendq_unsent(c), n, pipe
+    cdef int32_t usable
+    cdef bint last
+    if c.flight == 0 and c.snd_una == c.snd_nxt and unsent:
+        restart_after_idle(t, c)
+    while unsent > 0:
+        pipe = recovery_pipe(c)
+        n = min(unsent, <uint32_t>c.mss)
+        if pipe > 0 and pipe + n > c.cwnd:
+            c.flags |= TF_CWND_LIMITED
+            return
+        usable = <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt)
+        if usable <= 0:
+            return
+        if n > <uint32_t>usable:
+            # SWS avoidance on the sending side: a piece is sent only if it is worth it; else the persist timer sees to it.
+            n = <uint32_t>usable
+            if n < c.mss and n < c.max_snd_wnd // 2:
+                return
+        last = n == unsent
+        if nagle_holds(c, n, last):
+            return
+        if not transmit_new(t, c, n, last and c.flags & TF_FIN_QUEUED and c.snd_una + c.snd_wnd - c.snd_nxt > n, last):
+            return
+        unsent -= n
+    if recovery_pipe(c) < c.cwnd // 2:                       # the application is the limit, not the window: no credit for growth
+        c.flags &= ~<uint32_t>TF_CWND_LIMITED
+
+
+cdef void send_fin(Tcp *t, Tcb *c) noexcept nogil:
+    if c.flags & TF_FIN_QUEUED and not c.flags & TF_FIN_SENT and sendq_unsent(c) == 0 and <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt) > 0:
+        transmit_new(t, c, 0, True, False)
+
+
+cdef void persist(Tcp *t, Tcb *c) noexcept nogil:
+    """Something waits, nothing is in flight that would bring an ACK: the window must be probed (RFC 9293 §3.8.6.1)."""
+    if c.seg_head == NULL and (sendq_unsent(c) > 0 or (c.flags & TF_FIN_QUEUED and not c.flags & TF_FIN_SENT)):
+        if c.timer_what != TIMER_PERSIST:
+            c.timer_what = TIMER_PERSIST
+            c.backoff = 0
+            c.probes = 0
+            c.rto_at = t.core.now + rtt_rto_ns(t, c)
+    elif c.timer_what == TIMER_PERSIST:
+        c.timer_what = TIMER_NONE
+        c.rto_at = UINT64_MAX
+        c.backoff = 0
+        c.probes = 0
+
+
+cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Seg *s
+    cdef uint32_t pipe
+    if c.flags & TF_DEAD:
+        return
+    if may_carry_data(c):
+        while c.lost > 0:
+            s = recovery_next_lost(c)
+            pipe = recovery_pipe(c)
+            if s == NULL or (pipe > 0 and pipe + (s.end - s.seq) > c.cwnd):
+                c.flags |= TF_CWND_LIMITED
+                break
+            if not resend(t, c, s):
+                break
+        if c.lost == 0:
+            send_data(t, c)
+            send_fin(t, c)
+        persist(t, c)
+    if c.flags & TF_ACK_NOW and c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV:
+        send_ack(t, c)
+    tcb_set_timer(t, c)

@@ -1,0 +1,452 @@
+"""Loss detection and recovery over the records of sent segments.
+
+In it: the scoreboard (RFC 2018), RACK-TLP (RFC 8985), proportional rate reduction (RFC 6937), NewReno for peers without SACK (RFC 6582),
+what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record is in one of four states, and c.flight, c.sacked and c.lost count their bytes:
+
+    in flight -> SACKED                    -> acknowledged
+              -> LOST -> LOST|RETRANS      -> SACKED or acknowledged, or LOST again
+"""
+from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.net.mib cimport (TCPDSACKRecv, TCPLossProbeRecovery, TCPLostRetransmit, TCPRenoRecovery, TCPSACKDiscard, TCPSackRecovery, TCPSackReneging)
+from ustack_ext.tcp.congestion.cc cimport cc_default
+from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
+from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
+from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
+from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
+from ustack_ext.tcp.tcb cimport (CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN,
+                                 TCP_REORDERING, TF_CWND_LIMITED, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK,
+                                 TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp)
+
+cdef enum:
+    TLP_SLACK_US = 2000            # on top of 2 SRTT
+    TLP_NO_RTT_US = 1000000
+    REO_WND_MIN_US = 1000
+
+cdef struct Delivery:              # what one ACK told us
+    uint32_t bytes                 # newly acknowledged or SACKed
+    uint64_t rtt_xmit              # transmission time of the newest never-retransmitted segment cumulatively acknowledged; 0: none
+    bint dsack
+
+
+cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
+    """flight, less what duplicate ACKs of a peer without SACK stand for (c.sacked is an estimate then)."""
+    if c.flags & TF_SACK_OK:
+        return c.flight
+    return c.flight - min(c.flight, c.sacked)
+
+
+# ---- state changes of one record ----
+
+cdef inline uint32_t size_of(const Seg *s) noexcept nogil:
+    return s.end - s.seq
+
+
+cdef void uncount(Tcb *c, Seg *s) noexcept nogil:
+    """Takes the record out of the counter of its state."""
+    if s.flags & SEG_SACKED:
+        c.sacked -= size_of(s)
+    elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
+        c.lost -= size_of(s)
+    else:
+        c.flight -= size_of(s)
+
+
+cdef void mark_lost(Tcb *c, Seg *s) noexcept nogil:
+    if s.flags & SEG_SACKED or (s.flags & SEG_LOST and not s.flags & SEG_RETRANS):
+        return
+    uncount(c, s)
+    s.flags |= SEG_LOST
+    s.flags &= <unsigned char>~SEG_RETRANS
+    c.lost += size_of(s)
+    seg_untime(c, s)
+    if c.retrans_hint == NULL or seq_lt(s.seq, c.retrans_hint.seq):
+        c.retrans_hint = s
+
+
+cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
+    note_delivered(t, c, s, d)
+    if seq_lt(s.seq, c.high_sacked) and not s.flags & SEG_EVER_RETRANS:
+        c.flags |= TF_REO_SEEN                              # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
+    uncount(c, s)
+    s.flags |= SEG_SACKED
+    s.flags &= <unsigned char>~(SEG_LOST | SEG_RETRANS)
+    c.sacked += size_of(s)
+    seg_untime(c, s)
+
+
+cdef void note_delivered(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
+    """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived."""
+    cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
+    d.bytes += size_of(s)
+    if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:      # the ACK is for the original: says nothing of the retransmission
+        return
+    if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_gt(s.end, c.rack_end)):
+        c.rack_xmit = s.xmit_ns
+        c.rack_end = s.end
+        c.rack_rtt = <uint32_t>min(rtt, <uint64_t>0x7FFFFFFF)
+
+
+# ---- the cumulative acknowledgement ----
+
+cdef void ack_records(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil:
+    cdef Seg *s
+    cdef uint32_t data = ack - c.snd_una
+    while c.seg_head != NULL:
+        s = c.seg_head
+        if seq_gt(s.end, ack):
+            if seq_gt(ack, s.seq):                          # part of a record
+                trim_head(t, c, s, ack, d)
+            break
+        if s.flags & (SEG_SYN | SEG_FIN):
+            data -= 1
+        if not s.flags & SEG_SACKED:
+            if s.flags & SEG_EVER_RETRANS == 0:
+                d.rtt_xmit = s.xmit_ns
+                if seq_lt(s.seq, c.high_sacked) and c.flags & TF_SACK_OK:
+                    c.flags |= TF_REO_SEEN
+            note_delivered(t, c, s, d)
+        uncount(c, s)
+        seg_free_head(t, c)
+    c.snd_una = ack
+    sendq_drop(t, c, data)
+
+
+cdef void trim_head(Tcp *t, Tcb *c, Seg *s, uint32_t ack, Delivery *d) noexcept nogil:
+    cdef uint32_t n = ack - s.seq
+    uncount(c, s)
+    sendq_advance(&s.block, &s.block_off, n)
+    s.seq = ack
+    d.bytes += n
+    if s.flags & SEG_SACKED:
+        c.sacked += size_of(s)
+    elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
+        c.lost += size_of(s)
+    else:
+        c.flight += size_of(s)
+
+
+# ---- SACK blocks ----
+
+cdef bint sack_block(Tcp *t, Tcb *c, uint32_t left, uint32_t right, Delivery *d) noexcept nogil:
+    """Marks the records inside [left, right). False: nothing new in it."""
+    cdef Seg *s = c.sack_hint
+    cdef bint fresh = False
+    if s == NULL:
+        s = c.seg_head
+    while s != NULL and seq_gt(s.seq, left) and s.prev != NULL:
+        s = s.prev
+    while s != NULL and seq_leq(s.end, left):
+        s = s.next
+    if s != NULL and seq_lt(s.seq, left) and not s.flags & SEG_SACKED:
+        s = seg_split(t, c, s, left)
+    while s != NULL and seq_lt(s.seq, right):
+        if seq_gt(s.end, right) and (s.flags & SEG_SACKED or seg_split(t, c, s, right) == NULL):
+            break
+        if not s.flags & SEG_SACKED:
+            mark_sacked(t, c, s, d)
+            fresh = True
+        c.sack_hint = s
+        s = s.next
+    if seq_gt(right, c.high_sacked):
+        c.high_sacked = right
+    return fresh
+
+
+cdef void read_sacks(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d) noexcept nogil:
+    cdef uint32_t i, k, left, right
+    for i in range(o.nsack):
+        left = o.sack[2 * i]
+        right = o.sack[2 * i + 1]
+        if i == 0 and is_dsack(o, ack):                      # RFC 2883 §4
+            d.dsack = True
+            count(t.core, TCPDSACKRecv)
+            continue
+        if seq_geq(left, right) or seq_lt(left, ack) or seq_gt(right, c.snd_nxt):
+            count(t.core, TCPSACKDiscard)
+            continue
+        for k in range(4):                                   # the usual block is a known one, or one that grew to the right
+            if c.sack_cache[2 * k] == left and seq_leq(c.sack_cache[2 * k + 1], right) and seq_gt(c.sack_cache[2 * k + 1], left):
+                left = c.sack_cache[2 * k + 1]
+                break
+        if left != right:
+            sack_block(t, c, left, right, d)
+    for i in range(8):
+        c.sack_cache[i] = o.sack[i] if i < 2 * <uint32_t>o.nsack and seq_geq(o.sack[i & ~1], ack) else 0
+
+
+cdef bint is_dsack(const Options *o, uint32_t ack) noexcept nogil:
+    if seq_lt(o.sack[0], ack):
+        return seq_leq(o.sack[1], ack)
+    return o.nsack > 1 and seq_geq(o.sack[0], o.sack[2]) and seq_leq(o.sack[1], o.sack[3])
+
+
+cdef void forget_sacks(Tcb *c) noexcept nogil:
+    """The receiver dropped what it had SACKed (RFC 2018 §8)."""
+    cdef Seg *s = c.seg_head
+    cdef int i
+    while s != NULL:
+        if s.flags & SEG_SACKED:
+            s.flags = s.flags & <unsigned char>~SEG_SACKED
+            c.sacked -= size_of(s)
+            c.flight += size_of(s)
+        s = s.next
+    for i in range(8):
+        c.sack_cache[i] = 0
+    c.high_sacked = c.snd_una
+
+
+# ---- RACK ----
+
+cdef uint32_t reo_window(Tcb *c) noexcept nogil:
+    """RFC 8985 §6.2 step 4, us: no patience while no reordering was seen and there is other evidence of loss."""
+    if not c.flags & TF_REO_SEEN and (c.ca_state >= CA_RECOVERY or c.sacked >= TCP_REORDERING * <uint32_t>c.mss):
+        return 0
+    return min(max(c.min_rtt // 4, <uint32_t>REO_WND_MIN_US), max(c.srtt, <uint32_t>REO_WND_MIN_US))
+
+
+cdef uint64_t rack_detect(Tcp *t, Tcb *c) noexcept nogil:
+    """Marks what was sent long enough before something that arrived. Returns when to look again (ns), or UINT64_MAX."""
+    cdef uint64_t patience = (<uint64_t>c.rack_rtt + reo_window(c)) * 1000
+    cdef Seg *s = c.time_head
+    cdef Seg *nxt
+    while s != NULL:
+        if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_geq(s.end, c.rack_end)):
+            break
+        if s.xmit_ns + patience > t.core.now:
+            return s.xmit_ns + patience
+        nxt = s.tnext
+        if s.flags & SEG_RETRANS:
+            count(t.core, TCPLostRetransmit)
+        mark_lost(c, s)
+        s = nxt
+    return UINT64_MAX
+
+
+# ---- the congestion states ----
+
+cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
+    c.ca_state = CA_RECOVERY
+    c.recover = c.snd_nxt
+    c.recover_fs = max(c.snd_nxt - c.snd_una, <uint32_t>1)
+    c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una)
+    c.prr_delivered = 0
+    c.prr_out = 0
+    c.cc_acked = 0
+    count(t.core, TCPSackRecovery if c.flags & TF_SACK_OK else TCPRenoRecovery)
+
+
+cdef void leave_recovery(Tcb *c) noexcept nogil:
+    if c.ca_state == CA_RECOVERY:
+        c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
+    c.ca_state = CA_OPEN
+    c.dupacks = 0
+    if not c.flags & TF_SACK_OK:
+        c.sacked = 0
+
+
+cdef void prr(Tcb *c, uint32_t delivered, bint progress) noexcept nogil:
+    """RFC 6937 §3.1 (SSRB where the ACK made progress, CRB otherwise)."""
+    cdef uint32_t pipe = recovery_pipe(c), allowed, limit
+    cdef int32_t debt
+    c.prr_delivered += delivered
+    if pipe > c.ssthresh:
+        allowed = <uint32_t>((<uint64_t>c.prr_delivered * c.ssthresh + c.recover_fs - 1) // c.recover_fs)
+        allowed = allowed - c.prr_out if allowed > c.prr_out else 0
+    else:
+        debt = <int32_t>(c.prr_delivered - c.prr_out)
+        limit = max(delivered, <uint32_t>debt if debt > 0 else 0)
+        if progress:
+            limit += c.mss
+        allowed = min(c.ssthresh - pipe, limit)
+    if c.prr_out == 0:
+        allowed = max(allowed, <uint32_t>c.mss)              # the fast retransmit itself
+    c.cwnd = pipe + allowed
+
+
+cdef void reno_duplicate(Tcb *c) noexcept nogil:
+    """A duplicate ACK of a peer without SACK: one more segment has left the network (RFC 5681 §3.2)."""
+    c.sacked = min(c.sacked + c.mss, c.flight)
+    if c.dupacks >= TCP_REORDERING and c.ca_state < CA_RECOVERY and c.seg_head != NULL:
+        mark_lost(c, c.seg_head)
+
+
+cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
+    """RFC 8985 §7.4: did the probe repair a loss that nobody else saw?"""
+    if not c.flags & TF_TLP_OUT or seq_lt(ack, c.tlp_end):
+        return
+    if c.flags & TF_TLP_RETRANS and not dsack and seq_gt(ack, c.tlp_end) and c.ca_state < CA_RECOVERY:
+        count(t.core, TCPLossProbeRecovery)
+        c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una + c.mss)
+        c.cwnd = min(c.cwnd, c.ssthresh)
+    c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
+
+
+cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint advanced) noexcept nogil:
+    """Karn's rule, or a timestamp echo that can only be of what it acknowledges (RFC 7323 §4.3: only ACKs that advance SND.UNA)."""
+    cdef uint32_t ms
+    if not advanced:
+        return
+    if d.rtt_xmit:
+        rtt_sample(t, c, <uint32_t>min((t.core.now - d.rtt_xmit) // 1000, <uint64_t>0x7FFFFFFF))
+        c.backoff = 0
+    elif c.flags & TF_TS_OK and o.have & OPT_TS and o.tsecr != 0:
+        ms = <uint32_t>(t.core.now // 1000000) + c.ts_offset - o.tsecr
+        if ms < t.knobs.rto_max_ms:
+            rtt_sample(t, c, max(ms, <uint32_t>1) * 1000)
+            c.backoff = 0
+
+
+cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil:
+    cdef Delivery d
+    cdef uint32_t was_una = c.snd_una, lost_before = c.lost
+    cdef bint advanced = seq_gt(ack, c.snd_una)
+    cdef uint64_t again = UINT64_MAX
+    d.bytes = 0
+    d.rtt_xmit = 0
+    d.dsack = False
+    if c.flags & TF_SACK_OK and o.have & OPT_SACK:
+        read_sacks(t, c, ack, o, &d)
+    if advanced:
+        ack_records(t, c, ack, &d)
+        if not c.flags & TF_SACK_OK and c.sacked:            # NewReno: the ACK covers what duplicates were counted for
+            c.sacked -= min(c.sacked, ack - was_una)
+        if c.seg_head == NULL or seq_lt(c.high_sacked, ack):
+            c.high_sacked = ack
+        c.retries = 0
+        c.retrans_since = t.core.now if c.seg_head != NULL else 0
+    take_rtt(t, c, o, &d, advanced)
+    c.delivered += d.bytes
+    tlp_check(t, c, ack, d.dsack)
+    if advanced:
+        c.dupacks = 0
+    if duplicate and not c.flags & TF_SACK_OK:
+        c.dupacks += 1
+        reno_duplicate(c)
+    if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.recover) and (c.ca_state == CA_RECOVERY or advanced):
+        leave_recovery(c)
+    if c.flags & TF_SACK_OK:
+        if d.bytes > 0:
+            again = rack_detect(t, c)
+    elif advanced and c.ca_state == CA_RECOVERY and c.seg_head != NULL:
+        mark_lost(c, c.seg_head)                             # RFC 6582 §3.2 step 3: a partial acknowledgment
+    if c.ca_state < CA_RECOVERY:
+        if c.lost > 0:
+            enter_recovery(t, c)
+        else:
+            c.ca_state = CA_DISORDER if c.sacked > 0 else CA_OPEN
+    if c.ca_state == CA_RECOVERY:
+        prr(c, d.bytes if c.flags & TF_SACK_OK else max(d.bytes, <uint32_t>c.mss), advanced and c.lost <= lost_before)
+    elif d.bytes > 0 and c.flags & TF_CWND_LIMITED and (advanced or c.ca_state == CA_LOSS):
+        cc_default().on_ack(c, d.bytes)
+    if advanced or c.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off
+        recovery_arm(t, c)
+    if again != UINT64_MAX and again < c.rto_at:
+        c.rto_at = again
+        c.timer_what = TIMER_REO
+
+
+# ---- sending ----
+
+cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
+    cdef bint first = c.flight == 0 and c.lost == 0 and c.sacked == 0
+    c.flight += size_of(s)
+    if c.ca_state == CA_RECOVERY:
+        c.prr_out += size_of(s)
+    seg_sent_now(t, c, s)
+    if c.retrans_since == 0:
+        c.retrans_since = t.core.now
+    if first or c.timer_what == TIMER_NONE or c.timer_what == TIMER_TLP:
+        recovery_arm(t, c)
+
+
+cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
+    if s.flags & SEG_LOST:
+        s.flags |= SEG_RETRANS
+        c.lost -= size_of(s)
+        c.flight += size_of(s)
+    s.flags |= SEG_EVER_RETRANS
+    if c.ca_state == CA_RECOVERY:
+        c.prr_out += size_of(s)
+    seg_sent_now(t, c, s)
+    if c.timer_what != TIMER_RTO and c.timer_what != TIMER_REO:
+        recovery_arm(t, c)
+
+
+cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
+    cdef Seg *s = c.retrans_hint
+    if c.lost == 0:
+        c.retrans_hint = NULL
+        return NULL
+    if s == NULL:
+        s = c.seg_head
+    while s != NULL and (not s.flags & SEG_LOST or s.flags & SEG_RETRANS):
+        s = s.next
+    c.retrans_hint = s
+    return s
+
+
+cdef uint64_t probe_timeout_ns(Tcp *t, Tcb *c) noexcept nogil:
+    """RFC 8985 §7.2, with Linux's slack."""
+    cdef uint64_t us = TLP_NO_RTT_US
+    if c.flags & TF_RTT_SEEN:
+        us = 2 * <uint64_t>c.srtt + TLP_SLACK_US
+        if c.flight <= c.mss:
+            us += t.knobs.delack_max_us
+    return us * 1000
+
+
+cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
+    cdef uint64_t rto, pto
+    if c.seg_head == NULL:
+        c.rto_at = UINT64_MAX
+        c.timer_what = TIMER_NONE
+        return
+    rto = rtt_rto_ns(t, c)
+    c.timer_what = TIMER_RTO
+    c.rto_at = t.core.now + rto
+    if (t.knobs.early_retrans >= 3 and c.flags & TF_SACK_OK and c.ca_state == CA_OPEN and not c.flags & TF_TLP_OUT and c.backoff == 0
+            and not c.seg_head.flags & SEG_SYN):
+        pto = t.core.now + probe_timeout_ns(t, c)
+        if c.time_head != NULL:                               # a stream of new data can't put it off for ever
+            c.rto_at = min(c.rto_at, c.time_head.xmit_ns + rto)
+        if pto < c.rto_at:
+            c.timer_what = TIMER_TLP
+            c.rto_at = pto
+
+
+cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Seg *s
+    if c.seg_head != NULL and c.seg_head.flags & SEG_SACKED:
+        count(t.core, TCPSackReneging)
+        forget_sacks(c)
+    if c.ca_state < CA_LOSS:                                  # not again for a second time-out of the same window
+        c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una)
+        c.recover = c.snd_nxt
+    c.ca_state = CA_LOSS
+    c.cwnd = c.mss                                            # RFC 5681 §3.1: the loss window
+    c.cc_acked = 0
+    c.dupacks = 0
+    c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
+    if not c.flags & TF_SACK_OK:
+        c.sacked = 0
+    s = c.seg_head
+    while s != NULL:                                          # once a time-out: the window is walked
+        mark_lost(c, s)
+        s = s.next
+    if c.backoff < 20:
+        c.backoff += 1
+
+
+cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
+    """RFC 8985 §6.3's reordering timer: what was given time is late now."""
+    cdef uint64_t again = rack_detect(t, c)
+    if c.lost > 0 and c.ca_state < CA_RECOVERY:
+        enter_recovery(t, c)
+    if c.ca_state == CA_RECOVERY:
+        prr(c, 0, False)
+    recovery_arm(t, c)
+    if again != UINT64_MAX and again < c.rto_at:
+        c.rto_at = again
+        c.timer_what = TIMER_REO

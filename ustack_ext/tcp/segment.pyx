@@ -1,0 +1,59 @@
+"""A received segment: parse, verify, trim; and the reset for one that belongs to no connection (RFC 9293 §3.10.7.1)."""
+from libc.stdint cimport uint32_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.net.mib cimport DropTcpBroadcast, DropTcpMalformed, TcpInCsumErrors, TcpInErrs, TcpInSegs
+from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RxPkt
+from ustack_ext.tcp.options cimport options_parse
+from ustack_ext.tcp.output cimport send_bare
+from ustack_ext.tcp.tcb cimport Tcp
+from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
+from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_RST, TH_SYN, WIRE_OK, tcp_parse
+
+
+cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
+    count(t.core, TcpInSegs)
+    if rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):           # MUST-57
+        count(t.core, DropTcpBroadcast)
+        return False
+    if tcp_parse(rx.l4, rx.l4_len, &s.h) != WIRE_OK or s.h.sport == 0 or s.h.dport == 0:
+        count(t.core, DropTcpMalformed)
+        count(t.core, TcpInErrs)
+        return False
+    if not rx.flags & RX_CSUM_OK and csum_fold(csum_partial(rx.l4, rx.l4_len, csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len))) != 0:
+        count(t.core, TcpInCsumErrors)
+        count(t.core, TcpInErrs)
+        return False
+    options_parse(rx.l4 + TCP_HLEN, s.h.hlen - TCP_HLEN, (s.h.flags & TH_SYN) != 0, &s.o)
+    s.rx = rx
+    s.data = rx.l4 + s.h.hlen
+    s.n = rx.l4_len - s.h.hlen
+    s.len = s.n + (1 if s.h.flags & TH_SYN else 0) + (1 if s.h.flags & TH_FIN else 0)
+    s.who.laddr = rx.dst
+    s.who.raddr = rx.src
+    s.who.lport = s.h.dport
+    s.who.rport = s.h.sport
+    return True
+
+
+cdef void reply_reset(Tcp *t, SegIn *s) noexcept nogil:
+    if s.h.flags & TH_RST:
+        return
+    if s.h.flags & TH_ACK:
+        send_bare(t, &s.who, s.h.ack, 0, 0, TH_RST, False, 0, 0, 0)
+    else:
+        send_bare(t, &s.who, 0, s.h.seq + s.len, 0, TH_RST | TH_ACK, False, 0, 0, 0)
+
+
+cdef void segment_trim(SegIn *s, uint32_t from_seq) noexcept nogil:
+    cdef uint32_t cut = from_seq - s.h.seq
+    if cut > 0 and s.h.flags & TH_SYN:
+        s.h.flags &= <unsigned char>~TH_SYN
+        s.h.seq += 1
+        s.len -= 1
+        cut -= 1
+    cut = min(cut, s.n)
+    s.h.seq += cut
+    s.data += cut
+    s.n -= cut
+    s.len -= cut

@@ -1,0 +1,21 @@
+# The send queue: blocks of bytes from SND.UNA to the last byte written, and the records of what was sent (Seg) over them.
+from libc.stdint cimport uint32_t
+from ustack_ext.base.buf cimport Buf
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.net.state cimport TxPkt
+from ustack_ext.tcp.tcb cimport Seg, Tcb, Tcp
+
+# Copies up to `limit` bytes of iov to the queue's end. Returns bytes taken (short: out of buffers).
+cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t limit) noexcept nogil
+cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil             # n acknowledged bytes leave the head
+cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil                        # bytes and records
+cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil
+# Adds n bytes starting at (block, off) to the packet; false when they are in too many pieces.
+cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil
+cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil
+
+cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil     # NULL: out of records
+cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil     # s keeps [seq, at); returns the new [at, end), or NULL
+cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil               # to the end of the time order
+cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil                         # out of the time order (SACKed, lost)
+cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil

@@ -1,0 +1,206 @@
+"""The send queue: blocks of bytes from SND.UNA to the last byte written, and the records of what was sent over them.
+
+Bytes are copied in once; transmission and retransmission gather straight from the blocks. A block leaves when its last byte is acknowledged.
+"""
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from ustack_ext.base.buf cimport Buf, buf_alloc, buf_truesize, buf_unref
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.base.slab cimport slab_alloc, slab_free
+from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
+from ustack_ext.tcp.tcb cimport SEG_FIN, TF_FIN_SENT, Seg, Tcb, Tcp
+
+cdef enum:
+    BULK = 8192                # a write at least this long gets medium blocks
+    MEDIUM_NEED = 15000
+    SMALL_NEED = 1024
+
+
+cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t limit) noexcept nogil:
+    cdef uint32_t taken = 0, piece, n
+    cdef size_t at
+    cdef int i
+    cdef Buf *b
+    for i in range(niov):
+        at = 0
+        while at < iov[i].len and taken < limit:
+            b = c.sndq_tail
+            if b == NULL or b.len == b.cap:
+                b = buf_alloc(&t.core.pool, MEDIUM_NEED if limit - taken >= BULK else SMALL_NEED)
+                if b == NULL:
+                    return taken
+                b.next = NULL
+                if c.sndq_tail == NULL:
+                    c.sndq_head = b
+                    c.sndq_off = 0
+                else:
+                    c.sndq_tail.next = b
+                c.sndq_tail = b
+                c.sndq_truesize += buf_truesize(b)
+                if c.nxt_block == NULL:
+                    c.nxt_block = b
+                    c.nxt_off = 0
+            piece = b.cap - b.len
+            n = <uint32_t>min(<size_t>min(piece, limit - taken), iov[i].len - at)
+            memcpy(b.data + b.len, <char *>iov[i].base + at, n)
+            b.len += n
+            at += n
+            taken += n
+            c.sndq_bytes += n
+    return taken
+
+
+cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    cdef Buf *b
+    cdef uint32_t here
+    c.sndq_bytes -= n
+    while n > 0:
+        b = c.sndq_head
+        here = min(n, b.len - c.sndq_off)
+        c.sndq_off += here
+        n -= here
+        if c.sndq_off < b.len:
+            return
+        c.sndq_head = b.next
+        c.sndq_off = 0
+        if b.next == NULL:
+            c.sndq_tail = NULL
+        if c.nxt_block == b:
+            c.nxt_block = b.next
+            c.nxt_off = 0
+        c.sndq_truesize -= buf_truesize(b)
+        buf_unref(&t.core.pool, b)
+
+
+cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Buf *b
+    while c.seg_head != NULL:
+        seg_free_head(t, c)
+    while c.sndq_head != NULL:
+        b = c.sndq_head
+        c.sndq_head = b.next
+        buf_unref(&t.core.pool, b)
+    c.sndq_tail = NULL
+    c.nxt_block = NULL
+    c.sndq_bytes = 0
+    c.sndq_truesize = 0
+    c.flight = 0
+    c.lost = 0
+    c.sacked = 0
+
+
+cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil:
+    return c.sndq_bytes - (c.snd_nxt - c.snd_una - (1 if c.flags & TF_FIN_SENT else 0))
+
+
+cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
+    cdef uint32_t here
+    while n > 0:
+        if pkt.niov == TX_IOV_MAX:
+            return False
+        here = min(n, block.len - off)
+        if here > 0:
+            tx_payload(pkt, block.data + off, here)
+        n -= here
+        off = 0
+        block = block.next
+    return True
+
+
+cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
+    cdef uint32_t here
+    while block[0] != NULL:
+        here = block[0].len - off[0]
+        if n < here or (n == here and block[0].next == NULL):
+            off[0] += n
+            return
+        n -= here
+        block[0] = block[0].next
+        off[0] = 0
+
+
+cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil:
+    cdef Seg *s = <Seg *>slab_alloc(&t.segs)
+    if s == NULL:
+        return NULL
+    s.seq = seq
+    s.end = end
+    s.flags = <unsigned char>flags
+    sendq_advance(&c.nxt_block, &c.nxt_off, 0)
+    s.block = c.nxt_block
+    s.block_off = c.nxt_off
+    s.prev = c.seg_tail
+    if c.seg_tail == NULL:
+        c.seg_head = s
+    else:
+        c.seg_tail.next = s
+    c.seg_tail = s
+    return s
+
+
+cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil:
+    cdef Seg *r = <Seg *>slab_alloc(&t.segs)
+    if r == NULL:
+        return NULL
+    r[0] = s[0]
+    r.seq = at
+    sendq_advance(&r.block, &r.block_off, at - s.seq)
+    s.end = at
+    s.flags &= <unsigned char>~SEG_FIN
+    r.prev = s
+    if s.next != NULL:
+        s.next.prev = r
+    else:
+        c.seg_tail = r
+    s.next = r
+    if s.tprev != NULL or s.tnext != NULL or c.time_head == s:      # in the time order: r right behind s
+        r.tprev = s
+        if s.tnext != NULL:
+            s.tnext.tprev = r
+        else:
+            c.time_tail = r
+        s.tnext = r
+    return r
+
+
+cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil:
+    if s.tprev == NULL and c.time_head != s:
+        return
+    if s.tprev != NULL:
+        s.tprev.tnext = s.tnext
+    else:
+        c.time_head = s.tnext
+    if s.tnext != NULL:
+        s.tnext.tprev = s.tprev
+    else:
+        c.time_tail = s.tprev
+    s.tnext = NULL
+    s.tprev = NULL
+
+
+cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
+    seg_untime(c, s)
+    s.xmit_ns = t.core.now
+    s.delivered = c.delivered
+    s.tprev = c.time_tail
+    if c.time_tail == NULL:
+        c.time_head = s
+    else:
+        c.time_tail.tnext = s
+    c.time_tail = s
+
+
+cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Seg *s = c.seg_head
+    seg_untime(c, s)
+    c.seg_head = s.next
+    if s.next == NULL:
+        c.seg_tail = NULL
+    else:
+        s.next.prev = NULL
+    if c.retrans_hint == s:
+        c.retrans_hint = s.next
+    if c.sack_hint == s:
+        c.sack_hint = NULL
+    slab_free(&t.segs, s)

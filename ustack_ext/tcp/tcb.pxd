@@ -1,0 +1,381 @@
+# Every struct of TCP: the connection (TCB), its queues and records, the listener, the SYN-queue entry, the TIME-WAIT remnant, and the table they live in.
+# Fields are named as RFC 9293 §3.3.1, 6298, 7323, 6675, 8985 and 5681 name them.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from ustack_ext.wire.addr cimport Addr
+from ustack_ext.base.buf cimport Buf
+from ustack_ext.base.core cimport Core
+from ustack_ext.base.entry cimport Entry
+from ustack_ext.base.event cimport Source
+from ustack_ext.base.limiter cimport Limiter
+from ustack_ext.base.slab cimport Slab
+from ustack_ext.base.table cimport HashKey, Table
+from ustack_ext.net.state cimport Dst, Net
+
+cdef enum TcpState:                # Linux's numbers (include/net/tcp_states.h), so that TCP_INFO and ss agree
+    TCP_ESTABLISHED = 1
+    TCP_SYN_SENT = 2
+    TCP_SYN_RECV = 3               # of a simultaneous open; a passive one is a SynReq
+    TCP_FIN_WAIT1 = 4
+    TCP_FIN_WAIT2 = 5
+    TCP_TIME_WAIT = 6
+    TCP_CLOSED = 7
+    TCP_CLOSE_WAIT = 8
+    TCP_LAST_ACK = 9
+    TCP_LISTEN = 10
+    TCP_CLOSING = 11
+
+cdef enum:
+    TCP_MSS_DEFAULT_V4 = 536       # RFC 9293 MUST-15
+    TCP_MSS_DEFAULT_V6 = 1220
+    TCP_MIN_SND_MSS = 48
+    TCP_MAX_WSCALE = 14
+    TCP_OFO_RANGES_MAX = 1024
+    TCP_REORDERING = 3             # DupThresh
+
+# What a socket may set before or during a connection; copied into the TCB.
+cdef struct TcpConf:
+    uint32_t rcvbuf                # bytes; 0: tcp_rmem's default, autotuned
+    uint32_t sndbuf
+    uint32_t user_timeout          # ms; 0: by retries
+    uint32_t keepidle              # s
+    uint16_t keepintvl             # s
+    uint16_t maxseg                # 0: from the path
+    uint8_t keepcnt
+    uint8_t keepalive
+    uint8_t nodelay
+    uint8_t tos
+    uint8_t ttl                    # 0: default
+    uint8_t reuseaddr
+    uint8_t linger                 # SO_LINGER l_onoff
+    uint16_t linger_time           # s
+
+cdef struct Bind:                  # a local port somebody claimed by bind()
+    Entry entry                    # in tcp.binds, hashed by port
+    Addr addr
+    uint16_t port
+    uint8_t reuse
+    uint8_t listening
+
+# What every entry of the demux table begins with.
+cdef struct Conn:
+    Entry entry
+    Addr laddr
+    Addr raddr
+    uint16_t lport
+    uint16_t rport
+
+cdef enum SegFlags:
+    SEG_SACKED = 1
+    SEG_LOST = 2
+    SEG_RETRANS = 4                # a retransmission of it is in flight
+    SEG_EVER_RETRANS = 8           # Karn
+    SEG_SYN = 16
+    SEG_FIN = 32
+
+cdef struct Seg:                   # a sent segment: a range of sequence space with its history (RFC 8985 §5.2)
+    Seg *next                      # by sequence
+    Seg *prev
+    Seg *tnext                     # by time of the last transmission, oldest first (RACK's order)
+    Seg *tprev
+    Buf *block                     # where its bytes start in the send queue
+    uint64_t xmit_ns
+    uint32_t seq
+    uint32_t end
+    uint32_t block_off
+    uint32_t delivered             # tcb.delivered when it was sent
+    uint8_t flags
+
+cdef struct Range:                 # contiguous out-of-order data
+    uint32_t seq
+    uint32_t end
+    Buf *head
+    Buf *tail
+
+cdef struct Reasm:                 # out-of-order state, there only while there is some
+    Range *ranges                  # sorted by seq
+    uint32_t count
+    uint32_t cap
+    uint32_t truesize
+    uint8_t nrecent
+    uint32_t recent[4]             # a sequence number in each of the last ranges touched, latest first (RFC 2018 §4)
+
+cdef enum CaState:                 # Linux's congestion states
+    CA_OPEN
+    CA_DISORDER
+    CA_RECOVERY
+    CA_LOSS
+
+cdef enum TimerWhat:               # what rto_at stands for
+    TIMER_NONE
+    TIMER_RTO
+    TIMER_TLP
+    TIMER_REO
+    TIMER_PERSIST
+
+cdef enum TcbFlags:
+    TF_SACK_OK = 1
+    TF_TS_OK = 2
+    TF_WS_OK = 4
+    TF_ACK_NOW = 8                 # an ACK must leave before the engine goes on
+    TF_ACK_DELAYED = 16            # ... or when delack_at comes
+    TF_FIN_QUEUED = 32             # the application closed its sending side
+    TF_FIN_SENT = 64
+    TF_FIN_RCVD = 128
+    TF_ORPHAN = 256                # the application is gone
+    TF_RD_SHUT = 512
+    TF_TLP_OUT = 1024              # a loss probe is in flight
+    TF_TLP_RETRANS = 2048          # ... and it was a retransmission
+    TF_PASSIVE = 4096
+    TF_REO_SEEN = 16384
+    TF_RTT_SEEN = 32768            # SRTT holds a sample
+    TF_CWND_LIMITED = 65536
+    TF_DSACK_PENDING = 131072
+    TF_DIRTY = 524288              # on tcp.dirty: has output or an ACK due after this batch
+    TF_ACCEPTQ = 1048576           # waits in its listener's accept queue
+    TF_CONNECTED = 2097152         # has been ESTABLISHED
+    TF_FIN_OOO = 4194304           # the peer's FIN is at fin_seq, data before it is missing
+    TF_DEAD = 8388608              # CLOSED and reported; kept only for the socket that still holds it
+    TF_FREE = 16777216             # to be freed when it leaves the dirty list
+    TF_MORE = 33554432             # the last write said MSG_MORE: a small segment waits for the next
+
+cdef struct Listener
+cdef struct SynReq
+
+cdef struct Tcb:
+    # demux (Conn)
+    Entry entry
+    Addr laddr
+    Addr raddr
+    uint16_t lport
+    uint16_t rport
+    # hot: both directions
+    uint8_t state                  # TcpState
+    uint8_t ca_state               # CaState
+    uint16_t mss                   # payload bytes of a full segment, options subtracted
+    uint32_t flags                 # TF_*
+    uint32_t snd_una
+    uint32_t snd_nxt
+    uint32_t snd_wnd               # scaled
+    uint32_t snd_wl1
+    uint32_t snd_wl2
+    uint32_t rcv_nxt
+    uint32_t rcv_adv               # right edge advertised: RCV.NXT + RCV.WND of the last segment sent
+    uint32_t last_ack_sent
+    uint32_t ts_recent
+    uint32_t ts_recent_s           # seconds of core.now when ts_recent was set (24-day rule)
+    uint32_t ts_offset
+    uint32_t cwnd                  # bytes
+    uint32_t ssthresh
+    uint32_t flight                # bytes sent and neither acknowledged, SACKed nor lost, retransmissions included ("pipe")
+    uint8_t snd_wscale
+    uint8_t rcv_wscale
+    uint8_t backoff
+    uint8_t timer_what             # TimerWhat
+    uint64_t rto_at                # ns; UINT64_MAX: not running
+    uint64_t delack_at
+    uint64_t idle_at               # keep-alive, FIN-WAIT-2, linger
+    # send queue
+    Buf *sndq_head
+    Buf *sndq_tail
+    Buf *nxt_block                 # where snd_nxt's byte is
+    uint32_t nxt_off
+    uint32_t sndq_off              # offset of snd_una's byte in sndq_head
+    uint32_t sndq_bytes            # unacknowledged and unsent, FIN and SYN not counted
+    uint32_t sndq_truesize
+    Seg *seg_head
+    Seg *seg_tail
+    Seg *time_head
+    Seg *time_tail
+    # receive queue
+    Buf *rcvq_head
+    Buf *rcvq_tail
+    uint32_t rcvq_bytes
+    uint32_t rcvq_truesize
+    Reasm *reasm
+    Dst dst
+    # round trip (us)
+    uint32_t srtt
+    uint32_t rttvar
+    uint32_t rto                   # us, without back-off
+    uint32_t min_rtt
+    # loss recovery
+    uint32_t recover               # RecoveryPoint
+    uint32_t sacked                # bytes
+    uint32_t lost                  # bytes marked lost and not retransmitted since
+    uint32_t dupacks
+    uint32_t delivered             # bytes, wraps
+    uint32_t high_sacked           # highest SACKed sequence number + 1
+    uint32_t rack_end
+    uint32_t rack_rtt              # us
+    uint64_t rack_xmit
+    uint32_t tlp_end
+    uint32_t prr_delivered
+    uint32_t prr_out
+    uint32_t recover_fs
+    Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
+    Seg *sack_hint                 # last segment a SACK touched
+    uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
+    uint32_t snd_sml               # end of the last small segment sent (Minshall's Nagle)
+    uint32_t fin_seq
+    uint32_t cc_acked              # congestion avoidance's remainder
+    uint64_t last_send             # ns, data
+    uint64_t last_recv             # ns, anything
+    uint64_t retrans_since         # ns of the first unanswered (re)transmission; 0: none
+    uint64_t last_oow_ack          # ns of the last challenge or out-of-window ACK
+    # rest
+    uint32_t iss
+    uint32_t irs
+    uint32_t max_snd_wnd
+    uint32_t rcv_ssthresh          # receive autotuning: bytes the window may reach now
+    uint32_t rcvq_copied           # bytes the application took since rcvq_epoch
+    uint64_t rcvq_epoch
+    uint32_t dup_seq               # D-SACK to report
+    uint32_t dup_end
+    uint32_t ato                   # us, delayed-ACK time-out in force
+    uint16_t rcv_mss               # full-segment estimate of the peer
+    uint16_t peer_mss              # MSS option received (or the default)
+    uint8_t quick                  # quick ACKs left
+    uint8_t probes                 # keep-alive or window probes unanswered
+    uint8_t syn_retries
+    uint8_t retries                # RTOs in a row
+    int error                      # pending SO_ERROR, positive errno
+    int soft_error
+    TcpConf conf
+    Source source
+    Bind *bind
+    Listener *listener             # SYN-RECEIVED and accept queue
+    Tcb *aq_next                   # accept queue
+    Tcb *dirty_next
+
+cdef struct Listener:
+    Entry entry                    # in tcp.listeners, hashed by port
+    Source source
+    Addr laddr
+    uint16_t lport
+    uint32_t backlog
+    uint32_t synq                  # entries in SYN-RECEIVED
+    SynReq *synq_oldest
+    SynReq *synq_newest
+    uint32_t acceptq
+    Tcb *aq_head
+    Tcb *aq_tail
+    Bind *bind
+    TcpConf conf
+
+cdef struct SynReq:                # a passive open in SYN-RECEIVED
+    Entry entry
+    Addr laddr
+    Addr raddr
+    uint16_t lport
+    uint16_t rport
+    Listener *listener
+    uint32_t irs
+    uint32_t iss
+    uint32_t ts_recent
+    uint32_t ts_offset
+    uint16_t mss                   # peer's
+    uint16_t wnd                   # of the SYN
+    uint8_t snd_wscale
+    uint8_t opts                   # TF_SACK_OK | TF_TS_OK | TF_WS_OK
+    uint8_t retries
+    uint8_t tos
+    uint32_t rcv_wnd               # advertised in the SYN-ACK
+    uint64_t sent_ns               # of the SYN-ACK, for the first RTT sample
+    SynReq *older
+    SynReq *newer
+
+cdef struct TimeWait:
+    Entry entry
+    Addr laddr
+    Addr raddr
+    uint16_t lport
+    uint16_t rport
+    uint32_t snd_nxt
+    uint32_t rcv_nxt
+    uint32_t rcv_wnd
+    uint32_t ts_recent
+    uint32_t ts_offset
+    uint8_t ts_ok
+    uint8_t tos
+    TimeWait *older
+    TimeWait *newer
+
+cdef struct TcpKnobs:              # net.ipv4.tcp_*
+    uint32_t rmem_min
+    uint32_t rmem_default
+    uint32_t rmem_max
+    uint32_t wmem_min
+    uint32_t wmem_default
+    uint32_t wmem_max
+    uint8_t syn_retries
+    uint8_t synack_retries
+    uint8_t retries1
+    uint8_t retries2
+    uint8_t orphan_retries
+    uint8_t timestamps
+    uint8_t sack
+    uint8_t window_scaling
+    uint8_t slow_start_after_idle
+    uint8_t abort_on_overflow
+    uint8_t rfc1337
+    uint8_t tw_reuse
+    uint8_t moderate_rcvbuf
+    uint8_t dsack
+    uint8_t recovery               # 1: RACK
+    uint8_t early_retrans          # 3: TLP
+    uint32_t init_cwnd             # segments
+    uint32_t fin_timeout           # s
+    uint32_t max_tw_buckets
+    uint32_t max_syn_backlog
+    uint32_t max_orphans
+    uint32_t keepalive_time        # s
+    uint32_t keepalive_intvl
+    uint32_t keepalive_probes
+    uint32_t invalid_ratelimit     # ms
+    uint32_t challenge_ack_limit   # a second
+    uint32_t rto_min_us
+    uint32_t rto_max_ms
+    uint32_t delack_min_us         # 40 ms
+    uint32_t delack_max_us         # 200 ms
+    uint32_t min_snd_mss
+    uint32_t somaxconn
+    uint16_t port_lo
+    uint16_t port_hi
+
+cdef struct Tcp:
+    Core *core
+    Net *net
+    TcpKnobs knobs
+    Table conns                    # Tcb, SynReq, TimeWait by four-tuple
+    Table listeners                # by port
+    Table binds                    # by port
+    HashKey key                    # tables
+    HashKey isn_key                # RFC 6528
+    HashKey ts_key                 # RFC 7323 §7.1
+    Slab tcbs
+    Slab synreqs
+    Slab timewaits
+    Slab segs
+    Slab listeners_slab
+    Slab binds_slab
+    Slab reasms
+    TimeWait *tw_oldest
+    TimeWait *tw_newest
+    uint32_t n_timewait
+    uint32_t n_orphans
+    uint32_t n_established
+    Tcb *dirty_head                # have an ACK or data to send once the batch is through
+    Tcb *dirty_tail
+    uint64_t challenge_epoch       # s
+    uint32_t challenge_left
+    uint64_t ofo_memory            # truesize of all out-of-order data
+
+
+cdef inline bint tcb_synchronized(const Tcb *c) noexcept nogil:
+    return c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and c.state != TCP_CLOSED
+
+
+cdef inline uint32_t tcb_rcv_wnd(const Tcb *c) noexcept nogil:
+    """RCV.WND as last advertised."""
+    cdef int32_t w = <int32_t>(c.rcv_adv - c.rcv_nxt)
+    return <uint32_t>w if w > 0 else 0

@@ -1,0 +1,150 @@
+"""What happens when a connection's deadline comes: RTO (RFC 6298 §5), loss probe and reordering (RFC 8985), window probe (RFC 9293 §3.8.6.1),
+delayed ACK, keep-alive (§3.8.4), FIN-WAIT-2's end, 2 MSL, and the SYN queue's retries."""
+from libc.errno cimport ETIMEDOUT
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
+from ustack_ext.net.mib cimport DelayedACKs, TCPAbortOnTimeout, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe, TcpAttemptFails
+from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done
+from ustack_ext.tcp.listen cimport synreq_timer
+from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst, send_syn
+from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
+from ustack_ext.tcp.rtt cimport rtt_rto_ns
+from ustack_ext.tcp.sendqueue cimport sendq_unsent
+from ustack_ext.tcp.tcb cimport (SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN, TF_TLP_OUT,
+                                 TF_TLP_RETRANS, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait)
+from ustack_ext.tcp.timewait cimport timewait_free
+
+cdef enum:
+    NS = 1000000000
+    MS = 1000000
+    BACKOFF_MAX = 20
+
+
+cdef void tcp_timer(Tcp *t, Entry *e) noexcept nogil:
+    if e.kind == ENTRY_TIMEWAIT:
+        timewait_free(t, <TimeWait *>e)
+    elif e.kind == ENTRY_SYNREQ:
+        synreq_timer(t, <SynReq *>e)
+    else:
+        tcb_timer(t, <Tcb *>e)
+
+
+cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
+    tcb_dirty(t, c)                                          # tcp_flush sends, and arms the wheel again
+    if t.core.now >= c.delack_at:
+        c.delack_at = UINT64_MAX
+        if c.flags & TF_ACK_DELAYED:
+            count(t.core, DelayedACKs)
+            c.flags |= TF_ACK_NOW
+    if t.core.now >= c.rto_at:
+        c.rto_at = UINT64_MAX
+        if c.timer_what == TIMER_PERSIST:
+            window_probe(t, c)
+        elif c.timer_what == TIMER_TLP:
+            loss_probe(t, c)
+        elif c.timer_what == TIMER_REO:
+            recovery_reo_timer(t, c)
+        else:
+            retransmission_timeout(t, c)
+    if not c.flags & TF_DEAD and t.core.now >= c.idle_at:
+        c.idle_at = UINT64_MAX
+        idle(t, c)
+
+
+cdef bint given_up(Tcp *t, Tcb *c, uint32_t tries, uint32_t most) noexcept nogil:
+    """R2 of RFC 9293 §3.8.3: by count as Linux, or by TCP_USER_TIMEOUT; orphans sooner."""
+    if c.flags & TF_ORPHAN:
+        most = min(most, <uint32_t>t.knobs.orphan_retries)
+    elif c.conf.user_timeout and c.retrans_since:
+        return t.core.now - c.retrans_since >= <uint64_t>c.conf.user_timeout * MS
+    return tries >= most
+
+
+cdef void give_up(Tcp *t, Tcb *c) noexcept nogil:
+    count(t.core, TCPAbortOnTimeout)
+    tcb_done(t, c, c.soft_error if c.soft_error else ETIMEDOUT)
+
+
+cdef void retransmission_timeout(Tcp *t, Tcb *c) noexcept nogil:
+    if c.seg_head == NULL:
+        return
+    count(t.core, TCPTimeouts)
+    if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV:
+        if given_up(t, c, c.retries, t.knobs.syn_retries if c.state == TCP_SYN_SENT else t.knobs.synack_retries):
+            count(t.core, TcpAttemptFails)
+            give_up(t, c)
+            return
+        c.syn_retries += 1
+    elif given_up(t, c, c.retries, t.knobs.retries2):
+        give_up(t, c)
+        return
+    c.retries += 1
+    if c.retries >= t.knobs.retries1:                        # R1: ask IP for another way
+        c.dst.generation = 0
+    recovery_rto(t, c)
+    c.timer_what = TIMER_NONE
+    resend(t, c, c.seg_head)
+    recovery_arm(t, c)
+
+
+cdef void loss_probe(Tcp *t, Tcb *c) noexcept nogil:
+    """RFC 8985 §7.3: new data if the window has room, else the last segment again."""
+    cdef uint32_t usable = c.snd_una + c.snd_wnd - c.snd_nxt
+    cdef Seg *s = c.seg_tail
+    c.timer_what = TIMER_NONE
+    if sendq_unsent(c) > 0 and <int>usable > 0 and send_new(t, c, usable):
+        c.flags |= TF_TLP_OUT
+    elif s != NULL and not s.flags & SEG_SACKED and resend(t, c, s):
+        c.flags |= TF_TLP_OUT | TF_TLP_RETRANS
+    c.tlp_end = c.snd_nxt
+    count(t.core, TCPLossProbes)
+    recovery_arm(t, c)                                       # a probe is out (or none could be): the RTO is next
+
+
+cdef void window_probe(Tcp *t, Tcb *c) noexcept nogil:
+    """The window is shut, or too small for the rule against silly windows: whatever fits goes now, else something that brings an ACK."""
+    cdef uint32_t usable = c.snd_una + c.snd_wnd - c.snd_nxt
+    if given_up(t, c, c.probes, t.knobs.retries2):           # MUST-37: answered probes don't count
+        if c.flags & TF_ORPHAN:
+            send_rst(t, c)
+        give_up(t, c)
+        return
+    count(t.core, TCPWinProbe)
+    if c.backoff < BACKOFF_MAX:
+        c.backoff += 1
+    if <int>usable > 0:
+        c.timer_what = TIMER_NONE
+        c.backoff = 0
+        if send_new(t, c, usable):
+            return
+    c.probes += 1
+    if c.retrans_since == 0:
+        c.retrans_since = t.core.now
+    send_probe(t, c)
+    c.timer_what = TIMER_PERSIST
+    c.rto_at = t.core.now + rtt_rto_ns(t, c)
+
+
+cdef void idle(Tcp *t, Tcb *c) noexcept nogil:
+    cdef uint64_t due = c.last_recv + <uint64_t>c.conf.keepidle * NS
+    if c.state == TCP_FIN_WAIT2 and c.flags & TF_ORPHAN:
+        tcb_done(t, c, 0)
+        return
+    if not c.conf.keepalive:
+        return
+    if due > t.core.now:
+        c.idle_at = due
+        return
+    if c.seg_head != NULL or sendq_unsent(c) > 0:            # MUST-26: only when idle; the retransmission timer is at work
+        c.idle_at = t.core.now + <uint64_t>c.conf.keepidle * NS
+        return
+    if c.probes >= c.conf.keepcnt or (c.conf.user_timeout and c.probes and t.core.now - c.last_recv >= <uint64_t>c.conf.user_timeout * MS):
+        send_rst(t, c)
+        give_up(t, c)
+        return
+    c.probes += 1
+    count(t.core, TCPKeepAlive)
+    send_probe(t, c)
+    c.idle_at = t.core.now + <uint64_t>c.conf.keepintvl * NS

@@ -1,0 +1,28 @@
+# The user's calls: OPEN, SEND, RECEIVE, CLOSE, ABORT, STATUS (RFC 9293 §3.9.1), as tcp.pxd documents them.
+from libc.stdint cimport uint16_t, uint32_t
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.tcp.tcb cimport Bind, Listener, Tcb, Tcp, TcpConf
+from ustack_ext.wire.addr cimport Addr
+
+# A Bind belongs to the socket until connect or listen takes it (when those fail it stays the socket's). port 0: ephemeral. -EADDRINUSE, -EADDRNOTAVAIL.
+cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil
+cdef void tcp_unbind(Tcp *t, Bind *b) noexcept nogil
+cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user, Tcb **out) noexcept nogil
+cdef int tcp_listen(Tcp *t, Bind *b, uint32_t backlog, const TcpConf *conf, void *user, Listener **out) noexcept nogil
+cdef void tcp_set_backlog(Tcp *t, Listener *l, uint32_t backlog) noexcept nogil
+cdef Tcb *tcp_accept(Tcp *t, Listener *l, void *user) noexcept nogil      # NULL: queue empty
+cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil          # RST to what waits in its queues; frees it
+
+# send: bytes taken (may be short) or -EAGAIN, -EPIPE, -ENOTCONN, or the pending error (taken).
+# recv: bytes, 0 at the end of the stream, -EAGAIN, -ENOTCONN, or the pending error. peek leaves the bytes.
+cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil
+cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
+cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil             # 0 RD, 1 WR, 2 both. -ENOTCONN
+# The application lets go: FIN, or RST with unread data or zero linger. The Tcb is the stack's from here on; `source.user` is cleared.
+cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil
+cdef uint16_t tcp_ready(Tcb *c) noexcept nogil                    # EV_* true now
+cdef uint16_t tcp_listener_ready(Listener *l) noexcept nogil
+cdef int tcp_take_error(Tcb *c) noexcept nogil                            # SO_ERROR: positive errno, cleared
+cdef void tcp_conf_changed(Tcp *t, Tcb *c) noexcept nogil                 # after c.conf was changed
+cdef uint32_t tcp_sndbuf(Tcp *t, Tcb *c) noexcept nogil
+cdef uint32_t tcp_rcvbuf(Tcp *t, Tcb *c) noexcept nogil

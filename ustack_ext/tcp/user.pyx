@@ -1,0 +1,321 @@
+"""The user's calls: OPEN, SEND, RECEIVE, CLOSE, ABORT, STATUS (RFC 9293 §3.9.1), with the errno Linux gives. Nothing here blocks."""
+from libc.errno cimport (EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EINVAL, ENETUNREACH, ENOBUFS, ENOTCONN, EPIPE)
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+
+from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_LISTENER
+from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.base.slab cimport slab_alloc, slab_free
+from ustack_ext.base.table cimport table_hash, table_insert, table_remove
+from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TcpActiveOpens
+from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
+from ustack_ext.tcp.conn cimport (bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done, tcb_insert, tcb_new,
+                                  tcb_raise, tcb_release, ts_offset_of)
+from ustack_ext.tcp.establish cimport arm_keepalive
+from ustack_ext.tcp.listen cimport synreq_free
+from ustack_ext.tcp.output cimport send_rst, send_syn, sndbuf_limit, update_mss, window_limit, window_to_offer
+from ustack_ext.tcp.reassembly cimport rcvq_read
+from ustack_ext.tcp.sendqueue cimport sendq_append
+from ustack_ext.tcp.tcb cimport (TCP_CLOSE_WAIT, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
+                                 TF_ACCEPTQ, TF_ACK_NOW, TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, Bind, Listener,
+                                 Tcb, Tcp, TcpConf, tcb_rcv_wnd)
+from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_none, addr_v4
+
+cdef enum:
+    SHUT_RD = 0
+    SHUT_WR = 1
+    NS = 1000000000
+    LOCALHOST = 0x7F000001
+
+
+# ---- OPEN ----
+
+cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil:
+    return bind_port(t, a, port, reuse, out)
+
+
+cdef void tcp_unbind(Tcp *t, Bind *b) noexcept nogil:
+    bind_free(t, b)
+
+
+cdef int choose_tuple(Tcp *t, Bind *b, Tcb *c) noexcept nogil:
+    """Fills in our address and port for c.raddr. RFC 9293 MUST-44, 45; RFC 6056 for the port."""
+    cdef int err
+    if b != NULL and not addr_is_any(&b.addr):
+        c.laddr = b.addr
+    else:
+        err = net_source_for(t.net, &c.raddr, &c.laddr)
+        if err != 0:
+            return err
+    err = net_resolve(t.net, &c.dst, &c.laddr, &c.raddr)
+    if err != 0:
+        return err
+    c.lport = b.port if b != NULL else ephemeral_port(t, &c.laddr, &c.raddr, c.rport)
+    if c.lport == 0 or conn_find(t, &c.laddr, c.lport, &c.raddr, c.rport) != NULL:
+        return -EADDRNOTAVAIL
+    return 0
+
+
+cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user, Tcb **out) noexcept nogil:
+    cdef Tcb *c
+    cdef int err
+    if addr_is_multicast(raddr) or addr_is_broadcast(raddr) or net_is_broadcast(t.net, raddr):       # MUST-46
+        return -ENETUNREACH
+    c = tcb_new(t)
+    if c == NULL:
+        return -ENOBUFS
+    c.raddr = raddr[0]
+    if addr_is_any(raddr):                                   # as Linux: "this host"
+        c.raddr = addr_v4(LOCALHOST)
+    c.rport = rport
+    err = choose_tuple(t, b, c)
+    if err != 0:
+        slab_free(&t.tcbs, c)
+        return err
+    c.conf = conf[0]
+    c.iss = isn(t, &c.laddr, c.lport, &c.raddr, c.rport)
+    c.ts_offset = ts_offset_of(t, &c.laddr, &c.raddr, c.lport, c.rport)
+    c.snd_una = c.iss
+    c.snd_nxt = c.iss
+    c.snd_wnd = 1
+    c.mss = 536
+    c.cwnd = 536
+    c.high_sacked = c.iss
+    c.state = TCP_SYN_SENT
+    c.bind = b
+    c.source.user = user
+    tcb_insert(t, c)
+    tcb_dirty(t, c)
+    count(t.core, TcpActiveOpens)
+    send_syn(t, c)
+    out[0] = c
+    return 0
+
+
+cdef int tcp_listen(Tcp *t, Bind *b, uint32_t backlog, const TcpConf *conf, void *user, Listener **out) noexcept nogil:
+    cdef Listener *l
+    cdef Addr any_addr = addr_none()
+    cdef int err
+    cdef Bind *own = NULL
+    if b == NULL:                                            # listen() without bind(): an ephemeral port
+        err = bind_port(t, &any_addr, 0, False, &own)
+        if err != 0:
+            return err
+        b = own
+    elif bind_blocks_listen(t, b):
+        return -EADDRINUSE
+    l = <Listener *>slab_alloc(&t.listeners_slab)
+    if l == NULL:
+        if own != NULL:
+            bind_free(t, own)
+        return -ENOBUFS
+    b.listening = True
+    l.entry.kind = ENTRY_LISTENER
+    l.source.kind = ENTRY_LISTENER
+    l.source.user = user
+    l.bind = b
+    l.laddr = b.addr
+    l.lport = b.port
+    l.conf = conf[0]
+    tcp_set_backlog(t, l, backlog)
+    table_insert(&t.listeners, &l.entry, table_hash(&t.key, l.lport, 0, 0, 0, 0))
+    out[0] = l
+    return 0
+
+
+cdef void tcp_set_backlog(Tcp *t, Listener *l, uint32_t backlog) noexcept nogil:
+    l.backlog = min(backlog, t.knobs.somaxconn)
+
+
+cdef Tcb *tcp_accept(Tcp *t, Listener *l, void *user) noexcept nogil:
+    cdef Tcb *c = l.aq_head
+    if c == NULL:
+        return NULL
+    l.aq_head = c.aq_next
+    if l.aq_head == NULL:
+        l.aq_tail = NULL
+    l.acceptq -= 1
+    c.aq_next = NULL
+    c.listener = NULL
+    c.flags &= ~<uint32_t>TF_ACCEPTQ
+    c.source.user = user
+    return c
+
+
+cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil:
+    while l.synq_oldest != NULL:
+        synreq_free(t, l.synq_oldest)
+    while l.aq_head != NULL:
+        send_rst(t, l.aq_head)
+        tcb_done(t, l.aq_head, 0)                            # takes it out of the queue
+    event_forget(&t.core.events, &l.source)
+    table_remove(&t.listeners, &l.entry)
+    bind_free(t, l.bind)
+    slab_free(&t.listeners_slab, l)
+
+
+# ---- SEND ----
+
+cdef int tcp_take_error(Tcb *c) noexcept nogil:
+    cdef int err = c.error
+    c.error = 0
+    return err
+
+
+cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil:
+    cdef uint32_t limit, taken
+    cdef size_t want = 0
+    cdef int i
+    if c.error:
+        return -tcp_take_error(c)
+    if c.flags & (TF_DEAD | TF_FIN_QUEUED):
+        return -EPIPE
+    if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV:
+        return -EAGAIN
+    for i in range(niov):
+        want += iov[i].len
+    if want == 0:
+        return 0
+    limit = sndbuf_limit(t, c)
+    if c.sndq_bytes >= limit:
+        return -EAGAIN
+    taken = sendq_append(t, c, iov, niov, limit - c.sndq_bytes)
+    if taken == 0:
+        return -EAGAIN if c.sndq_bytes else -ENOBUFS
+    c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE
+    tcb_dirty(t, c)
+    return taken
+
+
+# ---- RECEIVE ----
+
+cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil:
+    cdef uint32_t n
+    if c.rcvq_bytes > 0:
+        n = rcvq_read(t, c, iov, niov, peek)
+        if n > 0 and not peek and not c.flags & TF_DEAD:
+            consumed(t, c, n)
+        return n
+    if c.flags & (TF_FIN_RCVD | TF_RD_SHUT):
+        return 0
+    if c.error:
+        return -tcp_take_error(c)
+    if c.flags & TF_DEAD:
+        return 0 if c.flags & TF_CONNECTED else -ENOTCONN
+    return -EAGAIN
+
+
+cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    """Dynamic right-sizing: the window follows twice what the application takes in a round trip, to tcp_rmem[2]."""
+    cdef uint64_t rtt = <uint64_t>max(c.srtt, <uint32_t>1000) * 1000
+    c.rcvq_copied += n
+    if t.core.now - c.rcvq_epoch < rtt:
+        return
+    if t.knobs.moderate_rcvbuf and 2 * <uint64_t>c.rcvq_copied > c.rcv_ssthresh and t.core.now - c.rcvq_epoch < 2 * rtt:
+        c.rcv_ssthresh = <uint32_t>min(2 * <uint64_t>c.rcvq_copied, <uint64_t>t.knobs.rmem_max)
+    c.rcvq_copied = 0
+    c.rcvq_epoch = t.core.now
+
+
+cdef void consumed(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    """The window can open: the peer hears of it if that is worth a segment (twice what it has, as Linux)."""
+    cdef uint32_t offered = tcb_rcv_wnd(c), could
+    autotune(t, c, n)
+    if c.flags & TF_FIN_RCVD or c.state == TCP_SYN_SENT:
+        return
+    if 2 * offered <= window_limit(t, c):
+        could = window_to_offer(t, c)
+        if could > 0 and could >= 2 * offered:
+            c.flags |= TF_ACK_NOW
+            tcb_dirty(t, c)
+
+
+# ---- CLOSE, ABORT ----
+
+cdef void queue_fin(Tcp *t, Tcb *c) noexcept nogil:
+    if c.flags & TF_FIN_QUEUED:
+        return
+    c.flags |= TF_FIN_QUEUED
+    c.flags &= ~<uint32_t>TF_MORE
+    c.state = TCP_LAST_ACK if c.state == TCP_CLOSE_WAIT else TCP_FIN_WAIT1
+    tcb_dirty(t, c)
+
+
+cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil:
+    if c.flags & TF_DEAD:
+        return -ENOTCONN
+    if c.state == TCP_SYN_SENT:
+        tcb_done(t, c, 0)
+        return 0
+    if how != SHUT_WR:
+        c.flags |= TF_RD_SHUT
+        tcb_raise(t, c, EV_READABLE)
+    if how != SHUT_RD:
+        queue_fin(t, c)
+        tcb_raise(t, c, EV_WRITABLE | (EV_HANGUP if c.flags & (TF_FIN_RCVD | TF_RD_SHUT) else 0))
+    return 0
+
+
+cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
+    event_forget(&t.core.events, &c.source)
+    c.source.user = NULL
+    if c.flags & TF_DEAD:
+        tcb_release(t, c)
+        return
+    tcb_dirty(t, c)
+    c.flags |= TF_ORPHAN
+    t.n_orphans += 1
+    if c.state == TCP_SYN_SENT:
+        tcb_done(t, c, 0)
+        return
+    if (c.conf.linger and c.conf.linger_time == 0) or c.rcvq_bytes > 0 or t.n_orphans > t.knobs.max_orphans:
+        count(t.core, TCPAbortOnClose if c.rcvq_bytes else TCPAbortOnLinger)       # RFC 2525 §2.17: the peer must know it was not read
+        send_rst(t, c)
+        tcb_done(t, c, 0)
+        return
+    c.conf.keepalive = 0
+    queue_fin(t, c)
+    if c.state == TCP_FIN_WAIT2:
+        c.idle_at = t.core.now + <uint64_t>t.knobs.fin_timeout * NS
+
+
+# ---- STATUS ----
+
+cdef uint16_t tcp_ready(Tcb *c) noexcept nogil:
+    cdef uint16_t bits = 0
+    if c.rcvq_bytes > 0 or c.flags & (TF_FIN_RCVD | TF_RD_SHUT | TF_DEAD) or c.error:
+        bits |= EV_READABLE
+    if c.flags & (TF_DEAD | TF_FIN_QUEUED) or c.error:
+        bits |= EV_WRITABLE
+    elif c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and 3 * <uint64_t>c.sndq_bytes <= 2 * <uint64_t>max(c.conf.sndbuf, max(2 * c.cwnd, <uint32_t>65536)):
+        bits |= EV_WRITABLE
+    if c.flags & TF_DEAD or (c.flags & TF_FIN_QUEUED and c.flags & (TF_FIN_RCVD | TF_RD_SHUT)):
+        bits |= EV_HANGUP
+    if c.flags & TF_DEAD:
+        bits |= EV_CLOSED
+    if c.error:
+        bits |= EV_ERROR
+    return bits
+
+
+cdef uint16_t tcp_listener_ready(Listener *l) noexcept nogil:
+    return EV_READABLE if l.aq_head != NULL else 0
+
+
+cdef void tcp_conf_changed(Tcp *t, Tcb *c) noexcept nogil:
+    if c.flags & TF_DEAD:
+        return
+    tcb_dirty(t, c)
+    if c.flags & TF_CONNECTED:
+        update_mss(t, c)
+        if c.state != TCP_FIN_WAIT2 or not c.flags & TF_ORPHAN:
+            arm_keepalive(t, c)
+
+
+cdef uint32_t tcp_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
+    return sndbuf_limit(t, c)
+
+
+cdef uint32_t tcp_rcvbuf(Tcp *t, Tcb *c) noexcept nogil:
+    return c.conf.rcvbuf if c.conf.rcvbuf else 2 * window_limit(t, c)
