@@ -7,7 +7,8 @@ The rules, stricter than RFC 826 where it trusts:
 - senders that are not on the interface's link by our routes are not listened to;
 - an entry is *created* only for the sender of a request for one of our addresses (it is about to hear from us); replies
   and gratuitous packets never create one, they only touch what is there (see neigh for what they may change there);
-- a sender that uses our address is a conflict: counted, and answered by one announcement in ten seconds (RFC 5227 §2.4 (c):
+- a sender that uses our address is a conflict: counted, and answered by one announcement in ten seconds (RFC 5227
+  §2.4 (c):
   the address is kept);
 - requests are answered for the addresses of the interface they came in on (Linux: arp_ignore 1), by unicast.
 """

@@ -5,10 +5,14 @@ Responsible for the queues and their limits; the reassembled datagram goes throu
 - Fragments arrive in any order. An exact duplicate (same range, same bytes) is ignored, as networks make those
   (RFC 8200 §4.5 allows it). Any other overlap, or two claims about where the datagram ends, drops all of it and
   poisons its queue: whatever else comes for it until the timer ends is dropped too (RFC 5722's rule, used for IPv4).
-- Never longer than 65,535 bytes with its header; only the last may have a length that is no multiple of 8; none is empty.
-- A first fragment of TCP without a whole TCP header, or one at offset 8, hides the ports or flags: dropped (RFC 1858, RFC 3128).
-- At most ipfrag_max_dist pieces a datagram and ipfrag_high_thresh bytes (true size) in all; the oldest datagrams make room.
-- 30 s after the first arrival the rest is given up, with ICMP time exceeded if the first fragment came (RFC 1122 §3.3.2).
+- Never longer than 65,535 bytes with its header; only the last may have a length that is no multiple of 8; none is
+  empty.
+- A first fragment of TCP without a whole TCP header, or one at offset 8, hides the ports or flags: dropped (RFC 1858,
+  RFC 3128).
+- At most ipfrag_max_dist pieces a datagram and ipfrag_high_thresh bytes (true size) in all; the oldest datagrams make
+  room.
+- 30 s after the first arrival the rest is given up, with ICMP time exceeded if the first fragment came (RFC 1122
+  §3.3.2).
 - ECN: CE in any fragment marks the whole; CE together with Not-ECT drops it (RFC 3168 §5.3).
 """
 from libc.stdint cimport uint16_t, uint64_t
@@ -148,7 +152,8 @@ cdef int check(const Ip4Hdr *h) noexcept nogil:
 
 
 cdef Buf *keep(Net *n, const RxPkt *rx, const Ip4Hdr *h) noexcept nogil:
-    """The fragment as a piece: the frame's own buffer if it is a small one nobody else holds, else a copy of header and payload.
+    """The fragment as a piece: the frame's own buffer if it is a small one nobody else holds, else a copy of header and
+    payload.
     NULL without memory."""
     cdef Buf *b = rx.buf
     if b.cls == BUF_SMALL and b.refs == 1:
@@ -167,8 +172,8 @@ cdef Buf *keep(Net *n, const RxPkt *rx, const Ip4Hdr *h) noexcept nogil:
 
 
 cdef int find_place(Net *n, FragQueue *q, const RxPkt *rx, const Ip4Hdr *h, Buf ***place) noexcept nogil:
-    """Where the fragment belongs in the sorted list: MIB_COUNT and *place; or *place NULL for an exact duplicate; or the reason to
-    poison the queue."""
+    """Where the fragment belongs in the sorted list: MIB_COUNT and *place; or *place NULL for an exact duplicate; or
+    the reason to poison the queue."""
     cdef uint32_t start = h.frag_off
     cdef uint32_t end = start + rx.l4_len
     cdef Buf **at = &q.pieces

@@ -15,7 +15,8 @@ from ustack_ext.base.core cimport count
 from ustack_ext.net.mib cimport ArpOutReplies, ArpOutRequests, DropIfaceDown, DropTxQueueFull
 
 
-cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t length, const Offload *off) noexcept nogil:
+cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t length,
+                        const Offload *off) noexcept nogil:
     """One frame of `length` bytes to the link. 0, or -ENETDOWN / -ENOBUFS (the frame is lost, and counted)."""
     if not i.up:
         count(n.core, DropIfaceDown)
@@ -29,8 +30,10 @@ cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t l
     return 0
 
 
-cdef void frame_arp(Net *n, Iface *i, const uint8_t *to, uint8_t op, uint32_t spa, const uint8_t *tha, uint32_t tpa) noexcept nogil:
-    """Sends one ARP packet from the interface to the link address `to` (NULL: broadcast). tha NULL: zero (RFC 5227 §1.1)."""
+cdef void frame_arp(Net *n, Iface *i, const uint8_t *to, uint8_t op, uint32_t spa, const uint8_t *tha,
+                    uint32_t tpa) noexcept nogil:
+    """Sends one ARP packet from the interface to the link address `to` (NULL: broadcast). tha NULL: zero (RFC 5227
+    §1.1)."""
     cdef uint8_t packet[ETH_HLEN + ARP_LEN]
     cdef EthHdr eth
     cdef ArpPkt arp

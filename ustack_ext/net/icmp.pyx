@@ -26,7 +26,7 @@ from ustack_ext.net.mib cimport (DropIcmpMalformed, DropIcmpUnmatched, IcmpInCsu
                                  IcmpOutEchoReps, IcmpOutEchos, IcmpOutErrors, IcmpOutMsgs, IcmpOutParmProbs,
                                  IcmpOutRateLimitGlobal, IcmpOutRateLimitHost, IcmpOutTimeExcds)
 from ustack_ext.net.output cimport output_packet, tx_csum
-from ustack_ext.net.state cimport (IcmpTarget, MEDIUM_LOOPBACK, NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR,
+from ustack_ext.net.state cimport (IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR,
                                    RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init,
                                    tx_payload, tx_push)
 
@@ -42,7 +42,8 @@ cdef enum:
 
 # --- what goes out ---
 
-cdef int send_icmp(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, const Icmp4Hdr *h, TxPkt *t) noexcept nogil:
+cdef int send_icmp(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, const Icmp4Hdr *h,
+                   TxPkt *t) noexcept nogil:
     cdef uint8_t *p = tx_push(t, ICMP_HLEN)
     icmp4_emit(p, h)
     csum_store(p + 2, csum_fold(tx_csum(t, 0)))
@@ -61,7 +62,8 @@ cdef int icmp_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
 
 
 cdef void echo_reply(Net *n, RxPkt *rx, const Icmp4Hdr *request) noexcept nogil:
-    """RFC 1122 §3.2.2.6: the data comes back whole, from the address that was asked; TOS as it came (§3.2.2.6, Linux)."""
+    """RFC 1122 §3.2.2.6: the data comes back whole, from the address that was asked; TOS as it came (§3.2.2.6,
+    Linux)."""
     cdef Addr src = rx.dst
     cdef Icmp4Hdr h
     cdef TxPkt t
@@ -99,8 +101,8 @@ cdef void send_error(Net *n, const Addr *src, const Addr *dst, uint8_t type, uin
 # --- limits (RFC 1812 §4.3.2.8) ---
 
 cdef bint target_allows(Net *n, const Addr *dst) noexcept nogil:
-    """One error per icmp_ratelimit ms to one target, six at once. Targets share a small cache: a collision forgets the older one,
-    which only the global limit then holds."""
+    """One error per icmp_ratelimit ms to one target, six at once. Targets share a small cache: a collision forgets the
+    older one, which only the global limit then holds."""
     cdef uint64_t cost = <uint64_t>n.knobs.icmp_ratelimit * MS
     cdef uint64_t full = cost * TARGET_BURST
     cdef IcmpTarget *t = &n.icmp_targets[table_hash(&n.key, dst.hi, dst.lo, n.icmp_key_salt, 0, 0) % TARGETS]
@@ -122,8 +124,8 @@ cdef bint target_allows(Net *n, const Addr *dst) noexcept nogil:
 
 
 cdef bint global_allows(Net *n) noexcept nogil:
-    """icmp_msgs_per_sec with icmp_msgs_burst. Each error spends 0, 1 or 2 tokens by chance: an observer who counts what is left of
-    the budget cannot tell how many errors others got (SAD DNS, CVE-2020-25705; as Linux does since)."""
+    """icmp_msgs_per_sec with icmp_msgs_burst. Each error spends 0, 1 or 2 tokens by chance: an observer who counts what
+    is left of the budget cannot tell how many errors others got (SAD DNS, CVE-2020-25705; as Linux does since)."""
     cdef uint32_t spend
     if n.icmp_global.rate != n.knobs.icmp_msgs_per_sec or n.icmp_global.burst != n.knobs.icmp_msgs_burst:
         limiter_init(&n.icmp_global, n.knobs.icmp_msgs_per_sec, n.knobs.icmp_msgs_burst, n.core.now)
@@ -164,8 +166,8 @@ cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, 
 
 
 cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexcept nogil:
-    """Host unreachable, to ourselves, about a packet of ours that could not be delivered: the way Linux tells a socket that ARP
-    got no answer. It goes through loopback and is matched like an error from the network."""
+    """Host unreachable, to ourselves, about a packet of ours that could not be delivered: the way Linux tells a socket
+    that ARP got no answer. It goes through loopback and is matched like an error from the network."""
     cdef Addr src
     if n.lo == NULL or length < IP4_HLEN or packet[0] >> 4 != 4 or get_be16(packet + 6) & 0x1FFF:
         return
@@ -179,8 +181,8 @@ cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexc
 # --- what comes in ---
 
 cdef void set_error(IcmpError *err) noexcept nogil:
-    """The errno and its hardness as Linux maps them (RFC 1122 §4.2.3.9 for which are hard). ENONET is EHOSTUNREACH here: it exists
-    on Linux only."""
+    """The errno and its hardness as Linux maps them (RFC 1122 §4.2.3.9 for which are hard). ENONET is EHOSTUNREACH
+    here: it exists on Linux only."""
     err.hard = 0
     err.error = EHOSTUNREACH
     if err.type == ICMP_PARAM_PROBLEM:
@@ -203,7 +205,8 @@ cdef void set_error(IcmpError *err) noexcept nogil:
 
 
 cdef int error_input(Net *n, RxPkt *rx, const Icmp4Hdr *h, IcmpError *err) noexcept nogil:
-    """An error must quote an IPv4 header and eight bytes of a first fragment that one of our addresses sent (RFC 5927 §4.1).
+    """An error must quote an IPv4 header and eight bytes of a first fragment that one of our addresses sent (RFC 5927
+    §4.1).
 
     The quoted header's own checksum and length are not looked at: routers change the one and truncate to the other.
     """
@@ -241,7 +244,8 @@ cdef int error_input(Net *n, RxPkt *rx, const Icmp4Hdr *h, IcmpError *err) noexc
 cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     """One ICMP message for us. *err is filled on NET_ICMP_ERROR."""
     cdef Icmp4Hdr h
-    # An echo is answered and an error believed only on a checksum of our own: a link vouches for TCP and UDP, not for this.
+    # An echo is answered and an error believed only on a checksum of our own: a link vouches for TCP and UDP, not for
+    # this.
     cdef int status = icmp4_parse(rx.l4, rx.l4_len, &h, rx.flags & RX_LOOPBACK != 0)
     count(n.core, IcmpInMsgs)
     if status != WIRE_OK:

@@ -5,7 +5,8 @@ from ustack_ext.net.state cimport AddrState, IfAddr, Iface, Net, transmit_fn
 
 cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
                          transmit_fn transmit, void *link) noexcept nogil
-cdef void iface_free(Net *n, Iface *i) noexcept nogil            # routes and addresses go; neighbours and fragments went before
+# routes and addresses go; neighbours and fragments went before
+cdef void iface_free(Net *n, Iface *i) noexcept nogil
 cdef Iface *iface_find(Net *n, const char *name) noexcept nogil
 cdef int addr_insert(Net *n, Iface *i, const Addr *a, int plen, AddrState state, IfAddr **out) noexcept nogil
 cdef int addr_activate(Net *n, IfAddr *ia) noexcept nogil        # usable from now on: connected route, local, broadcast

@@ -6,13 +6,13 @@ connected routes, and source address choice. Not for finding out whether an addr
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, EINVAL, ENETUNREACH, ENOBUFS
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset, strcmp, strncpy
+from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ustack_ext.wire.addr cimport (addr_in_prefix, addr_is_any, addr_is_multicast, addr_is_v4, addr_mask, addr_none,
                                    addr_v4, V4_BITS)
 from ustack_ext.base.entry cimport ENTRY_IFADDR
 from ustack_ext.base.wheel cimport wheel_cancel
-from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, ADDR_TENTATIVE, IFNAME_MAX, IPMTU_MIN, MAX_IFACES,
+from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, IFNAME_MAX, IPMTU_MIN, MAX_IFACES,
                                    MAX_IFADDRS, MEDIUM_LOOPBACK, Route)
 from ustack_ext.net.route cimport net_changed, route_forget_iface, route_forget_source, route_insert, route_lookup
 
@@ -32,7 +32,7 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
     for k in range(n.n_ifaces):              # an index is not used again while a later interface lives
         if n.ifaces[k].index >= i.index:
             i.index = n.ifaces[k].index + 1
-    strncpy(i.name, name, IFNAME_MAX - 1)
+    memcpy(i.name, name, min(strlen(name), <size_t>(IFNAME_MAX - 1)))
     i.medium = medium
     i.up = 1
     if mac != NULL:
@@ -149,7 +149,8 @@ cdef int addr_activate(Net *n, IfAddr *ia) noexcept nogil:
 
 
 cdef void addr_disable(Net *n, IfAddr *ia, AddrState state) noexcept nogil:
-    """The address stays on the list but is not used any more; another of the same prefix takes over the connected route."""
+    """The address stays on the list but is not used any more; another of the same prefix takes over the connected
+    route."""
     cdef int k
     cdef IfAddr *other
     cdef bint was = ia.state == ADDR_PREFERRED
@@ -176,8 +177,8 @@ cdef int addr_remove(Net *n, Iface *i, const Addr *a) noexcept nogil:
 
 
 cdef Iface *iface_for_group(Net *n, const Addr *src, const Addr *dst) noexcept nogil:
-    """Where broadcasts and multicasts go: the connected prefix's interface; for 255.255.255.255 and 224/4 the interface of
-    the source address, else where the routes say, else the first that is up. NULL if there is none."""
+    """Where broadcasts and multicasts go: the connected prefix's interface; for 255.255.255.255 and 224/4 the interface
+    of the source address, else where the routes say, else the first that is up. NULL if there is none."""
     cdef int k
     cdef Iface *i
     cdef Iface *first = NULL
@@ -212,10 +213,11 @@ cdef const Addr *best_on_iface(Iface *i, const Addr *near) noexcept nogil:
 
 
 cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
-    """RFC 1122 §3.3.4.3: the route's preferred source, else the interface's address nearest to the next hop, else any of ours.
+    """RFC 1122 §3.3.4.3: the route's preferred source, else the interface's address nearest to the next hop, else any
+    of ours.
 
-    To ourselves: the destination itself (127.0.0.1 for all of 127/8). For a group with no address anywhere: 0.0.0.0, so that
-    a DHCP client can speak. 0, -ENETUNREACH or -EADDRNOTAVAIL.
+    To ourselves: the destination itself (127.0.0.1 for all of 127/8). For a group with no address anywhere: 0.0.0.0, so
+    that a DHCP client can speak. 0, -ENETUNREACH or -EADDRNOTAVAIL.
     """
     cdef Route *r
     cdef Iface *i

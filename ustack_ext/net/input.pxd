@@ -3,4 +3,5 @@ from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport Offload
 from ustack_ext.net.state cimport IcmpError, Iface, Net, RxPkt
 
-cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil
+cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err,
+                     Buf **owned) noexcept nogil

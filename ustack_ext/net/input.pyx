@@ -1,13 +1,14 @@
 """One received frame, checked from the outside in (RFC 894, RFC 791, RFC 1122 §3.2.1, RFC 1812 §5.3.7 for martians).
 
-Responsible for deciding whether a frame is for us and whole, and for finding its transport packet. Every refusal is counted
-under its reason; nothing is believed about a length before it was compared with what was captured. No forwarding: a packet
-that is not for us ends here, source-routed ones too.
+Responsible for deciding whether a frame is for us and whole, and for finding its transport packet. Every refusal is
+counted under its reason; nothing is believed about a length before it was compared with what was captured. No
+forwarding: a packet that is not for us ends here, source-routed ones too.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memset
 
-from ustack_ext.wire.addr cimport (Addr, addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast, addr_to_v4,
+from ustack_ext.wire.addr cimport (addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast,
+                                   addr_to_v4,
                                    addr_v4)
 from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, EthHdr, ICMP_PARAM_PROBLEM, IP4_HLEN,
                                       IP4_MF, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM,
@@ -45,7 +46,8 @@ cdef inline int drop(Net *n, Iface *i, int reason) noexcept nogil:
     return NET_DONE
 
 
-cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
+cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err,
+                     Buf **owned) noexcept nogil:
     """net_input's work; see net.pxd."""
     cdef const uint8_t *p = buf.data + buf.off
     cdef uint32_t length = buf.len
@@ -138,8 +140,8 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
 
 
 cdef bint options_input(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
-    """Options are validated and passed over (RFC 1122 §3.2.1.8); a source route is refused in silence, as nothing good asks for it
-    (RFC 7126 §4.3). True: go on."""
+    """Options are validated and passed over (RFC 1122 §3.2.1.8); a source route is refused in silence, as nothing good
+    asks for it (RFC 7126 §4.3). True: go on."""
     cdef uint32_t where = 0
     cdef bint source_route = False
     if ip4_options_check(rx.l3, hlen, &where, &source_route) != WIRE_OK:

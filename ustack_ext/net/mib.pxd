@@ -1,4 +1,5 @@
-# Every counter of a stack, with the name Linux gives it in /proc/net/snmp and /proc/net/netstat where Linux has one. Drop reasons are counters: Drop*.
+# Every counter of a stack, with the name Linux gives it in /proc/net/snmp and /proc/net/netstat where Linux has one.
+# Drop reasons are counters: Drop*.
 # Order here is the index into core.counters; net/mib.pyx holds the names in the same order (a test compares).
 
 cdef enum Mib:

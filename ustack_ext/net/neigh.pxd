@@ -11,7 +11,8 @@ cdef enum NeighNews:           # how a link address was learned
     NEWS_RUMOUR                # gratuitous or overheard: may only make us doubt
 
 cdef Neigh *neigh_find(Net *n, Iface *i, const Addr *a) noexcept nogil
-cdef Neigh *neigh_create(Net *n, Iface *i, const Addr *a) noexcept nogil                 # INCOMPLETE; NULL without memory
+# INCOMPLETE; NULL without memory
+cdef Neigh *neigh_create(Net *n, Iface *i, const Addr *a) noexcept nogil
 cdef void neigh_remove(Net *n, Neigh *e) noexcept nogil
 cdef void neigh_forget_iface(Net *n, Iface *i) noexcept nogil                            # NULL: all
 cdef int neigh_set_permanent(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noexcept nogil

@@ -14,12 +14,12 @@ Memory is bounded (RFC 6583 §6): gc_thresh3 entries, at most half of them unres
 entry, or the oldest unresolved one, makes room. A new attempt therefore always gets its chance, a flood of addresses
 that do not exist only displaces its own kind.
 
-A different link address for an entry that has one is not believed on sight. Somebody's word (a request, a gratuitous ARP,
-a reply nobody asked for) only raises doubt: the entry goes to PROBE, the old address is asked first, by unicast; if it is
-silent for a second everybody is asked, and then the answer counts. A poisoner has to silence the owner; a fail-over costs
-a second.
+A different link address for an entry that has one is not believed on sight. Somebody's word (a request, a gratuitous
+ARP, a reply nobody asked for) only raises doubt: the entry goes to PROBE, the old address is asked first, by unicast;
+if it is silent for a second everybody is asked, and then the answer counts. A poisoner has to silence the owner; a
+fail-over costs a second.
 """
-from libc.errno cimport EEXIST, EHOSTUNREACH, ENOBUFS, ENOMEM
+from libc.errno cimport EHOSTUNREACH, ENOBUFS, ENOMEM
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, memset
 

@@ -1,4 +1,5 @@
-# The face of net/ to the layers above: set-up, interfaces, routes, input, output, timers. Implemented in net.pyx over the smaller files.
+# The face of net/ to the layers above: set-up, interfaces, routes, input, output, timers. Implemented in net.pyx over
+# the smaller files.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.buf cimport Buf
@@ -13,8 +14,10 @@ cdef void net_destroy(Net *n) noexcept nogil
 # Interfaces. All return 0 or -errno (errno constants from libc.errno).
 cdef Iface *iface_add(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
                       transmit_fn transmit, void *link) noexcept nogil    # NULL when MAX_IFACES are there
-cdef void iface_remove(Net *n, Iface *i) noexcept nogil                   # addresses, neighbours, routes of it go too; the Iface is freed
-cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) noexcept nogil   # connected route added; gratuitous ARP; probe: RFC 5227 first
+# addresses, neighbours, routes of it go too; the Iface is freed
+cdef void iface_remove(Net *n, Iface *i) noexcept nogil
+# connected route added; gratuitous ARP; probe: RFC 5227 first
+cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) noexcept nogil
 cdef int iface_del_addr(Net *n, Iface *i, const Addr *a) noexcept nogil
 cdef Iface *iface_by_name(Net *n, const char *name) noexcept nogil
 
@@ -23,7 +26,9 @@ cdef int net_neigh_set(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noex
 cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil
 
 # Routes.
-cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil   # i may be NULL: found from the gateway
+# i may be NULL: found from the gateway
+cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu,
+                   const Addr *source) noexcept nogil
 cdef int route_del(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil
 
 # Is `a` one of ours (any preferred address of any interface, or loopback)?
@@ -32,28 +37,35 @@ cdef bint net_is_local(Net *n, const Addr *a) noexcept nogil
 cdef bint net_is_broadcast(Net *n, const Addr *a) noexcept nogil
 # Source address for `dst` (RFC 1122 §3.3.4.3), or -ENETUNREACH / -EADDRNOTAVAIL.
 cdef int net_source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil
-# Fills *d for packets from `src` to `dst` if it is stale. 0 or -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS (neighbour table full).
+# Fills *d for packets from `src` to `dst` if it is stale. 0 or -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS (no neighbour
+# entry to be had).
 cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
 
-# Sends one transport packet (header and payload in *t) to dst. Adds IP and link headers, fragments if `df` is 0 and it is too long, queues on an unresolved neighbour
-# (copying), loops back to ourselves. 0 or -errno: -EMSGSIZE (too big with df), -ENOBUFS (device or queue full), -EHOSTUNREACH, -ENETUNREACH.
+# Sends one transport packet (header and payload in *t) to dst. Adds IP and link headers, fragments if `df` is 0 and it
+# is too long, queues on an unresolved neighbour (copying), loops back to ourselves. 0 or -errno: -EMSGSIZE (too big
+# with df), -ENOBUFS (device or queue full), -EHOSTUNREACH, -ENETUNREACH.
 # `t` is used up. ttl 0: the default.
-cdef int net_output(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df, TxPkt *t) noexcept nogil
+cdef int net_output(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df,
+                    TxPkt *t) noexcept nogil
 # Bytes of transport header + payload that fit without fragmentation through a resolved d (to dst).
 cdef uint32_t net_room(const Dst *d, const Addr *dst) noexcept nogil
 # The transport has proof that the neighbour behind `d` answers (an ACK of new data): RFC 4861 §7.3.1's hint.
 cdef void net_confirm(Net *n, Dst *d) noexcept nogil
 
-# One frame from an interface, at buf.data[buf.off : buf.off + buf.len]. Does not take over the caller's reference to `buf`.
-# On NET_TCP/NET_UDP/NET_ECHO_REPLY/NET_UNKNOWN_PROTO *rx is filled; rx.buf may be another buffer than `buf` (a reassembled datagram): then *owned is set to it and
-# the caller unrefs it when done. On NET_ICMP_ERROR *err points into the frame.
-cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil
+# One frame from an interface, at buf.data[buf.off : buf.off + buf.len]. Does not take over the caller's reference to
+# `buf`. off may be NULL. On NET_TCP, NET_UDP, NET_ECHO_REPLY and NET_UNKNOWN_PROTO *rx is filled; rx.buf may be another
+# buffer than `buf` (a reassembled datagram): then *owned is set to it and the caller unrefs it when done. On
+# NET_ICMP_ERROR *err points into the frame.
+cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err,
+                   Buf **owned) noexcept nogil
 # A timer of ENTRY_NEIGH, ENTRY_IFADDR or ENTRY_FRAG fired.
 cdef void net_timer(Net *n, Entry *e) noexcept nogil
 
-# ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate limited).
+# ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate
+# limited).
 cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexcept nogil
 cdef void icmp_send_time_exceeded(Net *n, RxPkt *rx, uint8_t code) noexcept nogil
 cdef void icmp_send_param_problem(Net *n, RxPkt *rx, uint8_t pointer) noexcept nogil
 # Sends an ICMP echo request with the given id/seq and payload already in *t (for ping sockets). 0 or -errno.
-cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil
+cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
+                        uint16_t seq, TxPkt *t) noexcept nogil

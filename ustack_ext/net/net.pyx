@@ -1,7 +1,7 @@
 """The face of net/: set-up and tear-down, and one name for each thing the layers above may ask.
 
-Responsible for nothing but joining the files below it: route and iface (who and where), neigh and arp (link addresses), output,
-icmp, frag, input. See net.pxd for what each call means.
+Responsible for nothing but joining the files below it: route and iface (who and where), neigh and arp (link addresses),
+output, icmp, frag, input. See net.pxd for what each call means.
 """
 from libc.errno cimport EINVAL, ENOENT, ENOMEM
 from libc.stdlib cimport free
@@ -19,14 +19,17 @@ from ustack_ext.base.table cimport table_destroy, table_init
 from ustack_ext.net.arp cimport arp_start, arp_timer
 from ustack_ext.net.frag cimport frag_forget_iface, frag_timer
 from ustack_ext.net.icmp cimport icmp_echo_out, icmp_error_about, icmp_tell_sender
-from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert, is_our_broadcast,
+from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert,
+                                   is_our_broadcast,
                                    is_ours, source_for)
 from ustack_ext.net.input cimport frame_input
 from ustack_ext.net.mib cimport NeighQueueDrops
-from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent, neigh_timer)
+from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
+                                   neigh_timer)
 from ustack_ext.net.output cimport output_packet, output_resolve
 from ustack_ext.net.route cimport route_insert, route_remove
-from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, MEDIUM_ETHERNET, Neigh, NetKnobs)
+from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, MEDIUM_ETHERNET, Neigh,
+                                   NetKnobs)
 
 cdef enum:
     NEIGH_LIMIT = 65536        # the slab's; gc_thresh3 is what holds
@@ -136,7 +139,8 @@ cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil:
     return 0
 
 
-cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil:
+cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu,
+                   const Addr *source) noexcept nogil:
     return route_insert(n, prefix, plen, gateway, i, metric, mtu, source)
 
 
@@ -178,7 +182,8 @@ cdef void net_confirm(Net *n, Dst *d) noexcept nogil:
         neigh_confirm(n, d.neigh)
 
 
-cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
+cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err,
+                   Buf **owned) noexcept nogil:
     return frame_input(n, i, buf, off, rx, err, owned)
 
 
@@ -219,6 +224,7 @@ cdef void icmp_send_param_problem(Net *n, RxPkt *rx, uint8_t pointer) noexcept n
     icmp_error_about(n, rx, ICMP_PARAM_PROBLEM, 0, <uint32_t>pointer << 24)
 
 
-cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident, uint16_t seq,
+cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
+                        uint16_t seq,
                         TxPkt *t) noexcept nogil:
     return icmp_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)

@@ -4,8 +4,8 @@ from ustack_ext.wire.addr cimport Addr
 from ustack_ext.net.state cimport Dst, Net, TxPkt
 
 cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
-cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df,
-                       TxPkt *t) noexcept nogil
+cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos,
+                       bint df, TxPkt *t) noexcept nogil
 # Partial checksum of the header bytes pushed so far and of the payload, whatever the lengths of its pieces.
 cdef uint64_t tx_csum(const TxPkt *t, uint64_t sum) noexcept nogil
 

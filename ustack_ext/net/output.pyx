@@ -30,7 +30,8 @@ from ustack_ext.net.state cimport (IP_IDENTS, Iface, MEDIUM_ETHERNET, NUD_FAILED
 # --- where to ---
 
 cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
-    """Fills in *d unless it is still valid. 0, -EINVAL, -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS; on failure *d is stale."""
+    """Fills in *d unless it is still valid. 0, -EINVAL, -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS; on failure *d is
+    stale."""
     cdef Route *r
     cdef const Addr *hop = dst
     if d.generation == n.generation and d.iface != NULL:
@@ -74,8 +75,8 @@ cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexce
 # --- the identification ---
 
 cdef uint16_t next_ident(Net *n, const Addr *src, const Addr *dst, uint8_t proto) noexcept nogil:
-    """An identification that returns after 65,536 datagrams of one (source, destination, protocol), RFC 6864 §4.3, and that
-    tells an observer nothing about traffic to others: a shared counter behind a permutation keyed by the three."""
+    """An identification that returns after 65,536 datagrams of one (source, destination, protocol), RFC 6864 §4.3, and
+    that tells an observer nothing about traffic to others: a shared counter behind a permutation keyed by the three."""
     cdef uint64_t words[5]
     cdef uint64_t key
     cdef uint32_t left, right, swap, k
@@ -116,7 +117,8 @@ cdef uint64_t tx_csum(const TxPkt *t, uint64_t sum) noexcept nogil:
 
 
 cdef void finish_checksum(TxPkt *t) noexcept nogil:
-    """Does what was left to the link: called before the packet is cut up. csum_start is still the transport header's start."""
+    """Does what was left to the link: called before the packet is cut up. csum_start is still the transport header's
+    start."""
     cdef uint16_t value = csum_fold(tx_csum(t, 0))
     csum_store(t.hdr + t.off.csum_offset, value if value != 0 else 0xFFFF)
     t.off.flags &= ~OFF_CSUM_WANTED
@@ -175,7 +177,8 @@ cdef void slice_into(const TxPkt *t, uint32_t start, uint32_t length, TxPkt *f) 
 
 
 cdef int send_fragments(Net *n, Dst *d, const Addr *dst, Ip4Hdr *ip, TxPkt *t) noexcept nogil:
-    """RFC 791 §3.2: as large as the MTU allows, in order, offsets multiples of 8. The first failure ends it: the datagram is lost."""
+    """RFC 791 §3.2: as large as the MTU allows, in order, offsets multiples of 8. The first failure ends it: the
+    datagram is lost."""
     cdef uint32_t total = tx_length(t)
     cdef uint32_t most = (d.mtu - IP4_HLEN) & ~<uint32_t>7
     cdef uint32_t at = 0, take
@@ -203,7 +206,8 @@ cdef int send_fragments(Net *n, Dst *d, const Addr *dst, Ip4Hdr *ip, TxPkt *t) n
     return 0
 
 
-cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df,
+cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos,
+                       bint df,
                        TxPkt *t) noexcept nogil:
     """net_output's work; see net.pxd."""
     cdef Ip4Hdr ip

@@ -4,7 +4,8 @@ from ustack_ext.wire.addr cimport Addr
 from ustack_ext.net.state cimport Iface, Net, Route
 
 cdef Route *route_lookup(Net *n, const Addr *dst, Iface *only) noexcept nogil     # only NULL: any interface
-cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil
+cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric,
+                      uint32_t mtu, const Addr *source) noexcept nogil
 cdef int route_remove(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil
 cdef void route_forget_iface(Net *n, Iface *i) noexcept nogil
 cdef void route_forget_source(Net *n, Iface *i, const Addr *source) noexcept nogil

@@ -28,7 +28,8 @@ cdef bint same_next_hop(const Route *r, const Addr *gateway, const Iface *i) noe
 
 
 cdef int find_gateway(Net *n, const Addr *gateway, Iface **i) noexcept nogil:
-    """A gateway must be reachable without a gateway (RFC 1812 §5.2.4.1). On media without neighbours it is only a name."""
+    """A gateway must be reachable without a gateway (RFC 1812 §5.2.4.1). On media without neighbours it is only a
+    name."""
     cdef Route *r
     if i[0] != NULL and i[0].medium != MEDIUM_ETHERNET:
         return 0
@@ -39,8 +40,10 @@ cdef int find_gateway(Net *n, const Addr *gateway, Iface **i) noexcept nogil:
     return 0
 
 
-cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil:
-    """Adds a route; the arguments are route_add's. -EINVAL, -ENETUNREACH (gateway not on link), -EEXIST, -ENOBUFS (table full)."""
+cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric,
+                      uint32_t mtu, const Addr *source) noexcept nogil:
+    """Adds a route; the arguments are route_add's. -EINVAL, -ENETUNREACH (gateway not on link), -EEXIST, -ENOBUFS
+    (table full)."""
     cdef Addr via = addr_none()
     cdef Addr masked = addr_mask(prefix, plen)
     cdef Route *r
@@ -98,7 +101,8 @@ cdef int route_remove(Net *n, const Addr *prefix, int plen, const Addr *gateway,
     for k in range(n.n_routes):
         r = &n.routes[k]
         if (r.plen == plen and addr_eq(&r.prefix, prefix) and (i == NULL or r.iface == i)
-                and (gateway == NULL or addr_eq(&r.gateway, gateway) or (addr_is_any(gateway) and addr_is_any(&r.gateway)))):
+                and (gateway == NULL or addr_eq(&r.gateway,
+                     gateway) or (addr_is_any(gateway) and addr_is_any(&r.gateway)))):
             drop_route(n, k)
             return 0
     return -ESRCH

@@ -1,4 +1,5 @@
-# Every struct of the net layer in one place; the functions over them are in iface, neigh, arp, route, output, icmp, frag and input.
+# Every struct of the net layer in one place; the functions over them are in iface, neigh, arp, route, output, icmp,
+# frag and input.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.buf cimport Buf, BufQueue
@@ -28,7 +29,8 @@ cdef enum Medium:
     MEDIUM_IP
     MEDIUM_LOOPBACK
 
-# Frames go out through this. It must not call back into an engine. Returns 0, or -1 when the frame was dropped (queue full, device gone).
+# Frames go out through this. It must not call back into an engine. Returns 0, or -1 when the frame was dropped (queue
+# full, device gone).
 ctypedef int (*transmit_fn)(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil
 
 cdef struct Iface
@@ -103,7 +105,8 @@ cdef struct Route:
     Addr source                # preferred source, or addr_none()
     Iface *iface
 
-# Where packets to one destination go: filled by route_resolve, kept by whoever sends often. Valid while gen == net.generation.
+# Where packets to one destination go: filled by route_resolve, kept by whoever sends often. Valid while gen ==
+# net.generation.
 cdef struct Dst:
     Iface *iface
     Neigh *neigh               # NULL on media without neighbours
@@ -257,7 +260,8 @@ cdef inline void tx_init(TxPkt *t) noexcept nogil:
 
 
 cdef inline uint8_t *tx_push(TxPkt *t, uint32_t n) noexcept nogil:
-    """Room for n header bytes in front of what is there; the sum of all headers is below TX_HEADROOM by construction."""
+    """Room for n header bytes in front of what is there; the sum of all headers is below TX_HEADROOM by
+    construction."""
     t.hdr -= n
     return t.hdr
 

@@ -7,6 +7,7 @@ cdef UdpSock *first_on_port(Udp *u, uint16_t port, bint ping) noexcept nogil
 cdef UdpSock *next_on_port(UdpSock *s) noexcept nogil
 # 0: no match; else the higher the better.
 cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil
-cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil
+cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr,
+                         uint16_t rport) noexcept nogil
 # Enters the socket under port (0: a random free one). 0 or -EADDRINUSE.
 cdef int claim_port(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil

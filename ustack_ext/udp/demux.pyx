@@ -33,7 +33,8 @@ cdef UdpSock *next_on_port(UdpSock *s) noexcept nogil:
 
 
 cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil:
-    """A connected socket hears only its peer, and hears it before all others; a bound address comes before the wildcard."""
+    """A connected socket hears only its peer, and hears it before all others; a bound address comes before the
+    wildcard."""
     cdef int score = 1
     if not addr_is_any(&s.laddr):
         if not addr_eq(&s.laddr, laddr):
@@ -46,7 +47,8 @@ cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uin
     return score
 
 
-cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil:
+cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr,
+                         uint16_t rport) noexcept nogil:
     """Of equals (SO_REUSEADDR) the latest bound, as Linux."""
     cdef UdpSock *s = first_on_port(u, port, ping)
     cdef UdpSock *best = NULL

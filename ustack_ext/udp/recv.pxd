@@ -5,6 +5,7 @@ from ustack_ext.net.state cimport RxPkt
 from ustack_ext.udp.state cimport Udp, UdpMeta, UdpSock
 
 # Queues [data, data + length), which lies in rx.buf, on the socket. last: nobody else needs rx.buf's bytes.
-cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport, bint last) noexcept nogil
+cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport,
+                  bint last) noexcept nogil
 cdef long take(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta, uint32_t *full) noexcept nogil
 cdef void set_error(Udp *u, UdpSock *s, int error) noexcept nogil

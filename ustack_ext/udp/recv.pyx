@@ -1,9 +1,9 @@
 """The receive queues of datagram sockets: accounting, and the one copy to the application.
 
-Responsible for what waits in a socket; not for choosing the socket (demux). A datagram stays in the frame's own buffer when
-that is of the size a copy would take anyway, so it is copied once, to the application.
+Responsible for what waits in a socket; not for choosing the socket (demux). A datagram stays in the frame's own buffer
+when that is of the size a copy would take anyway, so it is copied once, to the application.
 """
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref, bufq_pop, bufq_push
 from ustack_ext.base.core cimport count
@@ -13,14 +13,16 @@ from ustack_ext.udp.state cimport UDP_IS_PING, UDP_SHUT_RD
 
 
 cdef bint can_share(const RxPkt *rx, const uint8_t *data, uint32_t length) noexcept nogil:
-    """The frame's buffer can be the queue's: only the caller holds it, the meta data fits in front, and no smaller class would do."""
+    """The frame's buffer can be the queue's: only the caller holds it, the meta data fits in front, and no smaller
+    class would do."""
     cdef const Buf *b = rx.buf
     if b.refs != 1 or data - b.data < <long>sizeof(UdpMeta):
         return False
     return b.cls == 0 or buf_class_cap(b.cls - 1) < sizeof(UdpMeta) + length
 
 
-cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport, bint last) noexcept nogil:
+cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport,
+                  bint last) noexcept nogil:
     cdef Buf *b
     cdef UdpMeta meta
     if s.flags & UDP_SHUT_RD:

@@ -1,8 +1,8 @@
 """Sends datagrams: UDP (RFC 768) and the echo requests of ping sockets.
 
-Responsible for source address, header and checksum. Datagrams may be fragmented, here or on the way: DF is not set, as there
-is no path MTU discovery for UDP (RFC 8085 §3.2 leaves sizes to the application), and so no cache that forged "fragmentation
-needed" messages could fill.
+Responsible for source address, header and checksum. Datagrams may be fragmented, here or on the way: DF is not set, as
+there is no path MTU discovery for UDP (RFC 8085 §3.2 leaves sizes to the application), and so no cache that forged
+"fragmentation needed" messages could fill.
 """
 from libc.errno cimport EACCES, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -32,7 +32,8 @@ cdef int check_destination(Udp *u, const UdpSock *s, const Addr *a) noexcept nog
     return 0
 
 
-cdef void push_header(UdpSock *s, const Dst *d, const Addr *src, const Addr *dst, uint16_t port, TxPkt *t) noexcept nogil:
+cdef void push_header(UdpSock *s, const Dst *d, const Addr *src, const Addr *dst, uint16_t port,
+                      TxPkt *t) noexcept nogil:
     """The UDP header, its checksum computed or, where the link does that and the datagram fits one packet, prepared."""
     cdef UdpHdr h
     cdef uint8_t *p = tx_push(t, UDP_HLEN)
@@ -71,8 +72,10 @@ cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, 
     return status
 
 
-cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, const uint8_t *head, TxPkt *t) noexcept nogil:
-    """Of the header the application wrote only the sequence number is used: type and code are fixed, identifier and checksum ours."""
+cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, const uint8_t *head,
+                   TxPkt *t) noexcept nogil:
+    """Of the header the application wrote only the sequence number is used: type and code are fixed, identifier and
+    checksum ours."""
     if head[0] != ICMP_ECHO or head[1] != 0:
         return -EINVAL
     return icmp_send_echo(u.net, d, src, dst, s.ttl, s.tos, s.lport, get_be16(head + 6), t)
@@ -107,8 +110,8 @@ cdef void gather(const IoVec *iov, int niov, uint8_t *to, size_t skip, size_t mo
 
 
 cdef Buf *add_payload(Udp *u, const IoVec *iov, int niov, size_t skip, size_t total, TxPkt *t) noexcept nogil:
-    """References the application's pieces, or gathers them when they are too many: then the buffer is returned, to be released after
-    sending. NULL also when that could not be had: t.payload_len tells."""
+    """References the application's pieces, or gathers them when they are too many: then the buffer is returned, to be
+    released after sending. NULL also when that could not be had: t.payload_len tells."""
     cdef Buf *b = NULL
     cdef int k
     if niov <= PIECES_MAX:
@@ -168,6 +171,7 @@ cdef long send_datagram(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Ad
     if gathered != NULL:
         buf_unref(&u.core.pool, gathered)
     if status == -ENOBUFS:
-        count(u.core, UdpSndbufErrors)                 # lost on our side of the wire, as Linux: not the application's error
+        # lost on our side of the wire, as Linux: not the application's error
+        count(u.core, UdpSndbufErrors)
         status = 0
     return total if status == 0 else status

@@ -11,14 +11,21 @@ cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil
 cdef void udp_destroy(Udp *u) noexcept nogil
 cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil                                       # NULL: no memory
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil                                         # frees it
-cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil             # port 0: ephemeral (RFC 6056). -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL
-cdef int udp_connect(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil          # binds if needed; a NULL: disconnect (AF_UNSPEC)
-# Sends one datagram gathered from iov. to NULL: the connected peer. Bytes sent or -errno (-EDESTADDRREQ, -EMSGSIZE, -EACCES for broadcast, -ECONNREFUSED once per ICMP error, ...)
-cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port, int flags) noexcept nogil
-# Copies the first datagram into iov, removes it unless peek. Bytes copied or -EAGAIN / -errno; *full = the datagram's real length; *meta filled.
-cdef long udp_recv(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta, uint32_t *full) noexcept nogil
+# port 0: ephemeral (RFC 6056). -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL
+cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil
+# binds if needed; a NULL: disconnect (AF_UNSPEC)
+cdef int udp_connect(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil
+# Sends one datagram gathered from iov. to NULL: the connected peer. Bytes sent or -errno (-EDESTADDRREQ, -EMSGSIZE,
+# -EACCES for broadcast, -ECONNREFUSED once per ICMP error, ...)
+cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port,
+                   int flags) noexcept nogil
+# Copies the first datagram into iov, removes it unless peek. Bytes copied or -EAGAIN / -errno; *full = the datagram's
+# real length; *meta filled.
+cdef long udp_recv(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta,
+                   uint32_t *full) noexcept nogil
 cdef int udp_shutdown(Udp *u, UdpSock *s, int how) noexcept nogil
 cdef uint16_t udp_ready(UdpSock *s) noexcept nogil                                             # EV_* true now
-cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil                                          # sends port unreachable itself
+# sends port unreachable itself
+cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil
 cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil
 cdef void ping_input(Udp *u, RxPkt *rx) noexcept nogil

@@ -1,7 +1,8 @@
-"""UDP and ping sockets to the layers above: open, bind, connect, send, receive, shut down, and what comes from the network.
+"""UDP and ping sockets to the layers above: open, bind, connect, send, receive, shut down, and what comes from the
+network.
 
-Responsible for the life of a socket and for the errors it is told of (RFC 1122 §4.1.3.3); matching is demux's, queues are recv's,
-headers are send's.
+Responsible for the life of a socket and for the errors it is told of (RFC 1122 §4.1.3.3); matching is demux's, queues
+are recv's, headers are send's.
 """
 from libc.errno cimport (EADDRNOTAVAIL, EAGAIN, EINVAL, EMSGSIZE, ENOMEM, ENOTCONN, EPIPE)
 from libc.string cimport memset
@@ -133,7 +134,8 @@ cdef int pop_error(UdpSock *s) noexcept nogil:
     return error
 
 
-cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port, int flags) noexcept nogil:
+cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port,
+                   int flags) noexcept nogil:
     """`flags` is for MSG_* that change what is sent: there is none yet."""
     cdef Addr here
     cdef int status
@@ -150,7 +152,8 @@ cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *t
     return send_datagram(u, s, iov, niov, to, port)
 
 
-cdef long udp_recv(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta, uint32_t *full) noexcept nogil:
+cdef long udp_recv(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta,
+                   uint32_t *full) noexcept nogil:
     full[0] = 0
     if s.error != 0:
         return -pop_error(s)
@@ -190,7 +193,8 @@ cdef uint16_t udp_ready(UdpSock *s) noexcept nogil:
 # --- from the network ---
 
 cdef void deliver_all(Udp *u, RxPkt *rx, uint8_t *data, uint32_t length, const UdpHdr *h) noexcept nogil:
-    """A broadcast or multicast goes to every socket that matches (RFC 1122 §4.1.3.3 wants nothing said if there is none)."""
+    """A broadcast or multicast goes to every socket that matches (RFC 1122 §4.1.3.3 wants nothing said if there is
+    none)."""
     cdef UdpSock *s = first_on_port(u, h.dport, False)
     cdef bint any = False
     while s != NULL:
@@ -240,7 +244,8 @@ cdef void ping_input(Udp *u, RxPkt *rx) noexcept nogil:
 
 
 cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
-    """Every error about a request of its own is news to a ping socket: Linux keeps that for IP_RECVERR, which its ping asks for."""
+    """Every error about a request of its own is news to a ping socket: Linux keeps that for IP_RECVERR, which its ping
+    asks for."""
     cdef UdpSock *s = NULL
     if e.l4_len >= ICMP_HLEN and e.l4[0] == ICMP_ECHO:
         s = best_match(u, get_be16(e.l4 + 4), True, &e.src, &e.dst, 0)
@@ -251,7 +256,8 @@ cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
 
 
 cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
-    """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors unless it wants all (IP_RECVERR);
+    """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors unless it wants
+    all (IP_RECVERR);
     "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented. All as Linux."""
     cdef UdpSock *s
     if e.proto == IPPROTO_ICMP_:
