@@ -1,4 +1,4 @@
-"""What every test shares: the rfc marker's record, what a skip means in CI, and the check that nothing is left over.
+"""What every test shares: what a skip means in CI, the rfc marker's record, and the check that nothing is left over.
 
 Options:
     --rfc-report=FILE   write which RFC requirements were shown, by which test, with which outcome (JSON)
@@ -6,10 +6,11 @@ Options:
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     fail_forbidden_skip(report)
     note_requirements(item, report)
+    if report.failed:
+        item.stash[failed_key] = True
     return report
 
 
@@ -65,6 +68,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 # -- which requirement is shown by which test
 
+failed_key = pytest.StashKey[bool]()
 Outcomes = dict[str, dict[str, dict[str, str]]]
 outcomes_key = pytest.StashKey[Outcomes]()
 
@@ -95,3 +99,32 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(session.config.stash[outcomes_key], indent=1, sort_keys=True)
         Path(target).write_text(text + "\n", encoding="utf-8")
+
+
+# -- nothing is left over
+
+
+def live_objects() -> dict[str, int]:
+    """What is alive in the data plane, by kind. Empty in a release build, which does not count."""
+    try:
+        from ustack_ext.base import live
+    except ImportError:  # not built: the tests that need it say so themselves
+        return {}
+    return {kind: count for kind, count in live.live_objects().items() if count}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In debug and sanitizer builds: every buffer, connection, neighbour and timer is gone when a test is over.
+
+    Set up before a test's other fixtures, so it looks when they are closed. A stack that several tests share (a fixture
+    of a wider scope) makes it impossible to tell, and so does a failed test: its traceback keeps what it used.
+    """
+    shared = live_objects()
+    yield
+    if shared or request.node.stash.get(failed_key, False):
+        return
+    if live_objects():
+        gc.collect()
+    left = live_objects()
+    assert left == {}, f"left over after the test: {left}"
