@@ -2,6 +2,7 @@
 # business; where the memory comes from is base/chunk's.
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.base.chunk cimport ChunkList, chunk_free_all, chunk_give, chunk_take
+from ustack_ext.base.live cimport LIVE_BUFFERS, live_count
 
 cdef enum:
     HEADER = 64            # the Buf and its padding: data starts on a cache line of its own
@@ -59,6 +60,7 @@ cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil:
         return NULL
     p.used += l.object
     p.live += 1
+    live_count(LIVE_BUFFERS, 1)
     b.next = NULL
     b.refs = 1
     b.cap = l.object - HEADER
@@ -79,6 +81,7 @@ cdef void buf_release(BufPool *p, Buf *b) noexcept nogil:
     cdef ChunkList l = class_chunks(p, b.cls)
     p.used -= l.object
     p.live -= 1
+    live_count(LIVE_BUFFERS, -1)
     chunk_give(&l, b)
 
 

@@ -6,7 +6,7 @@
 # last and a second one goes back to malloc: memory follows the load down, without malloc and free taking turns in a
 # steady state.
 #
-# Under AddressSanitizer every object is its own malloc, so that use after free and overruns are seen.
+# Under AddressSanitizer every object is a chunk of its own, so that use after free and overruns are seen.
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 
@@ -69,6 +69,10 @@ cdef inline void link_first(const ChunkList *l, Chunk *c) noexcept nogil:
     l.head[0] = c
 
 
+cdef inline size_t chunk_size(const ChunkList *l) noexcept nogil:
+    return CHUNK_HEADER + l.object if USTACK_ASAN else l.chunk
+
+
 cdef Chunk *new_chunk(const ChunkList *l) noexcept nogil:
     cdef Chunk *c = <Chunk *>aligned_alloc(l.chunk, l.chunk)
     if c == NULL:
@@ -84,7 +88,7 @@ cdef Chunk *new_chunk(const ChunkList *l) noexcept nogil:
 
 cdef void drop_chunk(const ChunkList *l, Chunk *c) noexcept nogil:
     unlink(l, c)
-    l.held[0] -= l.chunk
+    l.held[0] -= chunk_size(l)
     free(c)
 
 
@@ -98,14 +102,21 @@ cdef Chunk *usable_chunk(const ChunkList *l) noexcept nogil:
     return c
 
 
+cdef void *lone_take(const ChunkList *l) noexcept nogil:
+    """An object in a chunk of its own."""
+    cdef Chunk *c = <Chunk *>malloc(chunk_size(l))
+    if c == NULL:
+        return NULL
+    l.held[0] += chunk_size(l)
+    link_last(l, c)
+    return <char *>c + CHUNK_HEADER
+
+
 cdef void *chunk_take(const ChunkList *l) noexcept nogil:
     cdef Chunk *c
     cdef void *object
     if USTACK_ASAN:
-        object = malloc(l.object)
-        if object != NULL:
-            l.held[0] += l.object
-        return object
+        return lone_take(l)
     c = usable_chunk(l)
     if c == NULL:
         return NULL
@@ -127,8 +138,7 @@ cdef void chunk_give(const ChunkList *l, void *object) noexcept nogil:
     cdef Chunk *head
     cdef bint was_full
     if USTACK_ASAN:
-        l.held[0] -= l.object
-        free(object)
+        drop_chunk(l, <Chunk *>(<char *>object - CHUNK_HEADER))
         return
     c = chunk_of(l, object)
     was_full = not has_free(c)

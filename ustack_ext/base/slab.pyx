@@ -1,8 +1,9 @@
 # Counted, limited, zeroed objects of one size (slab.pxd): TCBs, neighbours, fragment queues. Memory comes from
 # base/chunk.
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 from ustack_ext.base.chunk cimport CHUNK_HEADER, ChunkList, chunk_free_all, chunk_give, chunk_take
+from ustack_ext.base.live cimport LIVE_OBJECTS, live_count
 
 cdef enum:
     MIN_CHUNK = 16384
@@ -34,6 +35,8 @@ cdef void slab_init(Slab *s, uint32_t size, uint32_t limit) noexcept nogil:
 cdef void slab_destroy(Slab *s) noexcept nogil:
     cdef ChunkList l = slab_chunks(s)
     chunk_free_all(&l)
+    live_count(LIVE_OBJECTS, -<int64_t>s.live)
+    s.live = 0
 
 
 cdef void *slab_alloc(Slab *s) noexcept nogil:
@@ -46,6 +49,7 @@ cdef void *slab_alloc(Slab *s) noexcept nogil:
     if obj == NULL:
         return NULL
     s.live += 1
+    live_count(LIVE_OBJECTS, 1)
     memset(obj, 0, s.size)
     return obj
 
@@ -53,4 +57,5 @@ cdef void *slab_alloc(Slab *s) noexcept nogil:
 cdef void slab_free(Slab *s, void *obj) noexcept nogil:
     cdef ChunkList l = slab_chunks(s)
     s.live -= 1
+    live_count(LIVE_OBJECTS, -1)
     chunk_give(&l, obj)

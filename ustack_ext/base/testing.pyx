@@ -63,6 +63,9 @@ cdef class TimerWheel:
         self.size = entries
 
     def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.size):
+            wheel_cancel(&self.wheel, &self.entries[i])
         free(self.entries)
 
     cdef Entry *entry(self, uint32_t i) except NULL:

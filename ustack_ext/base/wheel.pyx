@@ -8,6 +8,7 @@
 from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memset
 from ustack_ext.base.entry cimport Entry
+from ustack_ext.base.live cimport LIVE_TIMERS, live_count
 
 cdef extern from * nogil:
     int __builtin_clzll(unsigned long long) noexcept
@@ -95,6 +96,7 @@ cdef void wheel_arm(Wheel *w, Entry *e, uint64_t deadline) noexcept nogil:
     e.deadline = deadline
     place(w, e)
     w.armed += 1
+    live_count(LIVE_TIMERS, 1)
     if deadline < w.next_cache:
         w.next_cache = deadline
 
@@ -104,6 +106,7 @@ cdef void wheel_cancel(Wheel *w, Entry *e) noexcept nogil:
         return
     displace(w, e)
     w.armed -= 1
+    live_count(LIVE_TIMERS, -1)
     if w.armed == 0:
         w.next_cache = UINT64_MAX
     elif e.deadline == w.next_cache:
@@ -154,6 +157,7 @@ cdef Entry *pop_due(Wheel *w, Entry *e) noexcept nogil:
     cdef uint64_t following = e.tnext.deadline if e.tnext != NULL else WHEEL_UNKNOWN
     displace(w, e)
     w.armed -= 1
+    live_count(LIVE_TIMERS, -1)
     w.next_cache = following if w.armed else UINT64_MAX
     return e
 
