@@ -124,6 +124,12 @@ def test_what_python_imports_from_the_extension_has_stubs() -> None:
     assert [name(path) for path in exist if not path.with_suffix(".pyi").exists()] == []
 
 
+def test_one_version() -> None:
+    pattern = re.compile(r'^(?:version|__version__) = "([^"]+)"', re.MULTILINE)
+    project, package = ((ROOT / path).read_text(encoding="utf-8") for path in ("pyproject.toml", "ustack/__init__.py"))
+    assert pattern.findall(project) == pattern.findall(package) != []
+
+
 def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
