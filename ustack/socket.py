@@ -1,0 +1,304 @@
+"""ustack.Socket: the standard library's socket object on a stack.
+
+Responsible for: what socket.socket has beyond the plain calls (files, sendfile, messages with ancillary data, options,
+detach, repr, the warning about a forgotten socket). Not for: the calls themselves (ustack_ext.sockets.core). Meanings
+and exceptions are the socket module's; the errno is the one that Linux gives.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import socket
+import struct
+import time
+import warnings
+from collections.abc import Iterable
+from socket import AddressFamily, SocketKind
+from typing import IO, Any
+
+from ustack_ext.sockets.core import SocketCore
+
+from . import options
+
+_SENDFILE_PIECE = 1 << 20
+_INT = struct.Struct("i")
+# What _recvmsg says the receiver wants of a datagram (CMSG_* of ustack_ext/sockets/state.pxd).
+_WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO = 1, 2, 4
+_IP = options.IP_NUMBERS
+
+
+class Socket(SocketCore):
+    """A TCP, UDP or ping socket; made by Stack.socket(), create_connection(), create_server(), and accept().
+
+    It is safe to use from several threads; closing it wakes whoever is blocked on it (OSError, EBADF).
+    """
+
+    __slots__ = ()
+
+    # -- what it is
+
+    @property
+    def family(self) -> AddressFamily:
+        """The address family: AF_INET."""
+        return socket.AF_INET
+
+    @property
+    def type(self) -> SocketKind:
+        """SOCK_STREAM or SOCK_DGRAM."""
+        return SocketKind(self._type)
+
+    @property
+    def timeout(self) -> float | None:
+        """The timeout in seconds; 0.0: non-blocking, None: blocking."""
+        return self.gettimeout()
+
+    def getsockname(self) -> tuple[str, int]:
+        """The socket's own address. Raises OSError."""
+        return self._names()[0]
+
+    def getpeername(self) -> tuple[str, int]:
+        """The peer's address. Raises OSError: ENOTCONN."""
+        peer = self._names()[1]
+        if peer is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return peer
+
+    def __repr__(self) -> str:
+        closed = "" if not self._closed else " [closed]"
+        what = f"family={self.family}, type={self.type}, proto={self.proto}"
+        text = f"<{type(self).__module__}.{type(self).__qualname__}{closed} {what}"
+        if not self._closed:
+            try:
+                own, peer = self._names()
+            except OSError:
+                return text + ">"
+            text += f", laddr={own}" + (f", raddr={peer}" if peer else "")
+        return text + ">"
+
+    def __getstate__(self) -> None:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    def get_inheritable(self) -> bool:
+        """False: another program could do nothing with the descriptor."""
+        return False
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Raises OSError (EOPNOTSUPP) for True: the connection lives in this process."""
+        if inheritable:
+            raise OSError(errno.EOPNOTSUPP, "a ustack socket lives in its process and cannot be inherited")
+
+    # -- opening and closing
+
+    def accept(self) -> tuple[Socket, tuple[str, int]]:
+        """accept() -> (socket, address): as socket.socket.accept. Raises OSError, TimeoutError, BlockingIOError."""
+        return self._accept()
+
+    def close(self) -> None:
+        """Close the socket; what makefile() made keeps the connection open until it is closed too."""
+        self._closed = True
+        if self._io_refs <= 0:
+            self._close_now()
+
+    def _decref_socketios(self) -> None:
+        if self._io_refs > 0:
+            self._io_refs -= 1
+        if self._closed:
+            self.close()
+
+    def detach(self) -> int:
+        """Close the object, not the connection -> what fileno() was; Stack.socket(fileno=...) takes it up again."""
+        if self._closed:
+            return -1
+        fd = self.fileno()
+        self.stack._detached[fd] = self._split()
+        self._closed = True
+        return fd
+
+    def dup(self) -> Socket:
+        """Not possible: one connection has one socket object. Raises OSError (EOPNOTSUPP)."""
+        raise OSError(errno.EOPNOTSUPP, "a ustack socket cannot be duplicated")
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._closed:
+            self.close()
+
+    def __del__(self) -> None:
+        if not self._closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self._io_refs = 0
+            self.close()
+
+    # -- options
+
+    def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
+        """getsockopt(level, name[, size]) -> int, or bytes when a size is given. Raises OSError: ENOPROTOOPT."""
+        return options.get(self, level, optname, buflen)
+
+    def setsockopt(self, level: int, optname: int, value: Any, optlen: int | None = None, /) -> None:
+        """setsockopt(level, name, int | bytes). Raises OSError: ENOPROTOOPT, EINVAL."""
+        options.put(self, level, optname, value, optlen)
+
+    # -- messages
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int] | None]:
+        """recvmsg(size[, ancillary size[, flags]]) -> (data, ancillary data, flags, address): as socket.socket.recvmsg.
+
+        Ancillary data of datagrams, where asked for with IP_RECVTTL, IP_RECVTOS, IP_PKTINFO: IP_TTL (int), IP_TOS (1
+        byte), IP_PKTINFO (struct in_pktinfo).
+        """
+        _check_ancillary_size(ancbufsize, "recvmsg")
+        data, full, details, address = self._recvmsg(bufsize, flags)
+        ancillary, message_flags = _ancillary(details, ancbufsize)
+        return data, ancillary, message_flags | (socket.MSG_TRUNC if full > len(data) else 0), address
+
+    def recvmsg_into(
+        self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[int, list[tuple[int, int, bytes]], int, tuple[str, int] | None]:
+        """recvmsg into several buffers, one after another -> (bytes, ancillary data, flags, address)."""
+        _check_ancillary_size(ancbufsize, "recvmsg_into")
+        count, full, details, address = self._recvmsg_into(buffers, flags)
+        ancillary, message_flags = _ancillary(details, ancbufsize)
+        return count, ancillary, message_flags | (socket.MSG_TRUNC if full > count else 0), address
+
+    def sendmsg(
+        self,
+        buffers: Iterable[Any],
+        ancdata: Iterable[tuple[int, int, Any]] = (),
+        flags: int = 0,
+        address: tuple[str, int] | None = None,
+        /,
+    ) -> int:
+        """sendmsg(buffers[, ancillary data[, flags[, address]]]) -> bytes sent: as socket.socket.sendmsg.
+
+        Ancillary data may give a datagram's IP_TTL and IP_TOS; anything else of IPPROTO_IP is OSError (EINVAL).
+        """
+        ttl, tos = 0, -1
+        for level, kind, data in ancdata:
+            raw = bytes(data)
+            if level != socket.IPPROTO_IP:
+                continue
+            if kind == _IP["IP_TTL"] and len(raw) == _INT.size and 1 <= _INT.unpack(raw)[0] <= 255:
+                ttl = _INT.unpack(raw)[0]
+            elif kind == _IP["IP_TOS"] and len(raw) in (1, _INT.size) and not any(raw[1:]):
+                tos = raw[0]  # a little-endian int's first byte is its value
+            else:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self._sendmsg(buffers, flags, address, ttl, tos)
+
+    # -- files
+
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """A file over the socket: as socket.socket.makefile, made of the same socket.SocketIO and io classes."""
+        if not set(mode) <= {"r", "w", "b"}:
+            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
+        writing = "w" in mode
+        reading = "r" in mode or not writing
+        raw = socket.SocketIO(self, ("r" if reading else "") + ("w" if writing else ""))  # type: ignore[arg-type]
+        self._io_refs += 1
+        if buffering is None or buffering < 0:
+            buffering = io.DEFAULT_BUFFER_SIZE
+        if buffering == 0:
+            if "b" not in mode:
+                raise ValueError("unbuffered streams must be binary")
+            return raw  # type: ignore[return-value]
+        buffer: io.BufferedRWPair | io.BufferedReader | io.BufferedWriter
+        if reading and writing:
+            buffer = io.BufferedRWPair(raw, raw, buffering)
+        elif reading:
+            buffer = io.BufferedReader(raw, buffering)
+        else:
+            buffer = io.BufferedWriter(raw, buffering)
+        if "b" in mode:
+            return buffer  # type: ignore[return-value]
+        text = io.TextIOWrapper(buffer, encoding, errors, newline)  # type: ignore[type-var]
+        text.mode = mode  # type: ignore[misc]
+        return text
+
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """Send a file opened in binary mode, from `offset`, to its end or `count` bytes -> bytes sent.
+
+        The file's position is left behind what was sent. Raises OSError; ValueError: non-blocking socket, text file,
+        no stream.
+        """
+        _check_sendfile(self, file, offset, count)
+        deadline = None if self.timeout is None else time.monotonic() + (self.timeout or 0)
+        if offset:
+            file.seek(offset)
+        sent = 0
+        piece = memoryview(bytearray(_SENDFILE_PIECE if count is None else min(_SENDFILE_PIECE, count)))
+        read_into = getattr(file, "readinto", None)
+        try:
+            while count is None or sent < count:
+                want = len(piece) if count is None else min(len(piece), count - sent)
+                if read_into is not None:
+                    got = read_into(piece[:want])
+                    data = piece[: got or 0]
+                else:
+                    data = memoryview(file.read(want))
+                if not data:
+                    break
+                while data:
+                    taken = self.send(data)
+                    sent += taken
+                    data = data[taken:]
+                    if deadline is not None and data and time.monotonic() > deadline:
+                        raise TimeoutError("timed out")
+        finally:
+            if sent > 0 and hasattr(file, "seek"):
+                file.seek(offset + sent)
+        return sent
+
+
+def _check_sendfile(sock: Socket, file: IO[bytes], offset: int, count: int | None) -> None:
+    """socket.socket.sendfile's own checks."""
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError("file should be opened in binary mode")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError("only SOCK_STREAM type sockets are supported")
+    if sock.timeout == 0:
+        raise ValueError("non-blocking sockets are not supported")
+    if count is not None:
+        if not isinstance(count, int):
+            raise TypeError(f"count must be a positive integer (got {count!r})")
+        if count <= 0:
+            raise ValueError(f"count must be a positive integer (got {count!r})")
+
+
+def _check_ancillary_size(size: int, caller: str) -> None:
+    if size < 0:
+        raise ValueError(f"invalid ancillary data buffer length in {caller}()")
+
+
+def _ancillary(details: tuple[int, int, int, int, str] | None, room: int) -> tuple[list[tuple[int, int, bytes]], int]:
+    """(messages that fit into `room` bytes as CMSG_SPACE counts, MSG_CTRUNC or 0)."""
+    messages: list[tuple[int, int, bytes]] = []
+    if details is None:
+        return messages, 0
+    wants, ttl, tos, index, destination = details
+    if wants & _WANTS_PKTINFO:
+        here = socket.inet_aton(destination)
+        messages.append((socket.IPPROTO_IP, _IP["IP_PKTINFO"], _INT.pack(index) + here + here))
+    if wants & _WANTS_TTL:
+        messages.append((socket.IPPROTO_IP, _IP["IP_TTL"], _INT.pack(ttl)))
+    if wants & _WANTS_TOS:
+        messages.append((socket.IPPROTO_IP, _IP["IP_TOS"], bytes([tos])))
+    for i, (_, _, data) in enumerate(messages):
+        if room < socket.CMSG_LEN(len(data)):
+            return messages[:i], socket.MSG_CTRUNC
+        room -= socket.CMSG_SPACE(len(data))
+    return messages, 0

@@ -1,0 +1,337 @@
+"""ustack.Stack: one TCP/IP stack, its links, its sockets and what can be asked and told about it.
+
+Responsible for: reading addresses, choosing the driver, the order of opening and closing things. Not for: what a
+socket does (ustack.socket), devices (ustack_ext.link), packets (the engine).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import time
+from collections.abc import Iterable
+from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
+from typing import Any
+
+from ustack_ext.sockets import config, inspect
+from ustack_ext.sockets.stackcore import StackCore
+
+from . import records
+from .records import Connection, Interface, Neighbor, Route
+from .socket import Socket
+from .sysctl import Sysctl
+
+_V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
+_CLOSE_PATIENCE = 1.0  # s
+_CLOSE_STEP = 0.002
+_NO_TIMEOUT: Any = object()
+
+
+class Stack(StackCore):
+    """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
+
+    driver: "thread" (a background thread without the GIL reads links and runs timers), "manual" (nothing happens but in
+        poll() and socket calls; sockets do not block), or a driver object (ustack.sim makes those of virtual time).
+    seed: 32 bytes from which all the stack's random numbers come, None for the operating system's randomness. The
+        same seed and the same packets at the same times give the same answers.
+    memory: bytes of packet memory at most; None: 256 MiB. At the limit packets are dropped and counted.
+    Raises ValueError, TypeError; MemoryError.
+    """
+
+    def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
+        self._links: list[Any] = []
+        self._detached: dict[int, Socket] = {}
+        self._is_closed = False
+        self._start(_make_driver(driver, seed, memory))
+        self.sysctl = Sysctl(self)
+
+    # -- life
+
+    def close(self, timeout: float = _CLOSE_PATIENCE) -> None:
+        """Close the stack: sockets are taken away (peers get RST, blocked calls ECONNABORTED), links are closed.
+
+        timeout: seconds to wait before that, with a driver that runs by itself, for connections whose sockets were
+        closed and whose last bytes the peer has not acknowledged yet.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._driver.kind == "thread":
+            deadline = time.monotonic() + timeout
+            while inspect.undelivered(self) and time.monotonic() < deadline:
+                time.sleep(_CLOSE_STEP)
+        self._abort_sockets()
+        for sock in self._detached.values():
+            sock.close()
+        self._detached.clear()
+        self._driver.close()
+        for link in self._links:
+            link.close()
+        self._links.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._is_closed
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True):
+            with contextlib.suppress(Exception):
+                self.close(timeout=0)
+
+    def __repr__(self) -> str:
+        if self._is_closed:
+            return "<ustack.Stack closed>"
+        addresses = ", ".join(str(a) for i in self.interfaces() if i.medium != "loopback" for a in i.addresses)
+        return f"<ustack.Stack {self._driver.kind} {addresses or 'without addresses'}>"
+
+    # -- the manual driver
+
+    def poll(self, now_ns: int | None = None) -> Any:
+        """Manual driver: read the links and run what is due.
+
+        now_ns: the time in nanoseconds, never going back; None: the monotonic clock's.
+        """
+        return self._manual().poll(now_ns)
+
+    def next_deadline(self) -> int | None:
+        """Manual driver: when poll() is due at the latest, in ns of its clock; None: not before a packet comes."""
+        deadline: int | None = self._manual().next_deadline()
+        return deadline
+
+    def _manual(self) -> Any:
+        if not hasattr(self._driver, "next_deadline"):
+            raise RuntimeError(f'the driver {self._driver.kind!r} runs by itself: make the stack with driver="manual"')
+        return self._driver
+
+    # -- links, addresses, routes
+
+    def attach(
+        self,
+        link: Any,
+        addresses: Iterable[str] = (),
+        gateway: str | None = None,
+        *,
+        mtu: int | None = None,
+        name: str | None = None,
+        probe: bool = False,
+    ) -> str:
+        """Put an interface on a link -> its name. The link belongs to the stack from here on and is closed with it.
+
+        addresses: "10.9.0.2/24", …; without a prefix length, a host address. gateway: of the default route. mtu:
+        bytes of IP, None for the link's. name: of the interface, None for the link's. probe: ask first whether
+        somebody has the address (RFC 5227; takes seconds). Raises ValueError, OSError.
+        """
+        if isinstance(addresses, str):
+            addresses = [addresses]
+        parsed = [_interface_address(text) for text in addresses]
+        via = None if gateway is None else _address(gateway)
+        if mtu is not None:
+            link.mtu = _checked_mtu(mtu)
+        chosen = name or self._free_name(link.name or "net")
+        config.attach(self, link, chosen)
+        try:
+            for address, length in parsed:
+                config.add_address(self, chosen, address, length, probe)
+            if via is not None:
+                config.change_route(self, True, _V4_MARK, 96, via, chosen, 0, 0, 0)
+        except BaseException:
+            config.detach(self, link)
+            raise
+        self._links.append(link)
+        return chosen
+
+    def detach(self, link: Any) -> None:
+        """Take a link's interface away, with its addresses and routes. The link stays open, the caller's again."""
+        config.detach(self, link)
+        self._links = [one for one in self._links if one is not link]
+
+    def _free_name(self, wanted: str) -> str:
+        taken = {one.name for one in self.interfaces()}
+        short = wanted[:12]
+        if wanted[:15] not in taken:
+            return wanted[:15]
+        return next(f"{short}{n}" for n in range(100) if f"{short}{n}" not in taken)
+
+    def add_address(self, interface: str, address: str, *, probe: bool = False) -> None:
+        """Give an interface one more address, "10.9.0.3/24". Raises ValueError, OSError."""
+        value, length = _interface_address(address)
+        config.add_address(self, interface, value, length, probe)
+
+    def remove_address(self, interface: str, address: str) -> None:
+        """Take an address from an interface. Raises ValueError, OSError: EADDRNOTAVAIL."""
+        config.remove_address(self, interface, _address(address.split("/")[0]))
+
+    def add_route(
+        self,
+        destination: str,
+        gateway: str | None = None,
+        interface: str | None = None,
+        *,
+        metric: int = 0,
+        mtu: int = 0,
+        source: str | None = None,
+    ) -> None:
+        """Add a route. destination: "192.0.2.0/24" or "default"; gateway or interface, or both; mtu: 0 for the
+        interface's.
+
+        Raises ValueError, OSError: ENETUNREACH (no such gateway), EEXIST.
+        """
+        if gateway is None and interface is None:
+            raise ValueError("a route needs a gateway, an interface, or both")
+        self._change_route(True, destination, gateway, interface, metric, mtu, source)
+
+    def del_route(self, destination: str, gateway: str | None = None, interface: str | None = None) -> None:
+        """Delete the route to `destination`, by that gateway and on that interface where given. OSError: ESRCH."""
+        self._change_route(False, destination, gateway, interface, 0, 0, None)
+
+    def _change_route(
+        self,
+        add: bool,
+        destination: str,
+        gateway: str | None,
+        interface: str | None,
+        metric: int,
+        mtu: int,
+        source: str | None,
+    ) -> None:
+        network = ipaddress.ip_network("0.0.0.0/0" if destination == "default" else destination)
+        prefix, length = _number(network.network_address), network.prefixlen + 96
+        via = 0 if gateway is None else _address(gateway)
+        own = 0 if source is None else _address(source)
+        config.change_route(self, add, prefix, length, via, interface, metric, mtu, own)
+
+    # -- sockets
+
+    def socket(
+        self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0, fileno: int | None = None
+    ) -> Socket:
+        """A new socket: as socket.socket. proto IPPROTO_ICMP with SOCK_DGRAM is a ping socket (icmp(7)).
+
+        fileno: what detach() of a socket of this stack returned, to go on with that one. Raises OSError.
+        """
+        if fileno is not None:
+            try:
+                return self._detached.pop(fileno)
+            except KeyError:
+                raise OSError(9, "Bad file descriptor: not of a detached socket of this stack") from None
+        return Socket(self, family, type, proto)
+
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        timeout: float | None = _NO_TIMEOUT,
+        source_address: tuple[str, int] | None = None,
+    ) -> Socket:
+        """A connected TCP socket: as socket.create_connection. timeout in seconds. Raises OSError, TimeoutError."""
+        sock = self.socket()
+        try:
+            if timeout is not _NO_TIMEOUT:
+                sock.settimeout(timeout)
+            if source_address:
+                sock.bind(source_address)
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def create_server(
+        self,
+        address: tuple[str, int],
+        *,
+        family: int = AF_INET,
+        backlog: int | None = None,
+        reuse_port: bool = False,
+        dualstack_ipv6: bool = False,
+    ) -> Socket:
+        """A listening TCP socket: as socket.create_server. Raises OSError: EADDRINUSE, EADDRNOTAVAIL; ValueError."""
+        if reuse_port:
+            raise ValueError("SO_REUSEPORT not supported on this platform")
+        if dualstack_ipv6:
+            raise ValueError("dualstack_ipv6 not supported on this platform")
+        sock = self.socket(family)
+        try:
+            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            sock.bind(address)
+            if backlog is None:
+                sock.listen()
+            else:
+                sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    # -- what it knows
+
+    def connections(self) -> list[Connection]:
+        """Every TCP connection (also those in SYN-RECEIVED and TIME-WAIT), listener and datagram socket."""
+        return [records.connection(row) for row in inspect.connections(self)]
+
+    def interfaces(self) -> list[Interface]:
+        """Every interface, `lo` among them."""
+        return [records.interface(row) for row in inspect.interfaces(self)]
+
+    def routes(self) -> list[Route]:
+        """The routing table, most specific first."""
+        return [records.route(row) for row in inspect.routes(self)]
+
+    def neighbors(self) -> list[Neighbor]:
+        """The neighbour (ARP) table."""
+        return [Neighbor(*row) for row in inspect.neighbors(self)]
+
+    def counters(self) -> dict[str, int]:
+        """Every counter by Linux's name (/proc/net/snmp, with its prefix, and netstat); drops by reason (Drop…)."""
+        found: dict[str, int] = inspect.counters(self)
+        return found
+
+    def live(self) -> dict[str, int]:
+        """How many objects of each kind there are now: sockets, tcbs, timewaits, buffers, timers, … For leak tests."""
+        found: dict[str, int] = inspect.live(self)
+        return found
+
+
+def _make_driver(driver: Any, seed: bytes | None, memory: int | None) -> Any:
+    if not isinstance(driver, str):
+        if seed is not None or memory is not None:
+            raise TypeError("seed and memory are given to the driver object when it is made")
+        return driver
+    if seed is not None and len(seed) != 32:
+        raise ValueError(f"seed: 32 bytes are needed, not {len(seed)}")
+    if driver == "thread":
+        from ustack_ext.driver.thread import ThreadDriver as Driver
+    elif driver == "manual":
+        from ustack_ext.driver.manual import ManualDriver as Driver
+    else:
+        raise ValueError(f'driver: {driver!r} is neither "thread" nor "manual"')
+    return Driver(seed, memory or 0)
+
+
+def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    """An address as the stack's 128-bit number. Raises ValueError."""
+    if address.version != 4:
+        raise ValueError(f"{address}: this version of ustack has no IPv6")
+    return int(address) | _V4_MARK
+
+
+def _address(text: str) -> int:
+    return _number(ipaddress.ip_address(text))
+
+
+def _interface_address(text: str) -> tuple[int, int]:
+    """(number, prefix length in 128 bits) of "10.9.0.2/24"."""
+    found = ipaddress.ip_interface(text)
+    return _number(found.ip), found.network.prefixlen + 96
+
+
+def _checked_mtu(mtu: int) -> int:
+    if not 68 <= mtu <= 65535:
+        raise ValueError(f"mtu: {mtu} is not between 68 and 65535")
+    return mtu

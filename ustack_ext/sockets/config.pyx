@@ -1,0 +1,93 @@
+"""A stack's interfaces, addresses and routes, changed from Python.
+
+Responsible for: turning Python's values into calls of net/, under the lock, and errno into OSError. Not for: reading text
+(ustack/stack.py gives addresses as 128-bit integers, prefix lengths counted in 128 bits), or what net/ makes of them.
+"""
+import os as _os
+
+from libc.errno cimport ENODEV
+from libc.stdint cimport uint32_t
+from ustack_ext.driver.driver cimport Driver
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.link.link cimport Link
+from ustack_ext.net.net cimport iface_add_addr, iface_by_name, iface_del_addr, route_add, route_del
+from ustack_ext.net.state cimport Iface
+from ustack_ext.sockets.address cimport addr_from_int
+from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.wire.addr cimport Addr
+
+
+cdef object answer(int rc, str what):
+    if rc < 0:
+        raise OSError(-rc, f"{_os.strerror(-rc)}: {what}")
+
+
+def attach(StackCore stack not None, Link link not None, str name not None):
+    """Make an interface `name` over a link. Raises OSError, ValueError."""
+    stack.driver.attach_link(link, name.encode())
+
+
+def detach(StackCore stack not None, Link link not None):
+    """Take a link's interface away, with its addresses, routes and neighbours."""
+    stack.driver.detach_link(link)
+
+
+def add_address(StackCore stack not None, str name not None, object address, int plen, bint probe):
+    """Give an interface an address. Raises OSError."""
+    cdef Driver d = stack.driver
+    cdef Addr a = addr_from_int(address)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        rc = iface_add_addr(&d.engine.net, i, &a, plen, probe) if i != NULL else -ENODEV
+        d.unlock()
+    d.after()
+    answer(rc, name)
+
+
+def remove_address(StackCore stack not None, str name not None, object address):
+    """Take an address from an interface. Raises OSError."""
+    cdef Driver d = stack.driver
+    cdef Addr a = addr_from_int(address)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        rc = iface_del_addr(&d.engine.net, i, &a) if i != NULL else -ENODEV
+        d.unlock()
+    d.after()
+    answer(rc, name)
+
+
+def change_route(StackCore stack not None, bint add, object prefix, int plen, object gateway, str name, uint32_t metric,
+                 uint32_t mtu, object source):
+    """Add or delete a route. gateway, source: 0 for none; name: None to find the interface. Raises OSError."""
+    cdef Driver d = stack.driver
+    cdef Addr to = addr_from_int(prefix)
+    cdef Addr via = addr_from_int(gateway)
+    cdef Addr own = addr_from_int(source)
+    cdef bytes raw = (name or "").encode()
+    cdef const char *cname = raw
+    cdef bint named = name is not None
+    cdef Iface *i = NULL
+    cdef int rc
+    with nogil:
+        d.lock()
+        if named:
+            i = iface_by_name(&d.engine.net, cname)
+        if named and i == NULL:
+            rc = -ENODEV
+        elif add:
+            rc = route_add(&d.engine.net, &to, plen, &via, i, metric, mtu, &own)
+        else:
+            rc = route_del(&d.engine.net, &to, plen, &via, i)
+        d.unlock()
+    d.after()
+    answer(rc, "route")

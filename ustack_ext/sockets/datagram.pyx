@@ -1,0 +1,93 @@
+"""UDP and ping sockets: what one attempt of each socket call does, with Linux's results.
+
+Responsible for: which call is allowed in which state of a socket, and a datagram's own TTL and TOS (sendmsg(2)'s ancillary data).
+Not for: waiting (sockets/core), UDP itself (udp/).
+"""
+from libc.errno cimport EINVAL, ENOMEM, ENOTCONN, EOPNOTSUPP
+from libc.stdint cimport uint8_t, uint16_t
+from ustack_ext.base.event cimport EV_CLOSED
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.sockets.msg cimport MSG_OOB, MSG_PEEK
+from ustack_ext.sockets.state cimport OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_NONE, SK_UDP, Op, SockState
+from ustack_ext.sockets.wait cimport waiters_fire
+from ustack_ext.udp.udp cimport (
+    UDP_BOUND, UDP_CONNECTED, UDP_IS_PING, UdpSock, udp_bind, udp_close, udp_connect, udp_open, udp_recv, udp_send,
+    udp_shutdown,
+)
+from ustack_ext.wire.addr cimport Addr
+
+
+cdef int datagram_open(Engine *e, SockState *s, bint ping) noexcept nogil:
+    cdef UdpSock *u = udp_open(&e.udp, ping)
+    if u == NULL:
+        return -ENOMEM
+    u.source.user = s
+    s.obj = u
+    s.kind = SK_UDP
+    return 0
+
+
+cdef long recv(Engine *e, UdpSock *u, Op *op) noexcept nogil:
+    if op.flags & MSG_OOB:
+        return -EOPNOTSUPP
+    if op.grow and u.error == 0 and u.queue.head != NULL and u.queue.head.len > op.room:
+        op.full = u.queue.head.len
+        return OP_GROW
+    return udp_recv(&e.udp, u, op.iov, op.niov, (op.flags & MSG_PEEK) != 0, &op.meta, &op.full)
+
+
+cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
+    cdef uint8_t ttl = u.ttl
+    cdef uint8_t tos = u.tos
+    cdef long n
+    if op.flags & MSG_OOB:
+        return -EOPNOTSUPP
+    if op.has_to and op.port == 0 and not u.flags & UDP_IS_PING:
+        return -EINVAL
+    if op.ttl:
+        u.ttl = op.ttl
+    if op.has_tos:
+        u.tos = op.tos
+    n = udp_send(&e.udp, u, op.iov, op.niov, &op.to if op.has_to else NULL, op.port, op.flags)
+    u.ttl = ttl
+    u.tos = tos
+    return n
+
+
+cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef UdpSock *u = <UdpSock *>s.obj
+    if op.kind == OP_RECV:
+        return recv(e, u, op)
+    if op.kind == OP_SEND:
+        return send(e, u, op)
+    if op.kind == OP_CONNECT:
+        return udp_connect(&e.udp, u, &op.to if op.has_to else NULL, op.port)
+    return -EOPNOTSUPP
+
+
+cdef int datagram_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
+    cdef UdpSock *u = <UdpSock *>s.obj
+    if u.flags & UDP_BOUND:
+        return -EINVAL
+    return udp_bind(&e.udp, u, a, port)
+
+
+cdef int datagram_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
+    return udp_shutdown(&e.udp, <UdpSock *>s.obj, how)
+
+
+cdef void datagram_release(Engine *e, SockState *s) noexcept nogil:
+    if s.kind == SK_UDP:
+        udp_close(&e.udp, <UdpSock *>s.obj)
+    s.obj = NULL
+    s.kind = SK_NONE
+    waiters_fire(s, EV_CLOSED)
+
+
+cdef int datagram_names(SockState *s, Addr *laddr, uint16_t *lport, Addr *raddr, uint16_t *rport) noexcept nogil:
+    cdef UdpSock *u = <UdpSock *>s.obj
+    laddr[0] = u.laddr
+    lport[0] = u.lport
+    raddr[0] = u.raddr
+    rport[0] = u.rport
+    return 0 if u.flags & UDP_CONNECTED else -ENOTCONN

@@ -1,0 +1,263 @@
+"""What a stack knows, read out: connections, interfaces, routes, neighbours, counters, live objects.
+
+Responsible for: walking the engine's tables under the lock and copying what is there into Python values. Not for: how it is
+presented (ustack/stack.py). A walk holds the lock for its whole length, so that what it returns was true at one moment.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+from ustack_ext.base.buf cimport Buf
+from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
+from ustack_ext.base.table cimport Table
+from ustack_ext.driver.driver cimport Driver
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.net.mib cimport MIB_COUNT, mib_name
+from ustack_ext.net.state cimport Iface, IfAddr, Neigh, Route
+from ustack_ext.sockets.address cimport format_address, format_host
+from ustack_ext.sockets.core cimport SocketCore
+from ustack_ext.sockets.hold cimport hold, let_go
+from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
+from ustack_ext.tcp.tcb cimport (
+    SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd,
+)
+from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf
+from ustack_ext.udp.udp cimport UDP_CONNECTED, UDP_IS_PING, UdpSock
+from ustack_ext.wire.addr cimport addr_is_any, addr_is_v4
+
+STATES = ("", "ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT",
+          "LAST-ACK", "LISTEN", "CLOSING")
+NEIGHBOR_STATES = ("INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "PERMANENT")
+ADDRESS_STATES = ("TENTATIVE", "PREFERRED", "CONFLICT")
+
+
+cdef dict tcb_details(Engine *e, Tcb *c):
+    """TCP's own figures, with the names of Linux's struct tcp_info; times in us unless named otherwise."""
+    cdef uint32_t segments = 0
+    cdef uint32_t retransmitted = 0
+    cdef Seg *s = c.seg_head
+    while s != NULL:
+        segments += 1
+        retransmitted += (s.flags & SEG_RETRANS) != 0
+        s = s.next
+    return {
+        "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.retries, "probes": c.probes,
+        "backoff": c.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
+        | ((c.flags & TF_WS_OK) != 0) << 2,
+        "snd_wscale": c.snd_wscale, "rcv_wscale": c.rcv_wscale, "rto": c.rto << c.backoff, "ato": c.ato, "mss": c.mss,
+        "rcv_mss": c.rcv_mss, "advmss": c.peer_mss, "unacked": segments, "unacked_bytes": c.snd_nxt - c.snd_una,
+        "sacked": c.sacked, "lost": c.lost, "retrans": retransmitted, "pmtu": c.dst.mtu, "rcv_ssthresh": c.rcv_ssthresh,
+        "rtt": c.srtt, "rttvar": c.rttvar, "min_rtt": c.min_rtt, "ssthresh": c.ssthresh, "cwnd": c.cwnd,
+        "snd_wnd": c.snd_wnd, "rcv_wnd": tcb_rcv_wnd(c), "rcvbuf": tcp_rcvbuf(&e.tcp, c), "sndbuf": tcp_sndbuf(&e.tcp, c),
+        "last_data_sent_ms": since(e, c.last_send), "last_data_recv_ms": since(e, c.last_recv),
+        "out_of_order_bytes": c.reasm.truesize if c.reasm != NULL else 0,
+    }
+
+
+cdef uint64_t since(Engine *e, uint64_t then):
+    return (e.core.now - then) // 1000000 if then and e.core.now > then else 0
+
+
+cdef tuple tcb_row(Engine *e, Tcb *c):
+    return ("tcp", STATES[c.state], format_address(&c.laddr, c.lport), format_address(&c.raddr, c.rport),
+            c.rcvq_bytes, c.sndq_bytes, tcb_details(e, c))
+
+
+cdef tuple conn_row(Engine *e, Entry *entry):
+    cdef SynReq *r
+    cdef TimeWait *t
+    if entry.kind == ENTRY_TCB:
+        return tcb_row(e, <Tcb *>entry)
+    if entry.kind == ENTRY_SYNREQ:
+        r = <SynReq *>entry
+        return ("tcp", "SYN-RECEIVED", format_address(&r.laddr, r.lport), format_address(&r.raddr, r.rport), 0, 0, {})
+    t = <TimeWait *>entry
+    return ("tcp", "TIME-WAIT", format_address(&t.laddr, t.lport),
+            format_address(&t.raddr, t.rport), 0, 0, {})
+
+
+cdef tuple listener_row(Listener *l):
+    return ("tcp", "LISTEN", format_address(&l.laddr, l.lport), None, l.acceptq, l.backlog, {"synq": l.synq})
+
+
+cdef tuple udp_row(UdpSock *u):
+    cdef bint connected = (u.flags & UDP_CONNECTED) != 0
+    return ("icmp" if u.flags & UDP_IS_PING else "udp", "ESTABLISHED" if connected else "UNCONN",
+            format_address(&u.laddr, u.lport), format_address(&u.raddr, u.rport) if connected else None, u.rcv_used, 0,
+            {"rcvbuf": u.rcvbuf, "sndbuf": u.sndbuf, "datagrams": u.queue.count})
+
+
+cdef list table_rows(Engine *e, Table *t):
+    cdef list rows = []
+    cdef Entry *entry
+    cdef uint32_t i
+    if t.buckets == NULL:
+        return rows
+    for i in range(t.mask + 1):
+        entry = t.buckets[i]
+        while entry != NULL:
+            rows.append(conn_row(e, entry))
+            entry = entry.hnext
+    return rows
+
+
+def connections(StackCore stack not None):
+    """[(protocol, state, local, peer, recv_q, send_q, details), ...]: what is in the demux table, then listeners and datagram
+    sockets that Python holds."""
+    cdef Driver d = stack.driver
+    cdef Engine *e = d.engine
+    cdef SockState *s
+    cdef list rows
+    collecting = hold(d)
+    try:
+        rows = table_rows(e, &e.tcp.conns)
+        s = stack.sockets
+        while s != NULL:
+            if s.kind == SK_LISTENER:
+                rows.append(listener_row(<Listener *>s.obj))
+            elif s.kind == SK_UDP:
+                rows.append(udp_row(<UdpSock *>s.obj))
+            s = s.next
+    finally:
+        let_go(d, collecting)
+    return rows
+
+
+cdef tuple cut(const IfAddr *a):
+    """(host, prefix length in the address's own family, state)."""
+    return format_host(&a.addr), a.plen - 96 if addr_is_v4(&a.addr) else a.plen, ADDRESS_STATES[a.state]
+
+
+def interfaces(StackCore stack not None):
+    """A dictionary an interface, in order of index."""
+    cdef Driver d = stack.driver
+    cdef Iface *i
+    cdef list found = []
+    cdef int k, j
+    collecting = hold(d)
+    try:
+        for k in range(16):
+            i = d.engine.net.ifaces[k]
+            if i == NULL:
+                continue
+            found.append({
+                "index": i.index, "name": i.name.decode(errors="replace"),
+                "medium": ("ethernet", "ip", "loopback")[i.medium], "up": bool(i.up),
+                "mac": ":".join([f"{i.mac[j]:02x}" for j in range(6)]) if i.medium == 0 else None, "mtu": i.mtu,
+                "addresses": [cut(&i.addrs[j]) for j in range(16) if i.addrs[j].used],
+                "rx_packets": i.rx_packets, "rx_bytes": i.rx_bytes, "rx_dropped": i.rx_dropped,
+                "tx_packets": i.tx_packets, "tx_bytes": i.tx_bytes, "tx_dropped": i.tx_dropped,
+            })
+    finally:
+        let_go(d, collecting)
+    return sorted(found, key=lambda one: one["index"])
+
+
+def routes(StackCore stack not None):
+    """[(prefix, length, gateway or None, interface, metric, mtu, source or None), ...], most specific first."""
+    cdef Driver d = stack.driver
+    cdef Route *r
+    cdef list found = []
+    cdef uint32_t k
+    collecting = hold(d)
+    try:
+        for k in range(d.engine.net.n_routes):
+            r = &d.engine.net.routes[k]
+            v4 = addr_is_v4(&r.prefix)
+            found.append((format_host(&r.prefix), r.plen - 96 if v4 else r.plen,
+                          None if addr_is_any(&r.gateway) else format_host(&r.gateway),
+                          r.iface.name.decode(errors="replace"), r.metric, r.mtu,
+                          None if addr_is_any(&r.source) else format_host(&r.source)))
+    finally:
+        let_go(d, collecting)
+    return found
+
+
+def neighbors(StackCore stack not None):
+    """[(address, interface, mac or None, state, ms since confirmed or None), ...]."""
+    cdef Driver d = stack.driver
+    cdef Engine *e = d.engine
+    cdef Neigh *n
+    cdef Entry *entry
+    cdef list found = []
+    cdef uint32_t i
+    cdef int j
+    collecting = hold(d)
+    try:
+        for i in range(e.net.neighs.mask + 1 if e.net.neighs.buckets != NULL else 0):
+            entry = e.net.neighs.buckets[i]
+            while entry != NULL:
+                n = <Neigh *>entry
+                known = n.state not in (0, 5)
+                found.append((format_host(&n.addr), n.iface.name.decode(errors="replace"),
+                              ":".join([f"{n.mac[j]:02x}" for j in range(6)]) if known else None,
+                              NEIGHBOR_STATES[n.state], since(e, n.confirmed) if n.confirmed else None))
+                entry = entry.hnext
+    finally:
+        let_go(d, collecting)
+    return found
+
+
+def counters(StackCore stack not None):
+    """{name: count} of every counter."""
+    cdef Driver d = stack.driver
+    cdef int k
+    collecting = hold(d)
+    try:
+        return {mib_name(k).decode(): d.engine.core.counters[k] for k in range(<int>MIB_COUNT)}
+    finally:
+        let_go(d, collecting)
+
+
+def live(StackCore stack not None):
+    """{kind: how many there are now}. All but `routes`, `loopback`'s and the pools' reserve are 0 in an idle, empty stack."""
+    cdef Driver d = stack.driver
+    cdef Engine *e = d.engine
+    cdef SockState *s
+    cdef uint32_t sockets = 0
+    collecting = hold(d)
+    try:
+        s = stack.sockets
+        while s != NULL:
+            sockets += 1
+            s = s.next
+        return {
+            "sockets": sockets, "tcbs": e.tcp.tcbs.live, "listeners": e.tcp.listeners_slab.live,
+            "binds": e.tcp.binds_slab.live, "synreqs": e.tcp.synreqs.live, "timewaits": e.tcp.timewaits.live,
+            "segments": e.tcp.segs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
+            "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,
+            "buffers": e.core.pool.live, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,
+        }
+    finally:
+        let_go(d, collecting)
+
+
+def undelivered(StackCore stack not None):
+    """How many connections that no socket holds any more still have data or a FIN that the peer has not acknowledged."""
+    cdef Driver d = stack.driver
+    cdef Engine *e = d.engine
+    cdef Entry *entry
+    cdef Tcb *c
+    cdef uint32_t i
+    cdef int found = 0
+    with nogil:
+        d.lock()
+        for i in range(e.tcp.conns.mask + 1 if e.tcp.conns.buckets != NULL else 0):
+            entry = e.tcp.conns.buckets[i]
+            while entry != NULL:
+                if entry.kind == ENTRY_TCB:
+                    c = <Tcb *>entry
+                    # FIN-WAIT-1, LAST-ACK and CLOSING: what was sent is not all acknowledged.
+                    found += c.source.user == NULL and c.state != TCP_CLOSED and c.state in (4, 9, 11)
+                entry = entry.hnext
+        d.unlock()
+    return found
+
+
+def connection_details(object socket not None):
+    """One socket's figures, or None when it has no connection."""
+    cdef SocketCore core = socket
+    cdef Driver d = core.stack.driver
+    collecting = hold(d)
+    try:
+        return tcb_details(d.engine, <Tcb *>core.state.obj) if core.state.kind == SK_TCB else None
+    finally:
+        let_go(d, collecting)

@@ -1,0 +1,29 @@
+# Socket options, by the stack's own numbers (the platform's are ustack/options.py's business).
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.sockets.state cimport SockState
+
+cpdef enum Opt:
+    OPT_ERROR
+    OPT_ACCEPTCONN
+    OPT_REUSEADDR
+    OPT_BROADCAST
+    OPT_KEEPALIVE
+    OPT_KEEPIDLE
+    OPT_KEEPINTVL
+    OPT_KEEPCNT
+    OPT_LINGER                 # l_onoff << 32 | l_linger
+    OPT_RCVBUF
+    OPT_SNDBUF
+    OPT_NODELAY
+    OPT_MAXSEG
+    OPT_USER_TIMEOUT
+    OPT_QUICKACK
+    OPT_TTL
+    OPT_TOS
+    OPT_RECVTTL
+    OPT_RECVTOS
+    OPT_PKTINFO
+    OPT_MTU
+
+cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil               # the value, or -errno
+cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil    # 0 or -errno

@@ -1,0 +1,101 @@
+# What the socket layer keeps for each open socket beside the engine's own struct: who waits on it, what it has in the
+# engine, and the descriptor that select and epoll see; and what one attempt of a socket call is made of.
+# Everything here is read and written with the engine's lock held.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.driver.driver cimport Waiter
+from ustack_ext.tcp.tcb cimport Bind, TcpConf
+from ustack_ext.udp.udp cimport UdpMeta
+from ustack_ext.wire.addr cimport Addr
+
+cdef enum SockKind:                # what SockState.obj is
+    SK_NONE                        # a TCP socket before connect and listen, or a closed one
+    SK_TCB
+    SK_LISTENER
+    SK_UDP                         # a UDP or ping socket
+
+cdef enum SockClosed:
+    OPEN
+    CLOSED_BY_USER                 # calls end with EBADF
+    CLOSED_BY_STACK                # the stack was closed under it: ECONNABORTED
+
+cdef enum SockConnect:             # what connect() has done so far, as Linux's socket.state
+    SS_UNCONNECTED
+    SS_CONNECTING
+    SS_CONNECTED
+
+cdef struct SockState:             # Source.user points here
+    SockState *prev                # the stack's list of open sockets
+    SockState *next
+    Waiter *waiters                # threads blocked on it
+    void *obj
+    Bind *bind                     # a TCP port claimed and not yet given to connect or listen
+    TcpConf *conf                  # a TCP socket's options until there is a Tcb or Listener to hold them
+    int fd_user                    # what fileno() returned: one end of an AF_UNIX socketpair, or -1
+    int fd_engine                  # the other end
+    uint8_t kind                   # SockKind
+    uint8_t closed                 # SockClosed
+    uint8_t connect                # SockConnect
+    uint8_t cmsg                   # CMSG_* a datagram's receiver wants
+    uint8_t fd_readable            # the state the pair shows now
+    uint8_t fd_writable
+    uint8_t fd_hangup
+    uint8_t stopped                # was a listener until shutdown(SHUT_RD): accept ends with EINVAL
+
+cdef enum:                         # SockState.cmsg
+    CMSG_TTL = 1
+    CMSG_TOS = 2
+    CMSG_PKTINFO = 4
+
+cdef enum OpKind:
+    OP_RECV
+    OP_SEND
+    OP_ACCEPT
+    OP_CONNECT                     # starts the connection, or looks how it fares
+    OP_LINGER                      # close() with SO_LINGER: has all been acknowledged?
+
+cdef enum:                         # results of an attempt beside counts and -errno
+    OP_GROW = -0x10000             # more is queued than the vector holds: op.full says how much; nothing was taken
+    OP_TIMED_OUT = -0x10001
+    OP_RAISED = -0x10002           # a Python exception is set
+
+cdef struct Op:                    # one socket call, tried until it doesn't end with -EAGAIN
+    uint8_t kind                   # OpKind
+    uint8_t grow                   # answer OP_GROW rather than give less than is there
+    uint8_t has_to                 # `to` and `port` are given
+    uint8_t ttl                    # a datagram's own TTL and TOS (sendmsg's ancillary data); 0: the socket's
+    uint8_t has_tos
+    uint8_t tos
+    uint8_t started                # OP_CONNECT: this call sent the SYN
+    uint16_t port
+    uint16_t want                  # EV_* worth another attempt
+    int flags                      # MSG_*
+    int niov
+    const IoVec *iov
+    size_t room                    # bytes of the vector
+    size_t lowat                   # MSG_PEEK | MSG_WAITALL: as much as must be there
+    uint32_t full                  # bytes of the whole datagram, or in the queue
+    Addr to
+    UdpMeta meta
+    SockState *accepted            # OP_ACCEPT: the new socket
+    SockState **sockets            # OP_ACCEPT: the stack's list that it joins
+
+
+cdef inline void sock_enlist(SockState **head, SockState *s) noexcept nogil:
+    s.prev = NULL
+    s.next = head[0]
+    if s.next != NULL:
+        s.next.prev = s
+    head[0] = s
+    s.closed = OPEN
+
+
+cdef inline void sock_delist(SockState **head, SockState *s) noexcept nogil:
+    if s.prev != NULL:
+        s.prev.next = s.next
+    else:
+        head[0] = s.next
+    if s.next != NULL:
+        s.next.prev = s.prev
+    s.prev = NULL
+    s.next = NULL

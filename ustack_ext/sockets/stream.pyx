@@ -1,0 +1,271 @@
+"""TCP sockets: what one attempt of each socket call does, with Linux's results.
+
+Responsible for: which call is allowed in which state of a socket (inet_stream_connect and its neighbours, as connect(2),
+listen(2), accept(2) and shutdown(2) describe them), and for handing a Bind or a TcpConf to whoever owns it next.
+Not for: waiting (sockets/core), TCP itself (tcp/).
+"""
+from libc.errno cimport (
+    EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENOMEM, ENOTCONN, EPIPE,
+)
+from libc.stdint cimport uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
+from ustack_ext.base.event cimport EV_CLOSED, EV_HANGUP
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.sockets.msg cimport MSG_MORE, MSG_OOB, MSG_PEEK
+from ustack_ext.sockets.state cimport (
+    OP_ACCEPT, OP_CONNECT, OP_GROW, OP_LINGER, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
+    SS_UNCONNECTED, Op, SockState, sock_enlist,
+)
+from ustack_ext.sockets.wait cimport waiters_fire
+from ustack_ext.tcp.tcb cimport (
+    TCP_CLOSED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT, TF_FIN_RCVD, TF_RD_SHUT, Bind, Listener, Tcb,
+    TcpConf,
+)
+from ustack_ext.tcp.tcp cimport (
+    tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_changed, tcp_conf_default, tcp_connect, tcp_listen,
+    tcp_recv, tcp_send, tcp_set_backlog, tcp_shutdown, tcp_take_error, tcp_unbind,
+)
+from ustack_ext.wire.addr cimport Addr, addr_none
+
+
+cdef int stream_open(Engine *e, SockState *s) noexcept nogil:
+    s.conf = <TcpConf *>malloc(sizeof(TcpConf))
+    if s.conf == NULL:
+        return -ENOMEM
+    tcp_conf_default(&e.tcp, s.conf)
+    return 0
+
+
+cdef TcpConf *stream_conf(SockState *s) noexcept nogil:
+    if s.kind == SK_TCB:
+        return &(<Tcb *>s.obj).conf
+    if s.kind == SK_LISTENER:
+        return &(<Listener *>s.obj).conf
+    return s.conf
+
+
+cdef int keep_conf(SockState *s) noexcept nogil:
+    """Before the Tcb or Listener goes and the socket stays: its options come back to the socket."""
+    cdef TcpConf *conf = <TcpConf *>malloc(sizeof(TcpConf))
+    if conf == NULL:
+        return -ENOMEM
+    conf[0] = stream_conf(s)[0]
+    s.conf = conf
+    return 0
+
+
+cdef void give_conf(SockState *s) noexcept nogil:
+    """A Tcb or Listener holds a copy of the options now."""
+    free(s.conf)
+    s.conf = NULL
+
+
+cdef bint connecting(const Tcb *c) noexcept nogil:
+    return c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV
+
+
+cdef long recv(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef Tcb *c = <Tcb *>s.obj
+    if op.flags & MSG_OOB:
+        return -EINVAL
+    if s.kind != SK_TCB:
+        return -ENOTCONN
+    if connecting(c):
+        return -EAGAIN
+    op.full = c.rcvq_bytes
+    if op.grow and c.rcvq_bytes > op.room:
+        return OP_GROW
+    if c.rcvq_bytes < op.lowat and not c.flags & (TF_FIN_RCVD | TF_RD_SHUT) and c.state != TCP_CLOSED:
+        return -EAGAIN
+    return tcp_recv(&e.tcp, c, op.iov, op.niov, (op.flags & MSG_PEEK) != 0)
+
+
+cdef long send(Engine *e, SockState *s, Op *op) noexcept nogil:
+    if s.kind != SK_TCB:
+        return -EPIPE
+    if connecting(<Tcb *>s.obj):
+        return -EAGAIN
+    return tcp_send(&e.tcp, <Tcb *>s.obj, op.iov, op.niov, (op.flags & MSG_MORE) != 0)
+
+
+cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef SockState *new = op.accepted
+    cdef Tcb *c
+    if s.kind != SK_LISTENER:
+        return -EINVAL
+    c = tcp_accept(&e.tcp, <Listener *>s.obj, new)
+    if c == NULL:
+        return -EAGAIN
+    new.obj = c
+    new.kind = SK_TCB
+    new.connect = SS_CONNECTED
+    sock_enlist(op.sockets, new)
+    return 0
+
+
+cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef Tcb *c = NULL
+    cdef int rc
+    if s.kind == SK_LISTENER:
+        return -EISCONN
+    if s.kind == SK_TCB:                    # what an earlier, refused attempt left
+        rc = keep_conf(s)
+        if rc != 0:
+            return rc
+        tcp_close(&e.tcp, <Tcb *>s.obj)
+        s.kind = SK_NONE
+        s.obj = NULL
+    rc = tcp_connect(&e.tcp, s.bind, &op.to, op.port, s.conf, s, &c)
+    if rc != 0 and rc != -EINPROGRESS:
+        return rc
+    s.bind = NULL
+    s.obj = c
+    s.kind = SK_TCB
+    give_conf(s)
+    s.connect = SS_CONNECTING
+    op.started = 1
+    return -EAGAIN
+
+
+cdef long connect(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef Tcb *c = <Tcb *>s.obj
+    cdef int error
+    if s.connect == SS_CONNECTED:
+        return -EISCONN
+    if s.connect == SS_UNCONNECTED:
+        # Started by this call and no longer there: shutdown() in another thread.
+        return -ECONNABORTED if op.started else start_connect(e, s, op)
+    if connecting(c):
+        return -EAGAIN
+    if c.state == TCP_CLOSED:
+        s.connect = SS_UNCONNECTED
+        error = tcp_take_error(c)
+        return -error if error else -ECONNABORTED
+    s.connect = SS_CONNECTED
+    return 0
+
+
+cdef long linger(SockState *s) noexcept nogil:
+    cdef Tcb *c = <Tcb *>s.obj
+    if s.kind != SK_TCB or c.state == TCP_CLOSED or c.state == TCP_FIN_WAIT2 or c.state == TCP_TIME_WAIT:
+        return 0
+    return -EAGAIN
+
+
+cdef long stream_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
+    if op.kind == OP_RECV:
+        return recv(e, s, op)
+    if op.kind == OP_SEND:
+        return send(e, s, op)
+    if op.kind == OP_ACCEPT:
+        return accept(e, s, op)
+    if op.kind == OP_CONNECT:
+        return connect(e, s, op)
+    return linger(s)
+
+
+cdef int stream_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
+    if s.kind != SK_NONE or s.bind != NULL:
+        return -EINVAL
+    return tcp_bind(&e.tcp, a, port, s.conf.reuseaddr, &s.bind)
+
+
+cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
+    cdef Listener *l = NULL
+    cdef Addr any_address = addr_none()
+    cdef uint32_t most = e.tcp.knobs.somaxconn
+    cdef uint32_t queue = most if backlog < 0 or <uint32_t>backlog > most else <uint32_t>backlog
+    cdef int rc = 0
+    if s.kind == SK_LISTENER:
+        tcp_set_backlog(&e.tcp, <Listener *>s.obj, queue)
+        return 0
+    if s.kind != SK_NONE:
+        return -EINVAL
+    if s.bind == NULL:
+        rc = tcp_bind(&e.tcp, &any_address, 0, s.conf.reuseaddr, &s.bind)
+    if rc == 0:
+        rc = tcp_listen(&e.tcp, s.bind, queue, s.conf, s, &l)
+    if rc != 0:
+        return rc
+    s.bind = NULL
+    s.obj = l
+    s.kind = SK_LISTENER
+    s.stopped = 0
+    give_conf(s)
+    return 0
+
+
+cdef int stream_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
+    cdef int rc
+    if s.kind == SK_NONE:
+        return -ENOTCONN
+    if s.kind == SK_TCB and not connecting(<Tcb *>s.obj):
+        return tcp_shutdown(&e.tcp, <Tcb *>s.obj, how)
+    if s.kind == SK_LISTENER and how == 1:
+        return 0
+    # A listener, or an attempt to connect, ends altogether (Linux's inet_shutdown).
+    rc = keep_conf(s)
+    if rc != 0:
+        return rc
+    if s.kind == SK_LISTENER:
+        tcp_close_listener(&e.tcp, <Listener *>s.obj)
+        s.stopped = 1
+    else:
+        tcp_close(&e.tcp, <Tcb *>s.obj)
+    s.kind = SK_NONE
+    s.obj = NULL
+    s.connect = SS_UNCONNECTED
+    waiters_fire(s, EV_HANGUP)
+    return 0
+
+
+cdef bint stream_begin_linger(Engine *e, SockState *s) noexcept nogil:
+    cdef Tcb *c = <Tcb *>s.obj
+    # With unread data close() resets the connection; there is nothing to wait for then.
+    if s.kind != SK_TCB or not c.conf.linger or c.conf.linger_time == 0 or c.rcvq_bytes or connecting(c):
+        return False
+    tcp_shutdown(&e.tcp, c, 1)
+    return linger(s) != 0
+
+
+cdef void stream_release(Engine *e, SockState *s, bint abort) noexcept nogil:
+    cdef Tcb *c = <Tcb *>s.obj
+    if s.kind == SK_TCB:
+        if abort:
+            c.conf.linger = 1
+            c.conf.linger_time = 0
+            tcp_conf_changed(&e.tcp, c)
+        tcp_close(&e.tcp, c)
+    elif s.kind == SK_LISTENER:
+        tcp_close_listener(&e.tcp, <Listener *>s.obj)
+    if s.bind != NULL:
+        tcp_unbind(&e.tcp, s.bind)
+    free(s.conf)
+    s.conf = NULL
+    s.bind = NULL
+    s.obj = NULL
+    s.kind = SK_NONE
+    waiters_fire(s, EV_CLOSED)
+
+
+cdef int stream_names(SockState *s, Addr *laddr, uint16_t *lport, Addr *raddr, uint16_t *rport) noexcept nogil:
+    """The socket's own and the peer's address, `::` and 0 for what there is none of. -ENOTCONN: there is no peer."""
+    cdef Tcb *c
+    laddr[0] = addr_none()
+    raddr[0] = addr_none()
+    lport[0] = 0
+    rport[0] = 0
+    if s.kind == SK_TCB:
+        c = <Tcb *>s.obj
+        laddr[0] = c.laddr
+        lport[0] = c.lport
+        raddr[0] = c.raddr
+        rport[0] = c.rport
+        return -ENOTCONN if c.state == TCP_CLOSED or c.state == TCP_SYN_SENT else 0
+    if s.kind == SK_LISTENER:
+        laddr[0] = (<Listener *>s.obj).laddr
+        lport[0] = (<Listener *>s.obj).lport
+    elif s.bind != NULL:
+        laddr[0] = s.bind.addr
+        lport[0] = s.bind.port
+    return -ENOTCONN

@@ -1,0 +1,184 @@
+"""A stack's knobs by Linux's sysctl names: where each lives, how wide it is, what it may be.
+
+Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the mapping
+that users hold (ustack/sysctl.py). Meanings: Linux's Documentation/networking/ip-sysctl.rst and net.rst.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+from ustack_ext.base.limiter cimport limiter_init
+from ustack_ext.driver.driver cimport Driver
+from ustack_ext.engine.engine cimport Engine
+from ustack_ext.net.state cimport NetKnobs
+from ustack_ext.sockets.hold cimport hold, let_go
+from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.tcp.tcb cimport TcpKnobs
+
+cdef uint32_t U31 = 0x7FFFFFFF
+
+
+cdef class Knob:
+    """One knob: `count` numbers of `size` bytes each, one after another."""
+    cdef readonly str name
+    cdef void *at
+    cdef int size
+    cdef readonly int count
+    cdef readonly uint32_t least
+    cdef readonly uint32_t most
+
+    cdef tuple read(self):
+        cdef list values = []
+        cdef int i
+        for i in range(self.count):
+            if self.size == 1:
+                values.append((<uint8_t *>self.at)[i])
+            elif self.size == 2:
+                values.append((<uint16_t *>self.at)[i])
+            else:
+                values.append((<uint32_t *>self.at)[i])
+        return tuple(values)
+
+    cdef write(self, tuple values):
+        cdef int i
+        for i in range(self.count):
+            if self.size == 1:
+                (<uint8_t *>self.at)[i] = values[i]
+            elif self.size == 2:
+                (<uint16_t *>self.at)[i] = values[i]
+            else:
+                (<uint32_t *>self.at)[i] = values[i]
+
+
+cdef Knob knob(str name, void *at, int size, uint32_t least, uint32_t most, int count=1):
+    cdef Knob k = Knob.__new__(Knob)
+    k.name = name
+    k.at = at
+    k.size = size
+    k.least = least
+    k.most = most
+    k.count = count
+    return k
+
+
+cdef list net_knobs(NetKnobs *n):
+    cdef str neigh = "net.ipv4.neigh.default."
+    return [
+        knob("net.ipv4.ip_default_ttl", &n.ip_default_ttl, 1, 1, 255),
+        knob("net.ipv4.ip_forward", &n.ip_forward, 1, 0, 0),
+        knob("net.ipv4.icmp_echo_ignore_all", &n.icmp_echo_ignore_all, 1, 0, 1),
+        knob("net.ipv4.icmp_echo_ignore_broadcasts", &n.icmp_echo_ignore_broadcasts, 1, 0, 1),
+        knob("net.ipv4.icmp_ratelimit", &n.icmp_ratelimit, 4, 0, U31),
+        knob("net.ipv4.icmp_msgs_per_sec", &n.icmp_msgs_per_sec, 4, 0, U31),
+        knob("net.ipv4.icmp_msgs_burst", &n.icmp_msgs_burst, 4, 0, U31),
+        knob("net.ipv4.ipfrag_time", &n.ipfrag_time, 4, 1, 86400),
+        knob("net.ipv4.ipfrag_high_thresh", &n.ipfrag_high_thresh, 4, 0, U31),
+        knob("net.ipv4.ipfrag_max_dist", &n.ipfrag_max_dist, 4, 0, U31),
+        knob(neigh + "gc_thresh3", &n.gc_thresh3, 4, 1, 1 << 20),
+        knob(neigh + "base_reachable_time_ms", &n.base_reachable_time_ms, 4, 1, U31),
+        knob(neigh + "gc_stale_time", &n.gc_stale_time, 4, 1, U31),
+        knob(neigh + "unres_qlen", &n.unres_qlen, 4, 1, 65535),
+        knob(neigh + "retrans_time_ms", &n.retrans_time_ms, 4, 1, U31),
+        knob(neigh + "mcast_solicit", &n.mcast_solicit, 1, 1, 255),
+        knob(neigh + "ucast_solicit", &n.ucast_solicit, 1, 0, 255),
+        knob(neigh + "delay_first_probe_time", &n.delay_first_probe_time, 4, 0, U31),
+    ]
+
+
+cdef list tcp_switches(TcpKnobs *t):
+    cdef str tcp = "net.ipv4.tcp_"
+    return [
+        knob(tcp + "syn_retries", &t.syn_retries, 1, 1, 127),
+        knob(tcp + "synack_retries", &t.synack_retries, 1, 0, 255),
+        knob(tcp + "retries1", &t.retries1, 1, 0, 255),
+        knob(tcp + "retries2", &t.retries2, 1, 0, 255),
+        knob(tcp + "orphan_retries", &t.orphan_retries, 1, 0, 255),
+        knob(tcp + "timestamps", &t.timestamps, 1, 0, 1),
+        knob(tcp + "sack", &t.sack, 1, 0, 1),
+        knob(tcp + "dsack", &t.dsack, 1, 0, 1),
+        knob(tcp + "window_scaling", &t.window_scaling, 1, 0, 1),
+        knob(tcp + "slow_start_after_idle", &t.slow_start_after_idle, 1, 0, 1),
+        knob(tcp + "abort_on_overflow", &t.abort_on_overflow, 1, 0, 1),
+        knob(tcp + "rfc1337", &t.rfc1337, 1, 0, 1),
+        knob(tcp + "tw_reuse", &t.tw_reuse, 1, 0, 2),
+        knob(tcp + "moderate_rcvbuf", &t.moderate_rcvbuf, 1, 0, 1),
+        knob(tcp + "recovery", &t.recovery, 1, 0, 7),
+        knob(tcp + "early_retrans", &t.early_retrans, 1, 0, 4),
+    ]
+
+
+cdef list tcp_figures(TcpKnobs *t):
+    cdef str tcp = "net.ipv4.tcp_"
+    return [
+        knob(tcp + "rmem", &t.rmem_min, 4, 1, U31, 3),
+        knob(tcp + "wmem", &t.wmem_min, 4, 1, U31, 3),
+        knob(tcp + "fin_timeout", &t.fin_timeout, 4, 0, 86400),
+        knob(tcp + "max_tw_buckets", &t.max_tw_buckets, 4, 0, U31),
+        knob(tcp + "max_syn_backlog", &t.max_syn_backlog, 4, 1, U31),
+        knob(tcp + "max_orphans", &t.max_orphans, 4, 0, U31),
+        knob(tcp + "keepalive_time", &t.keepalive_time, 4, 1, 32767),
+        knob(tcp + "keepalive_intvl", &t.keepalive_intvl, 4, 1, 32767),
+        knob(tcp + "keepalive_probes", &t.keepalive_probes, 4, 1, 127),
+        knob(tcp + "invalid_ratelimit", &t.invalid_ratelimit, 4, 0, U31),
+        knob(tcp + "challenge_ack_limit", &t.challenge_ack_limit, 4, 0, U31),
+        knob(tcp + "rto_min_us", &t.rto_min_us, 4, 1, U31),
+        knob(tcp + "rto_max_ms", &t.rto_max_ms, 4, 1000, 120000),
+        knob(tcp + "min_snd_mss", &t.min_snd_mss, 4, 48, 65535),
+        knob("net.core.somaxconn", &t.somaxconn, 4, 0, 65535),
+        knob("net.ipv4.ip_local_port_range", &t.port_lo, 2, 1, 65535, 2),
+    ]
+
+
+cdef list core_knobs(StackCore stack):
+    cdef Engine *e = stack.driver.engine
+    return [
+        knob("net.core.rmem_max", &stack.rmem_max, 4, 2304, U31),
+        knob("net.core.wmem_max", &stack.wmem_max, 4, 4608, U31),
+        knob("net.core.rmem_default", &e.udp.rmem_default, 4, 2304, U31),
+        knob("net.core.wmem_default", &e.udp.wmem_default, 4, 4608, U31),
+    ]
+
+
+cdef class Knobs:
+    """All knobs of one stack, by name."""
+    cdef StackCore stack
+    cdef dict knobs
+
+    def __init__(self, StackCore stack not None):
+        cdef Engine *e = stack.driver.engine
+        cdef list found = net_knobs(&e.net.knobs) + tcp_switches(&e.tcp.knobs) + tcp_figures(&e.tcp.knobs)
+        self.stack = stack
+        self.knobs = {(<Knob>one).name: one for one in found + core_knobs(stack)}
+
+    def names(self):
+        return sorted(self.knobs)
+
+    def read(self, str name):
+        """The knob's numbers as a tuple. Raises KeyError."""
+        cdef Knob k = self.knobs[name]
+        cdef Driver d = self.stack.driver
+        collecting = hold(d)
+        try:
+            return k.read()
+        finally:
+            let_go(d, collecting)
+
+    def write(self, str name, tuple values):
+        """Raises KeyError, ValueError when a number is out of range or there are too many or too few."""
+        cdef Knob k = self.knobs[name]
+        cdef Driver d = self.stack.driver
+        cdef Engine *e = d.engine
+        if len(values) != k.count:
+            raise ValueError(f"{name} is {k.count} number{'s' * (k.count > 1)}, not {len(values)}")
+        for value in values:
+            if not k.least <= value <= k.most:
+                raise ValueError(f"{name}: {value} is not between {k.least} and {k.most}")
+        if k.count > 1 and list(values) != sorted(values):
+            raise ValueError(f"{name}: {' '.join(map(str, values))} does not go from the least to the most")
+        collecting = hold(d)
+        try:
+            k.write(values)
+            e.udp.port_lo = e.tcp.knobs.port_lo
+            e.udp.port_hi = e.tcp.knobs.port_hi
+            if name.startswith("net.ipv4.icmp_msgs"):
+                limiter_init(&e.net.icmp_global, e.net.knobs.icmp_msgs_per_sec, e.net.knobs.icmp_msgs_burst, e.core.now)
+        finally:
+            let_go(d, collecting)
