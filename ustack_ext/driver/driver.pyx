@@ -9,8 +9,7 @@ import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EBADF, EBUSY, EINTR, ENFILE, ENOBUFS, ETIMEDOUT
-from libc.stdint cimport UINT64_MAX
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, buf_alloc, buf_unref
 from ustack_ext.base.event cimport event_pop

@@ -12,9 +12,9 @@ import threading
 import time
 import weakref
 
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from posix.unistd cimport close
+from posix cimport unistd
 from ustack_ext.base.buf cimport BUF_HEADROOM, BUF_LARGE, Buf, BufPool, buf_alloc, buf_class_cap, buf_unref
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap
 from ustack_ext.driver.clock cimport clock_monotonic
@@ -22,7 +22,7 @@ from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, mute
 from ustack_ext.engine.engine cimport engine_enter, engine_input, engine_next
 from ustack_ext.link.link cimport LINK_BATCH, RxFrame, receive_fn
 from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
-                                    pthread_mutex_trylock, pthread_mutex_unlock, pthread_mutexattr_t)
+                                    pthread_mutex_trylock, pthread_mutex_unlock)
 from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
 
 cdef extern from * nogil:
@@ -119,8 +119,9 @@ cdef class ThreadDriver(Driver):
         drivers.add(self)
 
     def __dealloc__(self):
+        pthread_mutex_destroy(&self.mutex)
         if self.wakefd >= 0:
-            close(self.wakefd)
+            unistd.close(self.wakefd)
         free(self.rx)
         free(self.scratch.data)
 
@@ -207,8 +208,8 @@ cdef class ThreadDriver(Driver):
 
     cdef void give_way(self) noexcept nogil:
         """A mutex is not fair: who waits for it gets it before this thread asks again."""
-        cdef int i
-        for i in range(YIELDS):
+        cdef int _
+        for _ in range(YIELDS):
             if atomic_get(&self.waiting) == 0:
                 return
             sched_yield()

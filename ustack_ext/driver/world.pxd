@@ -48,7 +48,7 @@ cdef class World:
     cdef list drivers          # weak references to VirtualDrivers
     cdef list wires            # state of the wires: frames under way point into it
     cdef list captures
-    cdef object tasks          # ustack_ext.driver.task.Tasks
+    cdef readonly object tasks          # ustack_ext.driver.task.Tasks
     cdef int step(self, uint64_t limit, uint64_t most) except -1
     cdef void drop_events(self) noexcept
     cdef int python(self) except -1

@@ -19,7 +19,7 @@ from libc.string cimport memset
 from posix.unistd cimport read
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport IoVec, Offload
-from ustack_ext.link.link cimport FRAME_MIN_ROOM, Link, RxFrame, check_mac, check_mtu
+from ustack_ext.link.link cimport Link, RxFrame, check_mac, check_mtu
 
 cdef extern from "<linux/if_tun.h>" nogil:
     unsigned long c_TUNSETIFF "TUNSETIFF"
@@ -138,7 +138,7 @@ cdef class _Tuntap(Link):
         self.ops.receive = tap_receive
         self.ops.fd = opened
         try:
-            self.name, flags = device_of(opened)
+            self.name = device_of(opened)[0]
             self.persistent = persistent
             if kind == c_IFF_TAP:
                 self.mac = check_mac(mac)
