@@ -81,12 +81,12 @@ cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst,
     return icmp_send_echo(u.net, d, src, dst, s.ttl, s.tos, s.lport, get_be16(head + 6), t)
 
 
-cdef long total_length(const IoVec *iov, int niov) noexcept nogil:
-    """Bytes in all pieces, or -EMSGSIZE as soon as they are more than any datagram holds."""
+cdef long total_length(const IoVec *iov, int niov, size_t most) noexcept nogil:
+    """Bytes in all pieces, or -EMSGSIZE as soon as they are more than a datagram holds."""
     cdef size_t total = 0
     cdef int k
     for k in range(niov):
-        if iov[k].len > DATAGRAM_MAX or total + iov[k].len > DATAGRAM_MAX:
+        if iov[k].len > most or total + iov[k].len > most:
             return -EMSGSIZE
         total += iov[k].len
     return <long>total
@@ -132,7 +132,8 @@ cdef Buf *add_payload(Udp *u, const IoVec *iov, int niov, size_t skip, size_t to
 cdef long send_datagram(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port) noexcept nogil:
     """The socket is bound. Returns the bytes sent or -errno."""
     cdef uint8_t head[ICMP_HLEN]
-    cdef long total = total_length(iov, niov)
+    # an echo request comes with its ICMP header, a UDP datagram without one
+    cdef long total = total_length(iov, niov, DATAGRAM_MAX + (ICMP_HLEN if s.flags & UDP_IS_PING else 0))
     cdef size_t skip = 0
     cdef Addr src = s.laddr
     cdef Dst other
