@@ -168,7 +168,7 @@ def test_ss_shows_a_connection_and_what_waits_in_it(ns: Any, tmp_path: Path) -> 
 
 def test_nc_connects_with_half_close(ns: Any) -> None:
     with ns.socket() as listener:
-        listener.bind((KERNEL, 0))
+        listener.bind(("", 0))
         listener.listen()
         child = ustack(ns, "nc", KERNEL, str(listener.getsockname()[1]), stdin=subprocess.PIPE)
         assert child.process.stdin is not None
@@ -204,7 +204,7 @@ def test_nc_listens(ns: Any, udp: bool) -> None:
 
 def test_nc_scans(ns: Any) -> None:
     with ns.socket() as listener:
-        listener.bind((KERNEL, 7001))
+        listener.bind(("", 7001))
         listener.listen()
         child = ustack(ns, "nc", "-zv", KERNEL, "7000-7002")
         assert child.wait(20) == 0

@@ -168,6 +168,8 @@ class Pinger:
                 if now >= next_send and not self._all_sent():
                     self._send()
                     next_send = max(next_send + self._args.interval, now)
+                    if self._is_done(now):
+                        return
                 wake = now + self._wait_for_last(now) if self._all_sent() else next_send
                 self._receive(max(min(wake, end) - now, 1e-4))
         finally:
