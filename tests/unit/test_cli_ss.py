@@ -22,7 +22,8 @@ from ustack.cli import main
 RECORDS: list[dict[str, Any]] = [
     {"protocol": "tcp", "state": "LISTEN", "local": ("0.0.0.0", 80), "peer": None, "recv_q": 0, "send_q": 128},
     {"protocol": "tcp", "state": "ESTABLISHED", "local": ("10.9.0.2", 80), "peer": ("10.9.0.1", 40000), "recv_q": 5,
-     "send_q": 70000, "mss": 1448, "cwnd": 10},
+     "send_q": 70000, "mss": 1448, "cwnd": 14480, "ssthresh": 0x7FFFFFFF, "rto": 214494, "rtt": 14494, "rttvar": 20500,
+     "details": {"snd_wscale": 7, "rcv_wscale": 10, "unacked": 3, "lost": 0}},
     {"protocol": "tcp", "state": "TIME_WAIT", "local": ("10.9.0.2", 80), "peer": ("10.9.0.1", 40002)},
     {"protocol": "udp", "state": "CLOSED", "local": ("0.0.0.0", 53), "peer": None},
 ]  # fmt: skip
@@ -73,7 +74,7 @@ def test_which_sockets_are_shown(stack: Path, capfd: pytest.CaptureFixture[str])
 
 def test_information_and_summary(stack: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["ss", "-Hti"]) == 0
-    assert lines(capfd)[1] == "\t mss:1448 cwnd:10"
+    assert lines(capfd)[1] == "\t wscale:7,10 rto:214.494 rtt:14.494/20.5 mss:1448 cwnd:10 unacked:3"
     assert main(["ss", "-s"]) == 0
     assert lines(capfd) == ["Total: 4", "TCP:   3 (estab 1, listen 1, timewait 1)", "UDP:   1"]
 

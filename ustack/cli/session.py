@@ -286,9 +286,9 @@ def explain_device(error: OSError, name: str, kind: str, host: str = DEFAULT_HOS
             f"&& sudo ip link set {name} up`"
         )
     if error.errno == errno.EBUSY:
-        return f"the device {name} is in use by another process: end that one, or choose another name with `--tap`"
+        return f"the device {name} is in use by another process: end that one, or choose another name"
     if error.errno == errno.EINVAL and osutil.device_kind(name) is not None:
-        return f"the device {name} exists and is not a {kind.upper()}: choose another name with `--tap`"
+        return f"the device {name} exists and is not a {kind.upper()}: choose another name"
     return f"the device {name} cannot be had: {reason(error)}"
 
 

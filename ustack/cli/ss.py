@@ -37,7 +37,9 @@ _STATES = {
     "SYN-RECV": "SYN-RECV",
     "ESTAB": "ESTAB",
 }
-_INFO = ("mss", "rto", "rtt", "rttvar", "cwnd", "ssthresh", "retrans")
+_PLAIN_INFO = {"mss": "mss", "pmtu": "pmtu", "rcv_mss": "rcvmss", "advmss": "advmss"}
+_COUNTS = ("unacked", "sacked", "lost", "retrans", "backoff")
+_NO_SSTHRESH = 0x7FFFFFFF  # slow start has no threshold yet
 
 
 def register(verbs: Any) -> None:
@@ -183,7 +185,22 @@ def _print_table(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
 
 
 def _information(row: dict[str, Any]) -> str:
-    return " ".join(f"{name}:{row[name]}" for name in _INFO if row.get(name) is not None)
+    """What `ss -i` prints of a connection: times in milliseconds, windows in segments (the record has µs and bytes)."""
+    known = {**(row.get("details") or {}), **row}
+    if not known.get("mss"):
+        return ""
+    text = [f"wscale:{known['snd_wscale']},{known['rcv_wscale']}"] if "snd_wscale" in known else []
+    text.append(f"rto:{_milliseconds(known.get('rto'))}")
+    text.append(f"rtt:{_milliseconds(known.get('rtt'))}/{_milliseconds(known.get('rttvar'))}")
+    text += [f"{shown}:{known[name]}" for name, shown in _PLAIN_INFO.items() if known.get(name) is not None]
+    text.append(f"cwnd:{(known.get('cwnd') or 0) // known['mss']}")
+    if (known.get("ssthresh") or _NO_SSTHRESH) < _NO_SSTHRESH:
+        text.append(f"ssthresh:{known['ssthresh'] // known['mss']}")
+    return " ".join([*text, *(f"{name}:{known[name]}" for name in _COUNTS if known.get(name))])
+
+
+def _milliseconds(microseconds: int | None) -> str:
+    return f"{(microseconds or 0) / 1000:g}"
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:
