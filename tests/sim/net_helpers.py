@@ -1,10 +1,11 @@
-"""What the tests of the network layer share: datagram sockets of the stack, what it sent, what it knows of neighbours."""
+"""What the tests of the network layer share: datagram sockets of the stack, what it sent, whom it knows."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP
@@ -52,6 +53,16 @@ def sent(lab: Lab, seconds: float = 0.0) -> list[Packet]:
     if seconds:
         lab.carrier.advance(seconds)
     return [Ether(frame) for frame in lab.carrier.drain()]
+
+
+def flood(lab: Lab, frames: Iterable[bytes], batch: int = 256) -> int:
+    """Hands over many frames, a batch at a time, and throws away what comes back; how many frames that was."""
+    answers = 0
+    rest = iter(frames)
+    while some := list(islice(rest, batch)):
+        lab.carrier.send_many(some)
+        answers += len(lab.carrier.drain())
+    return answers
 
 
 def requests(packets: list[Packet], target: str) -> list[Packet]:

@@ -112,7 +112,7 @@ def test_unused_entry_is_forgotten(lab: Lab) -> None:
 
 @pytest.mark.rfc("4861", "7.3.3")
 def test_stale_entry_is_proved_when_it_is_used(lab: Lab) -> None:
-    """The datagram goes out at once; five seconds later the neighbour is asked by unicast, and stays when it answers."""
+    """The datagram goes out at once; five seconds later the neighbour is asked by unicast, and stays if it answers."""
     resolved(lab)
     lab.carrier.advance(46)
     sock = udp(lab)
@@ -224,7 +224,7 @@ def test_address_without_probing_is_announced_once(lab: Lab) -> None:
 
 @pytest.mark.rfc("5227", "2.1.1")
 def test_probing_and_announcing(lab: Lab) -> None:
-    """Three probes with sender 0 after at most a second, one to two seconds apart; two seconds later two announcements."""
+    """Three probes with sender 0 within a second, one to two seconds apart; two seconds later two announcements."""
     name = next(one.name for one in lab.stack.interfaces() if one.medium == "ethernet")
     lab.stack.add_address(name, "10.9.0.3/24", probe=True)
     start = lab.carrier.now()
