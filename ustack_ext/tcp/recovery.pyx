@@ -265,11 +265,18 @@ cdef void prr(Tcb *c, uint32_t delivered, bint progress) noexcept nogil:
     c.cwnd = pipe + allowed
 
 
-cdef void reno_duplicate(Tcb *c) noexcept nogil:
-    """A duplicate ACK of a peer without SACK: one more segment has left the network (RFC 5681 §3.2)."""
-    c.sacked = min(c.sacked + c.mss, c.flight)
+cdef uint32_t reno_duplicate(Tcb *c) noexcept nogil:
+    """A duplicate ACK of a peer without SACK: one more segment has left the network (RFC 5681 §3.2). Returns the bytes that stands for.
+
+    Duplicates count for what was outstanding when the loss was found, no more: else a lying receiver could draw data without end (§3.2, step 4).
+    """
+    cdef uint32_t before = c.sacked, most = c.flight
+    if c.ca_state >= CA_RECOVERY:
+        most = min(most, c.recover - c.snd_una)
+    c.sacked = max(before, min(before + c.mss, most))
     if c.dupacks >= TCP_REORDERING and c.ca_state < CA_RECOVERY and c.seg_head != NULL:
         mark_lost(c, c.seg_head)
+    return c.sacked - before
 
 
 cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
@@ -300,7 +307,7 @@ cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint adv
 
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil:
     cdef Delivery d
-    cdef uint32_t was_una = c.snd_una, lost_before = c.lost
+    cdef uint32_t was_una = c.snd_una, lost_before = c.lost, counted
     cdef bint advanced = seq_gt(ack, c.snd_una)
     cdef uint64_t again = UINT64_MAX
     d.bytes = 0
@@ -311,7 +318,9 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
     if advanced:
         ack_records(t, c, ack, &d)
         if not c.flags & TF_SACK_OK and c.sacked:            # NewReno: the ACK covers what duplicates were counted for
-            c.sacked -= min(c.sacked, ack - was_una)
+            counted = min(c.sacked, ack - was_una)
+            c.sacked -= counted
+            d.bytes -= min(counted, d.bytes)
         if c.seg_head == NULL or seq_lt(c.high_sacked, ack):
             c.high_sacked = ack
         c.retries = 0
@@ -323,7 +332,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         c.dupacks = 0
     if duplicate and not c.flags & TF_SACK_OK:
         c.dupacks += 1
-        reno_duplicate(c)
+        d.bytes += reno_duplicate(c)
     if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.recover) and (c.ca_state == CA_RECOVERY or advanced):
         leave_recovery(c)
     if c.flags & TF_SACK_OK:
@@ -337,7 +346,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         else:
             c.ca_state = CA_DISORDER if c.sacked > 0 else CA_OPEN
     if c.ca_state == CA_RECOVERY:
-        prr(c, d.bytes if c.flags & TF_SACK_OK else max(d.bytes, <uint32_t>c.mss), advanced and c.lost <= lost_before)
+        prr(c, d.bytes, advanced and c.lost <= lost_before)
     elif d.bytes > 0 and c.flags & TF_CWND_LIMITED and (advanced or c.ca_state == CA_LOSS):
         cc_default().on_ack(c, d.bytes)
     if advanced or c.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off

@@ -6,7 +6,7 @@ from ustack_ext.base.entry cimport ENTRY_TIMEWAIT
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
-from ustack_ext.net.mib cimport DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow, TW
+from ustack_ext.net.mib cimport DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow, TW
 from ustack_ext.tcp.conn cimport conn_hash, tcb_done
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_bare, ts_now
@@ -97,6 +97,9 @@ cdef bint timewait_input(Tcp *t, TimeWait *w, SegIn *s, uint32_t *iss) noexcept 
             timewait_free(t, w)
             return True
         acknowledge(t, w)
+        return False
+    if not s.h.flags & TH_ACK:
+        count(t.core, DropTcpNoAck)
         return False
     if older:
         count(t.core, PAWSTimewait)
