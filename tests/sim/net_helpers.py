@@ -124,7 +124,7 @@ def counted(lab: Lab) -> Iterator[dict[str, int]]:
 def fragments(packet: Packet, cuts: list[int]) -> list[Packet]:
     """An IP packet cut at the given payload offsets (multiples of 8)."""
     data = bytes(packet[IP].payload)
-    header = packet[IP].copy()
+    header = IP(bytes(packet[IP]))  # built once, so that the protocol number is that of the payload
     header.remove_payload()
     pieces = []
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
