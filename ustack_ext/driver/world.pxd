@@ -48,6 +48,7 @@ cdef class World:
     cdef list drivers          # weak references to VirtualDrivers
     cdef list wires            # state of the wires: frames under way point into it
     cdef list captures
+    cdef set calls             # to be made
     cdef readonly object tasks          # ustack_ext.driver.task.Tasks
     cdef int step(self, uint64_t limit, uint64_t most) except -1
     cdef void drop_events(self) noexcept

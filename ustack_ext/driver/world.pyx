@@ -9,7 +9,6 @@ import errno
 from ustack_ext.driver.task import Tasks
 
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -146,26 +145,32 @@ cdef void call_fire(void *owner, Node *n, Heap *h) noexcept nogil:
 
 cdef int call_run(void *owner, Node *n, Heap *h) except -1:
     call = <Call>owner
-    Py_DECREF(call)
+    call.world.calls.discard(call)
     if not call.cancelled:
         call.function(*call.arguments)
     return 0
 
 
-cdef void call_drop(void *owner, Node *n) noexcept:
-    Py_DECREF(<Call>owner)
-
-
 cdef class Call:
     """A function that the network calls at a virtual time; made by call_later() and call_at()."""
     cdef Node node
+    cdef World world                   # which keeps the call until it is made
+    cdef Heap *heap                    # of the world
     cdef object function
     cdef tuple arguments
     cdef readonly bint cancelled
 
+    def __dealloc__(self):
+        # Only a garbage collection that takes the whole network gets here with the call still to be made.
+        if self.node.at:
+            heap_remove(self.heap, &self.node)
+
     def cancel(self):
         """It is not called any more."""
         self.cancelled = True
+        if self.node.at:
+            heap_remove(self.heap, &self.node)
+            self.world.calls.discard(self)
 
     @property
     def when(self) -> int:
@@ -181,6 +186,7 @@ cdef class World:
         self.drivers = []
         self.wires = []
         self.captures = []
+        self.calls = set()
         self.tasks = Tasks(fired)
 
     def __dealloc__(self):
@@ -197,7 +203,8 @@ cdef class World:
         while self.heap.deferred != NULL:
             n = self.heap.deferred
             self.heap.deferred = n.next
-            n.drop(n.owner, n)
+            if n.drop != NULL:
+                n.drop(n.owner, n)
         self.heap.deferred_last = NULL
         while self.heap.count > 0:
             n = self.heap.items[0].node
@@ -212,6 +219,7 @@ cdef class World:
             capture.close()
         self.captures = []
         self.drop_events()
+        self.calls.clear()
 
     @property
     def now(self) -> int:
@@ -236,10 +244,11 @@ cdef class World:
         call.node.owner = <void *>call
         call.node.fire = call_fire
         call.node.run = call_run
-        call.node.drop = call_drop
+        call.world = self
+        call.heap = &self.heap
         if heap_set(&self.heap, &call.node, when) != 0:
             raise MemoryError("no memory for an event")
-        Py_INCREF(call)
+        self.calls.add(call)
         return call
 
     cdef int python(self) except -1:
