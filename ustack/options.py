@@ -91,7 +91,7 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
         value = _protocol(sock) if _FIXED[name] == "protocol" else int(getattr(sock, _FIXED[name]))
     elif (level, name) == (socket.IPPROTO_TCP, _TCP_INFO) and sock.type == socket.SOCK_STREAM:
         raw = tcp_info(sock)
-        return raw[:size] if size else _INT.unpack_from(raw)[0]
+        return raw[:size] if size else int(_INT.unpack_from(raw)[0])
     elif which is None:
         raise _error(errno.ENOPROTOOPT)
     else:

@@ -99,7 +99,7 @@ class Neighbor:
 def connection(row: tuple[Any, ...]) -> Connection:
     """A Connection from ustack_ext.sockets.inspect.connections()."""
     *plain, details = row
-    return Connection(*plain, **{name: details.get(name) for name in _PROMOTED}, details=details)
+    return Connection(*plain, **{name: details.get(name) for name in _PROMOTED}, details=details)  # type: ignore[misc]
 
 
 def interface(row: dict[str, Any]) -> Interface:

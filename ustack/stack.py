@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
 from typing import Any
 
+from ustack_ext.driver.manual import ManualDriver
+from ustack_ext.driver.thread import ThreadDriver
 from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
@@ -133,10 +135,12 @@ class Stack(StackCore):
         parsed = [_interface_address(text) for text in addresses]
         via = None if gateway is None else _address(gateway)
         if mtu is not None:
-            link.mtu = _checked_mtu(mtu)
+            _check_mtu(mtu)
         chosen = name or self._free_name(link.name or "net")
         config.attach(self, link, chosen)
         try:
+            if mtu is not None:
+                config.set_mtu(self, chosen, mtu)
             for address, length in parsed:
                 config.add_address(self, chosen, address, length, probe)
             if via is not None:
@@ -306,12 +310,10 @@ def _make_driver(driver: Any, seed: bytes | None, memory: int | None) -> Any:
     if seed is not None and len(seed) != 32:
         raise ValueError(f"seed: 32 bytes are needed, not {len(seed)}")
     if driver == "thread":
-        from ustack_ext.driver.thread import ThreadDriver as Driver
-    elif driver == "manual":
-        from ustack_ext.driver.manual import ManualDriver as Driver
-    else:
-        raise ValueError(f'driver: {driver!r} is neither "thread" nor "manual"')
-    return Driver(seed, memory or 0)
+        return ThreadDriver(seed, memory or 0)
+    if driver == "manual":
+        return ManualDriver(seed, memory or 0)
+    raise ValueError(f'driver: {driver!r} is neither "thread" nor "manual"')
 
 
 def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
@@ -331,7 +333,6 @@ def _interface_address(text: str) -> tuple[int, int]:
     return _number(found.ip), found.network.prefixlen + 96
 
 
-def _checked_mtu(mtu: int) -> int:
+def _check_mtu(mtu: int) -> None:
     if not 68 <= mtu <= 65535:
         raise ValueError(f"mtu: {mtu} is not between 68 and 65535")
-    return mtu

@@ -1,12 +1,13 @@
 """Socket addresses: (host, port) tuples as the socket module has them, in and out.
 
-Responsible for: the checks and exceptions of CPython's getsockaddrarg for AF_INET, dotted quads both ways. Not for: names; what
-is no address is answered as a resolver without an answer does (socket.gaierror), "localhost" excepted (RFC 6761 §6.3).
+Responsible for: the checks and exceptions of CPython's getsockaddrarg for AF_INET, dotted quads both ways. Not for:
+names; what is no address is answered as a resolver without an answer does (socket.gaierror), "localhost" excepted
+(RFC 6761 §6.3).
 """
 import socket as _socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from ustack_ext.wire.addr cimport Addr, addr_is_v4, addr_none, addr_to_v4, addr_v4
 

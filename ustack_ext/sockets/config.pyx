@@ -1,14 +1,14 @@
 """A stack's interfaces, addresses and routes, changed from Python.
 
-Responsible for: turning Python's values into calls of net/, under the lock, and errno into OSError. Not for: reading text
-(ustack/stack.py gives addresses as 128-bit integers, prefix lengths counted in 128 bits), or what net/ makes of them.
+Responsible for: turning Python's values into calls of net/, under the lock, and errno into OSError. Not for: reading
+text (ustack/stack.py gives addresses as 128-bit integers, prefix lengths counted in 128 bits), or what net/ makes of
+them.
 """
 import os as _os
 
 from libc.errno cimport ENODEV
 from libc.stdint cimport uint32_t
 from ustack_ext.driver.driver cimport Driver
-from ustack_ext.engine.engine cimport Engine
 from ustack_ext.link.link cimport Link
 from ustack_ext.net.net cimport iface_add_addr, iface_by_name, iface_del_addr, route_add, route_del
 from ustack_ext.net.state cimport Iface
@@ -30,6 +30,27 @@ def attach(StackCore stack not None, Link link not None, str name not None):
 def detach(StackCore stack not None, Link link not None):
     """Take a link's interface away, with its addresses, routes and neighbours."""
     stack.driver.detach_link(link)
+
+
+def set_mtu(StackCore stack not None, str name not None, uint32_t mtu):
+    """Make an interface's MTU less than its link's. Raises OSError, ValueError."""
+    cdef Driver d = stack.driver
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef uint32_t most = 0
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        if i != NULL:
+            most = i.mtu
+            if mtu <= most:
+                i.mtu = mtu
+                d.engine.net.generation += 1       # what was resolved with the old one is stale
+        d.unlock()
+    answer(0 if i != NULL else -ENODEV, name)
+    if mtu > most:
+        raise ValueError(f"mtu: {mtu} is more than the {most} bytes that the link takes")
 
 
 def add_address(StackCore stack not None, str name not None, object address, int plen, bint probe):

@@ -1,25 +1,9 @@
-# The socket as Python holds it, and the one loop that makes a call wait.
-from libc.stdint cimport int64_t, uint16_t, uint64_t
-from ustack_ext.driver.driver cimport Driver
+# The socket calls that open connections and move data.
 from ustack_ext.sockets.buffers cimport Buffers
-from ustack_ext.sockets.stackcore cimport StackCore
-from ustack_ext.sockets.state cimport Op, SockState
+from ustack_ext.sockets.handle cimport SocketHandle
+from ustack_ext.sockets.state cimport Op
 
-cdef class SocketCore:
-    cdef readonly StackCore stack
-    cdef SockState state
-    cdef int64_t timeout_ns        # -1: blocking, 0: non-blocking
-    cdef public int _io_refs       # files that makefile() made and nobody closed
-    cdef public bint _closed
-    cdef readonly int _type        # SOCK_STREAM or SOCK_DGRAM
-    cdef readonly int proto
-    cdef object __weakref__
-
-    cdef _adopt(self, StackCore stack, int type, int proto)
-    cdef Driver _usable(self)
-    cdef uint64_t deadline(self, int flags)
-    cdef long perform(self, Op *op, uint64_t deadline) except -0x10002
-    cdef long perform_waiting(self, Op *op, uint64_t deadline) except -0x10002
+cdef class SocketCore(SocketHandle):
     cdef bytes receive(self, Py_ssize_t size, int flags, Op *op)
     cdef bytes receive_all(self, Py_ssize_t size, int flags)
     cdef long receive_into(self, Buffers into, int flags, Op *op) except -1
@@ -30,4 +14,3 @@ cdef class SocketCore:
     cdef _nothing(self, result)
     cdef object _length(self, long taken, int flags, long full)
     cdef _set_destination(self, Op *op, object address, str caller)
-    cdef int release(self) except -1

@@ -1,7 +1,7 @@
 """UDP and ping sockets: what one attempt of each socket call does, with Linux's results.
 
-Responsible for: which call is allowed in which state of a socket, and a datagram's own TTL and TOS (sendmsg(2)'s ancillary data).
-Not for: waiting (sockets/core), UDP itself (udp/).
+Responsible for: which call is allowed in which state of a socket, and a datagram's own TTL and TOS (sendmsg(2)'s
+ancillary data). Not for: waiting (sockets/core), UDP itself (udp/).
 """
 from libc.errno cimport EINVAL, ENOMEM, ENOTCONN, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t

@@ -1,5 +1,5 @@
-# Holding the engine's lock while Python objects are made from what is there. The garbage collector waits: it might find a
-# socket to close, and the lock isn't recursive. Nothing in between may run Python code of others.
+# Holding the engine's lock while Python objects are made from what is there. The garbage collector waits: it might
+# find a socket to close, and the lock isn't recursive. Nothing in between may run Python code of others.
 from ustack_ext.driver.driver cimport Driver
 
 cdef extern from "Python.h":

@@ -1,18 +1,18 @@
 """What a stack knows, read out: connections, interfaces, routes, neighbours, counters, live objects.
 
-Responsible for: walking the engine's tables under the lock and copying what is there into Python values. Not for: how it is
-presented (ustack/stack.py). A walk holds the lock for its whole length, so that what it returns was true at one moment.
+Responsible for: walking the engine's tables under the lock and copying what is there into Python values. Not for: how
+it is presented (ustack/stack.py). A walk holds the lock for its whole length, so that what it returns was true at one
+moment.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from ustack_ext.base.buf cimport Buf
-from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, Entry
 from ustack_ext.base.table cimport Table
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.state cimport Iface, IfAddr, Neigh, Route
 from ustack_ext.sockets.address cimport format_address, format_host
-from ustack_ext.sockets.core cimport SocketCore
+from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore
 from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
@@ -23,8 +23,8 @@ from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf
 from ustack_ext.udp.udp cimport UDP_CONNECTED, UDP_IS_PING, UdpSock
 from ustack_ext.wire.addr cimport addr_is_any, addr_is_v4
 
-STATES = ("", "ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT",
-          "LAST-ACK", "LISTEN", "CLOSING")
+STATES = ("", "ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED",
+          "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING")
 NEIGHBOR_STATES = ("INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "PERMANENT")
 ADDRESS_STATES = ("TENTATIVE", "PREFERRED", "CONFLICT")
 
@@ -46,7 +46,8 @@ cdef dict tcb_details(Engine *e, Tcb *c):
         "rcv_mss": c.rcv_mss, "advmss": c.peer_mss, "unacked": segments, "unacked_bytes": c.snd_nxt - c.snd_una,
         "sacked": c.sacked, "lost": c.lost, "retrans": retransmitted, "pmtu": c.dst.mtu, "rcv_ssthresh": c.rcv_ssthresh,
         "rtt": c.srtt, "rttvar": c.rttvar, "min_rtt": c.min_rtt, "ssthresh": c.ssthresh, "cwnd": c.cwnd,
-        "snd_wnd": c.snd_wnd, "rcv_wnd": tcb_rcv_wnd(c), "rcvbuf": tcp_rcvbuf(&e.tcp, c), "sndbuf": tcp_sndbuf(&e.tcp, c),
+        "snd_wnd": c.snd_wnd, "rcv_wnd": tcb_rcv_wnd(c),
+        "rcvbuf": tcp_rcvbuf(&e.tcp, c), "sndbuf": tcp_sndbuf(&e.tcp, c),
         "last_data_sent_ms": since(e, c.last_send), "last_data_recv_ms": since(e, c.last_recv),
         "out_of_order_bytes": c.reasm.truesize if c.reasm != NULL else 0,
     }
@@ -100,8 +101,8 @@ cdef list table_rows(Engine *e, Table *t):
 
 
 def connections(StackCore stack not None):
-    """[(protocol, state, local, peer, recv_q, send_q, details), ...]: what is in the demux table, then listeners and datagram
-    sockets that Python holds."""
+    """[(protocol, state, local, peer, recv_q, send_q, details), ...]: what is in the demux table, then listeners and
+    datagram sockets that Python holds."""
     cdef Driver d = stack.driver
     cdef Engine *e = d.engine
     cdef SockState *s
@@ -208,7 +209,9 @@ def counters(StackCore stack not None):
 
 
 def live(StackCore stack not None):
-    """{kind: how many there are now}. All but `routes`, `loopback`'s and the pools' reserve are 0 in an idle, empty stack."""
+    """{kind: how many there are now}. All but `routes`, `loopback`'s and the pools' reserve are 0 in an idle, empty
+    stack.
+    """
     cdef Driver d = stack.driver
     cdef Engine *e = d.engine
     cdef SockState *s
@@ -231,7 +234,9 @@ def live(StackCore stack not None):
 
 
 def undelivered(StackCore stack not None):
-    """How many connections that no socket holds any more still have data or a FIN that the peer has not acknowledged."""
+    """How many connections that no socket holds any more still have data or a FIN that the peer has not
+    acknowledged.
+    """
     cdef Driver d = stack.driver
     cdef Engine *e = d.engine
     cdef Entry *entry
@@ -254,7 +259,7 @@ def undelivered(StackCore stack not None):
 
 def connection_details(object socket not None):
     """One socket's figures, or None when it has no connection."""
-    cdef SocketCore core = socket
+    cdef SocketHandle core = socket
     cdef Driver d = core.stack.driver
     collecting = hold(d)
     try:

@@ -23,7 +23,9 @@ cdef enum:
 
 
 cdef uint32_t doubled(long long value, uint32_t least) noexcept nogil:
-    """What Linux makes of SO_RCVBUF and SO_SNDBUF: twice the value, for its own overhead; the caller has cut it to the maximum."""
+    """What Linux makes of SO_RCVBUF and SO_SNDBUF: twice the value, for its own overhead; the caller has cut it to
+    the maximum.
+    """
     cdef long long both = 2 * value
     return least if both < least else <uint32_t>both
 

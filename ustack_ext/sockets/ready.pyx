@@ -1,14 +1,15 @@
-"""A socket's descriptor for select, poll, epoll, selectors and asyncio: one end of an AF_UNIX socketpair, level-triggered.
+"""A socket's descriptor for select, poll, epoll, selectors and asyncio: one end of an AF_UNIX socketpair,
+level-triggered.
 
-Responsible for: making the pair, and for showing readable, writable and hung up on the user's end. Not for: what is true of
-a socket (sockets/wait asks the engine).
+Responsible for: making the pair, and for showing readable, writable and hung up on the user's end. Not for: what is
+true of a socket (sockets/wait asks the engine).
 
     readable       the engine's end has written one byte, which stays unread
     not writable   the user's end has written until the kernel says that it is full
     hung up        the engine's end is shut down both ways, as TCP's end of both directions looks to poll(2)
 
-An eventfd could show the first only. Edge-triggered epoll sees an edge when a state begins, so a caller that reads until
-EAGAIN (or a short read), as epoll(7) asks, misses nothing.
+An eventfd could show the first only. Edge-triggered epoll sees an edge when a state begins, so a caller that reads
+until EAGAIN (or a short read), as epoll(7) asks, misses nothing.
 """
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t
@@ -71,7 +72,9 @@ cdef void pair_close(SockState *s) noexcept nogil:
 
 
 cdef void revive(SockState *s) noexcept nogil:
-    """A hang-up can't be taken back on one pair, but a refused connect may be tried again: another pair under the same number."""
+    """A hang-up can't be taken back on one pair, but a refused connect may be tried again: another pair under the
+    same number.
+    """
     cdef int fds[2]
     if make_pair(fds) != 0:
         return

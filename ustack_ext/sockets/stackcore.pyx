@@ -1,9 +1,9 @@
-"""What all sockets of one stack share: the driver, and the list of open sockets, so that closing the stack reaches each.
+"""What all sockets of one stack share: the driver, and the list of open sockets, so that closing the stack reaches
+each.
 
 Responsible for: connecting the driver's events to sockets, and taking the sockets away from an engine that ends.
 Not for: interfaces and routes (sockets/config), reading the tables (sockets/inspect).
 """
-from libc.stdint cimport uint32_t
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
@@ -44,7 +44,9 @@ cdef class StackCore:
         return self.driver
 
     def _abort_sockets(self):
-        """Take every open socket out of the engine: peers get RST, blocked calls end with ECONNABORTED; no new sockets."""
+        """Take every open socket out of the engine: peers get RST, blocked calls end with ECONNABORTED; no new
+        sockets.
+        """
         cdef Driver d = self.driver
         with nogil:
             d.lock()

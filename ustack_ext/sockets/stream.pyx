@@ -1,8 +1,8 @@
 """TCP sockets: what one attempt of each socket call does, with Linux's results.
 
-Responsible for: which call is allowed in which state of a socket (inet_stream_connect and its neighbours, as connect(2),
-listen(2), accept(2) and shutdown(2) describe them), and for handing a Bind or a TcpConf to whoever owns it next.
-Not for: waiting (sockets/core), TCP itself (tcp/).
+Responsible for: which call is allowed in which state of a socket (inet_stream_connect and its neighbours, as
+connect(2), listen(2), accept(2) and shutdown(2) describe them), and for handing a Bind or a TcpConf to whoever owns
+it next. Not for: waiting (sockets/core), TCP itself (tcp/).
 """
 from libc.errno cimport (
     EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENOMEM, ENOTCONN, EPIPE,
@@ -13,12 +13,12 @@ from ustack_ext.base.event cimport EV_CLOSED, EV_HANGUP
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_MORE, MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.state cimport (
-    OP_ACCEPT, OP_CONNECT, OP_GROW, OP_LINGER, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
+    OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
     SS_UNCONNECTED, Op, SockState, sock_enlist,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT, TF_FIN_RCVD, TF_RD_SHUT, Bind, Listener, Tcb,
+    TCP_CLOSED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT, TF_FIN_RCVD, TF_RD_SHUT, Listener, Tcb,
     TcpConf,
 )
 from ustack_ext.tcp.tcp cimport (

@@ -1,10 +1,9 @@
 """A stack's knobs by Linux's sysctl names: where each lives, how wide it is, what it may be.
 
-Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the mapping
-that users hold (ustack/sysctl.py). Meanings: Linux's Documentation/networking/ip-sysctl.rst and net.rst.
+Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the
+mapping that users hold (ustack/sysctl.py). Meanings: Linux's Documentation/networking/ip-sysctl.rst and net.rst.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine

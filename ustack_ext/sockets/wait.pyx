@@ -1,8 +1,8 @@
 """Waking those who wait on a socket.
 
-Responsible for: the list of a socket's blocked threads, what is true of a socket now, and carrying the engine's events to
-both the threads and the descriptor. Not for: how a thread sleeps (driver/), how a descriptor shows a state (sockets/ready).
-Everything here runs with the engine's lock held.
+Responsible for: the list of a socket's blocked threads, what is true of a socket now, and carrying the engine's
+events to both the threads and the descriptor. Not for: how a thread sleeps (driver/), how a descriptor shows a state
+(sockets/ready). Everything here runs with the engine's lock held.
 """
 from libc.stdint cimport uint16_t
 from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_WRITABLE, Source

@@ -1,0 +1,35 @@
+# An open socket as Python holds it, and the one loop that makes a call wait.
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+from ustack_ext.driver.driver cimport Driver
+from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.sockets.state cimport Op, OpKind, SockState
+
+cdef enum:
+    STREAM = 1                     # SOCK_STREAM, SOCK_DGRAM: Linux's numbers, checked in handle.pyx
+    DGRAM = 2
+    PROTO_ICMP = 1
+
+cdef object error(int code)                                        # the OSError for an errno
+cdef long check(long result) except -1                             # an attempt's result: a count, or its exception
+cdef int closed_error(const SockState *s) noexcept nogil           # -errno
+cdef void op_init(Op *op, OpKind kind, int flags, uint16_t want) noexcept nogil
+
+cdef class SocketHandle:
+    cdef readonly StackCore stack
+    cdef SockState state
+    cdef int64_t timeout_ns        # -1: blocking, 0: non-blocking
+    cdef public int _io_refs       # files that makefile() made and nobody closed
+    cdef public bint _closed
+    cdef readonly int _type        # SOCK_STREAM or SOCK_DGRAM
+    cdef readonly int proto
+    cdef object __weakref__
+
+    cdef _adopt(self, StackCore stack, int type, int proto)
+    cdef Driver _usable(self)
+    # When a call that begins now gives up: ns of the driver's clock, 0 for at once, UINT64_MAX for never.
+    cdef uint64_t deadline(self, int flags)
+    # Tries `op` until it ends with something else than -EAGAIN. Returns that, or -EAGAIN or OP_TIMED_OUT; raises only
+    # what a signal handler raises.
+    cdef long perform(self, Op *op, uint64_t deadline) except -0x10002
+    cdef long perform_waiting(self, Op *op, uint64_t deadline) except -0x10002
+    cdef int release(self) except -1

@@ -1,0 +1,9 @@
+from typing import Any
+
+class StackCore:
+    rmem_max: int
+    wmem_max: int
+    @property
+    def _driver(self) -> Any: ...
+    def _start(self, driver: Any) -> None: ...
+    def _abort_sockets(self) -> None: ...
