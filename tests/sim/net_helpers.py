@@ -55,6 +55,15 @@ def sent(lab: Lab, seconds: float = 0.0) -> list[Packet]:
     return [Ether(frame) for frame in lab.carrier.drain()]
 
 
+def heard(lab: Lab, seconds: float) -> list[Packet]:
+    """Every packet the stack sends within so many seconds to the peer, who answers ARP meanwhile."""
+    until = lab.carrier.now() + seconds
+    found = []
+    while (packet := lab.peer.next(max(0.0, until - lab.carrier.now()))) is not None:
+        found.append(packet)
+    return found
+
+
 def flood(lab: Lab, frames: Iterable[bytes], batch: int = 256) -> int:
     """Hands over many frames, a batch at a time, and throws away what comes back; how many frames that was."""
     answers = 0
