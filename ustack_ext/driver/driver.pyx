@@ -214,7 +214,11 @@ cdef class Driver:
         link.home.wake = <home_fn>home_wake
         link.home.forget = <forget_fn>home_forget
         link.driver_ref = weakref.ref(self)
-        link.bind()
+        try:
+            link.bind()
+        except BaseException:
+            self.detach_link(link)
+            raise
         self.kick()
 
     cpdef detach_link(self, Link link):

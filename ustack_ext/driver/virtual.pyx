@@ -24,6 +24,7 @@ cdef class VirtualDriver(Driver):
     cdef readonly World world
     cdef Heap *heap
     cdef Node node                     # the engine's earliest deadline
+    cdef bint kicked                   # a link has something: at once
 
     def __init__(self, World world, seed, budget=0):
         self.kind = "virtual"
@@ -51,6 +52,7 @@ cdef class VirtualDriver(Driver):
 
     cdef void run_now(self) noexcept nogil:
         """The deadline came, or a link has something."""
+        self.kicked = False
         engine_enter(self.engine, self.heap.now)
         while self.pump() > 0:
             self.finish()
@@ -58,14 +60,15 @@ cdef class VirtualDriver(Driver):
         self.schedule()
 
     cdef void schedule(self) noexcept nogil:
-        cdef uint64_t deadline = engine_next(self.engine)
+        cdef uint64_t deadline = self.heap.now if self.kicked else engine_next(self.engine)
         if deadline == UINT64_MAX or self.closed:
             heap_remove(self.heap, &self.node)
         elif self.node.at == 0 or self.node.time != deadline:
             heap_set(self.heap, &self.node, deadline)
 
     cdef void kick(self) noexcept nogil:
-        if not self.closed and (self.node.at == 0 or self.node.time > self.heap.now):
+        if not self.closed and not self.kicked:
+            self.kicked = True
             heap_set(self.heap, &self.node, self.heap.now)
 
     cdef Iface *attach_link(self, Link link, bytes name) except NULL:

@@ -377,7 +377,7 @@ cdef class WireEnd(Link):
             self.into.home = NULL
 
     cdef int bind(self) except -1:
-        if self.driver_ref().world is not self.world:
+        if getattr(self.driver_ref(), "world", None) is not self.world:
             raise OSError(EXDEV, "a simulated wire joins stacks of its own network only")
         return 0
 
