@@ -316,9 +316,8 @@ def test_redirects_change_nothing(lab: Lab, code: int) -> None:
 @pytest.mark.rfc("6633", "source quench")
 def test_source_quench_is_ignored(lab: Lab) -> None:
     situation = lab.established()
-    quote = IP(src=STACK_IP, dst=PEER_IP) / TCP(
-        sport=situation.flow.dport, dport=situation.flow.sport, seq=situation.flow.rcv
-    )
+    flow = situation.flow
+    quote = IP(src=STACK_IP, dst=PEER_IP) / TCP(sport=flow.dport, dport=flow.sport, seq=flow.rcv)
     with counted(lab) as grown:
         for _ in range(50):
             lab.peer.send(error_about(quote, 4, 0))

@@ -27,7 +27,11 @@ def udp(lab: Lab, port: int = 0, address: str = "", *, bound: bool = True) -> An
     sock = lab.stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
     if bound:
-        sock.bind((address, port))
+        try:
+            sock.bind((address, port))
+        except OSError:
+            sock.close()
+            raise
     return sock
 
 
