@@ -124,7 +124,7 @@ class _EchoClient:
 
     def _take(self, frame: bytes) -> bool:
         """Digest a frame from the stack; True if it wants an acknowledgement."""
-        if frame[12:14] == b"\x08\x06":
+        if frame[12:14] == segment.ETHERTYPE_ARP:
             self.arp.answer_arp(frame)
             return False
         got = parse(frame)

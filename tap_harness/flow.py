@@ -152,7 +152,7 @@ class Flow:
         return found
 
     def read(self, size: int, within: float = 5.0, *, win: int | None = None) -> bytes:
-        """The next `size` bytes of the stack's stream, each segment in order acknowledged, others ignored.
+        """At least the next `size` bytes of the stack's stream: segments in order are acknowledged, others ignored.
 
         Raises Mismatch when `within` seconds pass without any progress.
         """

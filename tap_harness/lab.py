@@ -17,7 +17,7 @@ from tap_harness.checks import MemoryHealth
 from tap_harness.diff import ANY
 from tap_harness.flow import SYN_OPTIONS, Flow, Options
 from tap_harness.scapy_peer import Peer
-from tap_harness.segment import Path
+from tap_harness.segment import ETHERTYPE_ARP, Path, Segment, parse
 from tap_harness.service import EchoService
 
 ECHO_PORT = 80  # an echo that serves itself
@@ -160,6 +160,14 @@ class Lab:
     def path(self, flow: Flow) -> Path:
         """The way of a conversation's segments as bytes, for floods."""
         return Path(self.peer.mac, self.peer.target_mac, self.peer.ip, self.peer.target, flow.sport, flow.dport)
+
+    def segments(self) -> list[Segment]:
+        """All segments that wait to be taken, parsed; ARP requests among them are answered."""
+        frames = self.carrier.drain()
+        for frame in frames:
+            if frame[12:14] == ETHERTYPE_ARP:
+                self.peer.answer_arp(frame)
+        return [found for frame in frames if (found := parse(frame)) is not None]
 
     def read(self, sock: Any) -> bytes:
         """Everything a non-blocking socket of the stack has to read now."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 MODULUS = 1 << 32
+ETHERTYPE_IPV4, ETHERTYPE_ARP = b"\x08\x00", b"\x08\x06"
 
 
 def checksum(data: bytes) -> int:
@@ -77,12 +78,12 @@ class Path:
         tcp = tcp[:16] + struct.pack("!H", checksum(pseudo + tcp)) + tcp[18:]
         ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, ttl, 6, 0) + self._src + self._dst
         ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
-        return self._ether + b"\x08\x00" + ip + tcp
+        return self._ether + ETHERTYPE_IPV4 + ip + tcp
 
 
 def parse(frame: bytes) -> Segment | None:
     """The TCP segment in an Ethernet frame; None for anything else, a fragment, or a wrong checksum."""
-    if len(frame) < 54 or frame[12:14] != b"\x08\x00" or frame[14] >> 4 != 4 or frame[23] != 6:
+    if len(frame) < 54 or frame[12:14] != ETHERTYPE_IPV4 or frame[14] >> 4 != 4 or frame[23] != 6:
         return None
     header = (frame[14] & 15) * 4
     total = int.from_bytes(frame[16:18], "big")

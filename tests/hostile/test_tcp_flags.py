@@ -16,6 +16,7 @@ from tap_harness.packets import describe
 
 ALL_FLAGS = ["".join(letter for bit, letter in enumerate("FSRPAU") if number >> bit & 1) for number in range(64)]
 SILENCE = ""
+DELAYED_ACK = 0.19  # seconds an answer may take: less than the shortest retransmission time
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def synchronized(state: str, flags: str) -> set[str]:
             return {"A", "SA", SILENCE, "R"}
         return {"A"}
     if "A" not in flags:
-        return {SILENCE}
+        return {SILENCE, "A"} if state == "TIME-WAIT" else {SILENCE}
     if "F" in flags and state in ("SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2"):
         return {"A"}
     if "F" in flags or state == "TIME-WAIT":
@@ -101,10 +102,10 @@ def next_states(state: str, flags: str) -> set[str]:
     return {finned.get(after_ack, after_ack)}
 
 
-def answers(situation: Situation) -> list[str]:
-    """What the stack says at once, as flags without PSH. Every RST must carry the numbers §3.10.7 gives it."""
+def answers(situation: Situation, patience: float = 0.0) -> list[str]:
+    """What the stack says, as flags without PSH: at once, or if nothing comes within `patience` seconds."""
     found = []
-    while (packet := situation.flow.next(0)) is not None:
+    while (packet := situation.flow.next(0 if found else patience)) is not None:
         found.append(str(packet[TCP].flags).replace("P", ""))
     return found
 
@@ -125,9 +126,9 @@ def test_every_flag_set(lab: Lab, state: str) -> None:
             flow.inject(flags, ack=flow.rcv)
         else:
             flow.inject(flags, ack=flow.rcv if "A" in flags else 0)
-        found = answers(situation)
-        after = lab.state_of(flow)
         permitted = allowed(state, flags)
+        found = answers(situation, 0 if SILENCE in permitted else DELAYED_ACK)
+        after = lab.state_of(flow)
         if not (found == [] and SILENCE in permitted) and not (len(found) == 1 and found[0] in permitted):
             wrong.append(f"{flags or 'none':7} answered {found or 'with silence'}, allowed {sorted(permitted)}")
         if after not in next_states(state, flags):
@@ -186,10 +187,10 @@ def test_syn_sent_with_an_unacceptable_ack(lab: Lab, flags: str, ack_offset: int
     flow.inject(flags, ack=bad)
     flow.expect("R", seq=bad, ack=0)
     flow.inject("RA", ack=bad)  # the same as a reset: dropped in silence
-    flow.expect_nothing()
+    assert set(answers(situation)) <= {"S"}  # Linux takes it as a hint to repeat its SYN
     assert lab.state_of(flow) == "SYN-SENT"
     flow.send("SA")
-    flow.expect("A")
+    assert "A" in answers(situation)
     assert lab.state_of(flow) == "ESTABLISHED"
 
 
