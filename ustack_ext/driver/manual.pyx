@@ -2,6 +2,9 @@
 
 Not here: a clock, unless poll() is called without a time.
 """
+
+from operator import index
+
 from libc.stdint cimport UINT64_MAX, uint64_t
 from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.driver.driver cimport Driver, Waiter
@@ -52,7 +55,7 @@ cdef class ManualDriver(Driver):
         if now_ns is None:
             self.real = True
         else:
-            now = now_ns
+            now = index(now_ns)
         with nogil:
             pthread_mutex_lock(&self.mutex)
             if now > self.given:

@@ -352,15 +352,22 @@ cdef class ThreadDriver(Driver):
         """Stop the thread and detach every link. Returns when the thread is gone. Can be called again."""
         if self.closed:
             return
+        self.closed = True
         drivers.discard(self)
         with nogil:
             self.take()
             self.stop = 1
             pthread_mutex_unlock(&self.mutex)
             self.kick()
-        if threading.current_thread() is not self.thread:
+        inside = threading.current_thread() is self.thread
+        if not inside:
             self.thread.join()
-        Driver.close(self)
+        for link in list(self.links):
+            self.detach_link(link)
+        if not inside:
+            # Nobody is left to be woken, and nobody who would: the thread is gone, and the links are detached.
+            unistd.close(self.wakefd)
+            self.wakefd = -1
 
     cdef bint hold(self):
         """For fork(): the lock, without ever waiting for the GIL with it."""
