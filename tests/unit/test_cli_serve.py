@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -54,6 +55,32 @@ def test_two_requests_on_one_connection(server: StackHTTPServer, site: Path) -> 
     answer = talk(server, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert answer.endswith(b"second")
+
+
+@pytest.mark.parametrize(
+    ("version", "wish", "said"),
+    [
+        ("1.0", "keep-alive", b"keep-alive"),
+        ("1.0", "", b"close"),
+        ("1.1", "close", b"close"),
+        ("1.1", "keep-alive", None),
+    ],
+)
+def test_whether_the_connection_stays_is_said(
+    server: StackHTTPServer, site: Path, version: str, wish: str, said: bytes | None
+) -> None:
+    (site / "a").write_text("first")
+    request = f"GET /a HTTP/{version}\r\nHost: x\r\n" + (f"Connection: {wish}\r\n" if wish else "") + "\r\n"
+    answer = talk(server, 2 * request.encode())
+    found = re.findall(rb"^Connection: (.*)\r$", answer, re.MULTILINE)
+    stays = said != b"close"
+    assert answer.count(b" 200 OK\r\n") == 1 + stays
+    assert found == ([said] * (1 + stays) if said else [])
+
+
+def test_errors_say_it_once(server: StackHTTPServer) -> None:
+    answer = talk(server, b"GET /none HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert re.findall(rb"^Connection: (.*)\r$", answer, re.MULTILINE) == [b"close"]
 
 
 def test_a_file_longer_than_one_piece(server: StackHTTPServer, site: Path) -> None:

@@ -79,6 +79,26 @@ class FileHandler(http.server.SimpleHTTPRequestHandler):
     rbufsize = PIECE
     uploads = False
     quiet = False
+    _connection_unsaid = False
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Begin the response; an interim one (100) does not come this way."""
+        self._connection_unsaid = True
+        super().send_response(code, message)
+
+    def send_header(self, keyword: str, value: str) -> None:
+        """Add a header, and remember whether it was the one about the connection."""
+        if keyword.lower() == "connection":
+            self._connection_unsaid = False
+        super().send_header(keyword, value)
+
+    def end_headers(self) -> None:
+        """Say whether the connection stays, where the client cannot tell by the version (RFC 9112 §9.3)."""
+        if self._connection_unsaid and self.close_connection:
+            self.send_header("Connection", "close")
+        elif self._connection_unsaid and self.request_version == "HTTP/1.0":
+            self.send_header("Connection", "keep-alive")
+        super().end_headers()
 
     def copyfile(self, source: BinaryIO, outputfile: Any) -> None:  # type: ignore[override]
         """Send a file in pieces large enough that the loop does not matter."""
