@@ -1,0 +1,32 @@
+"""The examples run, and end by themselves without a word on stderr."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXAMPLES = {
+    "two_stacks.py": "Hello neighbour at 10.9.0.2\n",
+    "own_loop.py": "no thread was needed (from 10.9.0.1)\n",
+    "tunnel.py": "through the tunnel\n",
+    "bad_network.py": "twice exactly so\n",
+}
+
+
+def test_every_example_is_tried() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str) -> None:
+    command = [sys.executable, "-W", "always", str(ROOT / "examples" / name)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith(EXAMPLES[name])
