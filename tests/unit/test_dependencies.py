@@ -41,7 +41,7 @@ ALLOWED_SYMBOL = re.compile(
       malloc | calloc | realloc | aligned_alloc | free | abort | qsort | bsearch
     | mem(cpy|move|set|cmp|chr) | str(len|cmp|ncmp|chr|rchr) | cbrt | exp2? | log2? | pow | sqrt
     | v?snprintf | fprintf | fwrite | stderr                        # what Cython says before it gives up
-    | __stack_chk_fail | __assert_fail | __errno_location | __(mem|str|v?snprintf|fprintf)\w*_chk
+    | __stack_chk_fail | __assert_fail | __(mem|str|v?snprintf|fprintf)\w*_chk
     | __cxa_finalize | __gmon_start__ | _ITM_\w+TMCloneTable       # every shared object
     | __(asan|ubsan)_\w+ | _?Py[A-Z_]\w*
     """,

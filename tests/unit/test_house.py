@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("ustack", "ustack_ext", "tap_harness", "tests", "bench", "examples", "tools")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/README.md", "docs/architecture.md", "docs/cli.md", "examples/README.md")
+DOCUMENTS = (
+    "README.md", "CONTRIBUTING.md", "docs/README.md", "docs/architecture.md", "docs/cli.md", "examples/README.md",
+    "tap_harness/README.md",
+)
 
 MOST_LINES_IN_A_FILE = 600
 MOST_LINES_IN_A_FUNCTION = 80
