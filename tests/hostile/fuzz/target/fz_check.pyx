@@ -1,0 +1,393 @@
+"""The invariants of an engine: every sum equals what it sums, every list its neighbours' opinion of it, every timer is
+armed where something waits for it, and no limit is passed."""
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from ustack_ext.base.buf cimport Buf, BufQueue, buf_truesize
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, ENTRY_UDP, Entry
+from ustack_ext.base.table cimport Table
+from ustack_ext.engine.engine cimport Engine, engine_next
+from ustack_ext.net.state cimport FragQueue, IfAddr, Neigh, Net, NUD_PERMANENT
+from ustack_ext.tcp.output cimport sndbuf_limit, window_limit
+from ustack_ext.tcp.tcb cimport (SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_CLOSED, TCP_OFO_RANGES_MAX,
+                                 TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FIN_SENT,
+                                 TF_ORPHAN, TF_SACK_OK, Listener, Range, Seg, SynReq, Tcb, Tcp, TimeWait)
+from ustack_ext.udp.state cimport UdpSock
+from fz_world cimport LISTENERS, TCBS, UDPS, World, world_fail
+
+cdef struct Sums:                  # over everything alive in one engine
+    uint64_t bufs
+    uint64_t segs
+    uint64_t reasms
+    uint64_t tcbs
+    uint64_t synreqs
+    uint64_t timewaits
+    uint64_t binds
+    uint64_t orphans
+    uint64_t connected
+    uint64_t ofo
+    uint64_t armed
+    uint64_t earliest
+
+
+cdef inline bint before(uint32_t a, uint32_t b) noexcept nogil:
+    return <int>(a - b) < 0
+
+
+cdef void note_timer(World *w, Sums *z, const Entry *e) noexcept nogil:
+    if e.armed:
+        z.armed += 1
+        if e.deadline < z.earliest:
+            z.earliest = e.deadline
+
+
+# ---- the send side ----
+
+cdef bint in_sendq(const Tcb *c, const Seg *s) noexcept nogil:
+    """The record's bytes are where it says, and nowhere before what is acknowledged."""
+    cdef Buf *b = c.sndq_head
+    cdef uint32_t at = c.snd_una - c.sndq_off
+    if c.seg_head.flags & SEG_SYN:
+        return True
+    while b != NULL and b != s.block:
+        at += b.len
+        b = b.next
+    if b == s.block and s.block != NULL and s.block_off == b.len:
+        return at + s.block_off == s.seq
+    return b != NULL and s.block_off < b.len and at + s.block_off == s.seq
+
+
+cdef void check_records(World *w, const Tcb *c, Sums *z) noexcept nogil:
+    cdef Seg *s = c.seg_head
+    cdef Seg *before_it = NULL
+    cdef uint32_t flight = 0, lost = 0, sacked = 0, timed = 0, at = c.snd_una, n
+    cdef bint hint_passed = c.retrans_hint == NULL
+    while s != NULL:
+        z.segs += 1
+        n = s.end - s.seq
+        if s.seq != at or n == 0 or s.prev != before_it:
+            world_fail(w, b"records: gap, overlap or broken list")
+            return
+        if s == c.retrans_hint:
+            hint_passed = True
+        if s.flags & SEG_SACKED:
+            sacked += n
+        elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
+            lost += n
+            if not hint_passed:
+                world_fail(w, b"records: a lost one before the hint")
+        else:
+            flight += n
+            timed += 1
+        if n > (1 if s.flags & (SEG_FIN | SEG_SYN) else 0) and not in_sendq(c, s):
+            world_fail(w, b"records: bytes not in the send queue")
+        at = s.end
+        before_it = s
+        s = s.next
+    if before_it != c.seg_tail or at != c.snd_nxt:
+        world_fail(w, b"records: do not end at SND.NXT")
+    if flight != c.flight or lost != c.lost:
+        world_fail(w, b"records: flight or lost is not their sum")
+    if c.flags & TF_SACK_OK and sacked != c.sacked:
+        world_fail(w, b"records: sacked is not their sum")
+    check_time_order(w, c, timed)
+
+
+cdef void check_time_order(World *w, const Tcb *c, uint32_t timed) noexcept nogil:
+    cdef Seg *s = c.time_head
+    cdef Seg *before_it = NULL
+    cdef uint32_t n = 0
+    while s != NULL:
+        if s.tprev != before_it or (before_it != NULL and before_it.xmit_ns > s.xmit_ns):
+            world_fail(w, b"time order: broken")
+            return
+        n += 1
+        before_it = s
+        s = s.tnext
+    if before_it != c.time_tail or n != timed:
+        world_fail(w, b"time order: not what is in flight")
+
+
+cdef void check_send_queue(World *w, Tcp *t, Tcb *c, Sums *z) noexcept nogil:
+    cdef Buf *b = c.sndq_head
+    cdef Buf *last = NULL
+    cdef uint64_t bytes = 0, truesize = 0
+    cdef bint next_seen = c.nxt_block == NULL
+    cdef uint32_t sent = c.snd_nxt - c.snd_una
+    while b != NULL:
+        z.bufs += 1
+        bytes += b.len
+        truesize += buf_truesize(b)
+        next_seen = next_seen or (b == c.nxt_block and c.nxt_off <= b.len)
+        last = b
+        b = b.next
+    if last != c.sndq_tail or bytes - (c.sndq_off if last != NULL else 0) != c.sndq_bytes or truesize != c.sndq_truesize:
+        world_fail(w, b"send queue: not its sum")
+    if not next_seen:
+        world_fail(w, b"send queue: SND.NXT is not in it")
+    if c.seg_head != NULL and c.seg_head.flags & SEG_SYN:
+        sent -= 1
+    if c.flags & TF_FIN_SENT:
+        sent -= 1 if c.seg_tail != NULL and c.seg_tail.flags & SEG_FIN else 0
+    if sent > c.sndq_bytes:
+        world_fail(w, b"send queue: more in flight than there is")
+    if c.sndq_bytes > max(t.knobs.wmem_max, c.conf.sndbuf):
+        world_fail(w, b"send queue: over its limit")
+
+
+# ---- the receive side ----
+
+cdef uint32_t chain(const Buf *b, const Buf *tail, Sums *z, uint64_t *truesize) noexcept nogil:
+    """Bytes of a chain; UINT32_MAX if it does not end at `tail`."""
+    cdef uint32_t n = 0
+    cdef const Buf *last = NULL
+    while b != NULL:
+        z.bufs += 1
+        n += b.len
+        truesize[0] += buf_truesize(b)
+        last = b
+        b = b.next
+    return n if last == tail else <uint32_t>0xFFFFFFFF
+
+
+cdef void check_receive_side(World *w, Tcp *t, Tcb *c, Sums *z) noexcept nogil:
+    cdef uint64_t truesize = 0, ofo = 0
+    cdef uint32_t i
+    cdef Range *r
+    if chain(c.rcvq_head, c.rcvq_tail, z, &truesize) != c.rcvq_bytes or truesize != c.rcvq_truesize:
+        world_fail(w, b"receive queue: not its sum")
+    if c.rcvq_bytes > 2 * max(window_limit(t, c), t.knobs.rmem_max) + 131072:
+        world_fail(w, b"receive queue: over its limit")
+    if c.reasm == NULL:
+        return
+    z.reasms += 1
+    if c.reasm.count == 0 or c.reasm.count > c.reasm.cap or c.reasm.count > 2 * TCP_OFO_RANGES_MAX:
+        world_fail(w, b"out of order: count")
+    for i in range(c.reasm.count):
+        r = &c.reasm.ranges[i]
+        if chain(r.head, r.tail, z, &ofo) != r.end - r.seq or r.end == r.seq:
+            world_fail(w, b"out of order: a range is not its buffers")
+        if not before(c.rcv_nxt, r.seq) or (i > 0 and not before(c.reasm.ranges[i - 1].end, r.seq)):
+            world_fail(w, b"out of order: ranges not in order")
+    if ofo != c.reasm.truesize:
+        world_fail(w, b"out of order: true size is not the sum")
+    z.ofo += ofo
+
+
+# ---- one connection ----
+
+cdef void check_timers(World *w, const Tcb *c) noexcept nogil:
+    cdef uint64_t at = min(c.rto_at, min(c.delack_at, c.idle_at))
+    cdef bint waits = c.sndq_bytes > 0 and c.state != TCP_SYN_SENT
+    if (c.entry.armed != 0) != (at != UINT64_MAX) or (c.entry.armed and c.entry.deadline != at):
+        world_fail(w, b"timer: not armed for the earliest")
+    if (c.seg_head != NULL or waits or c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV) and c.rto_at == UINT64_MAX:
+        world_fail(w, b"timer: nothing will ever move this connection")
+    if at <= w.e.core.now:
+        world_fail(w, b"timer: due and not done")
+
+
+cdef void check_tcb(World *w, Tcb *c, Sums *z) noexcept nogil:
+    cdef Tcp *t = &w.e.tcp
+    w.looked_at = c
+    z.tcbs += 1
+    z.orphans += (c.flags & TF_ORPHAN) != 0
+    z.connected += (c.flags & TF_CONNECTED) != 0
+    if c.bind != NULL:
+        z.binds += 1
+    if not c.entry.hashed or c.state == TCP_CLOSED or c.flags & TF_DEAD or c.entry.kind != ENTRY_TCB:
+        world_fail(w, b"connection: closed, in the table")
+    if before(c.snd_nxt, c.snd_una):
+        world_fail(w, b"connection: SND.NXT before SND.UNA")
+    if c.mss == 0 or (c.flags & TF_CONNECTED and c.mss < t.knobs.min_snd_mss - 12):
+        world_fail(w, b"connection: tiny MSS")
+    check_records(w, c, z)
+    check_send_queue(w, t, c, z)
+    check_receive_side(w, t, c, z)
+    note_timer(w, z, &c.entry)
+    if not c.flags & TF_DIRTY:
+        check_timers(w, c)
+    w.looked_at = NULL
+
+
+cdef void check_dead(World *w, Tcb *c, Sums *z) noexcept nogil:
+    """Over, and still held by a socket: what was received is left, nothing else."""
+    cdef uint64_t truesize = 0
+    z.tcbs += 1
+    if c.bind != NULL:
+        z.binds += 1
+    if c.entry.hashed or c.entry.armed or c.seg_head != NULL or c.sndq_head != NULL or c.reasm != NULL:
+        world_fail(w, b"dead connection: not empty")
+    if chain(c.rcvq_head, c.rcvq_tail, z, &truesize) != c.rcvq_bytes:
+        world_fail(w, b"dead connection: receive queue is not its sum")
+
+
+cdef void check_listener(World *w, Listener *l, Sums *z) noexcept nogil:
+    cdef uint32_t n = 0
+    cdef SynReq *r = l.synq_oldest
+    cdef Tcb *c = l.aq_head
+    z.binds += 1
+    while r != NULL and n <= l.synq:
+        if r.listener != l or not r.entry.hashed or not r.entry.armed:
+            world_fail(w, b"SYN queue: a stray entry")
+        n += 1
+        r = r.newer
+    if n != l.synq or n > max(l.backlog, <uint32_t>1024):
+        world_fail(w, b"SYN queue: count")
+    n = 0
+    while c != NULL and n <= l.acceptq:
+        if c.listener != l or not c.flags & TF_ACCEPTQ or c.flags & TF_DEAD:
+            world_fail(w, b"accept queue: a stray entry")
+        n += 1
+        if c.aq_next == NULL and l.aq_tail != c:
+            world_fail(w, b"accept queue: its tail")
+        c = c.aq_next
+    if n != l.acceptq or n > l.backlog + 1:
+        world_fail(w, b"accept queue: count")
+
+
+cdef void check_tcp(World *w, Sums *z) noexcept nogil:
+    cdef Tcp *t = &w.e.tcp
+    cdef Entry *e
+    cdef TimeWait *old
+    cdef uint32_t i, n = 0
+    for i in range(t.conns.mask + 1):
+        e = t.conns.buckets[i]
+        while e != NULL:
+            n += 1
+            if e.kind == ENTRY_TCB:
+                check_tcb(w, <Tcb *>e, z)
+            else:
+                z.synreqs += e.kind == ENTRY_SYNREQ
+                z.timewaits += e.kind == ENTRY_TIMEWAIT
+                note_timer(w, z, e)
+            e = e.hnext
+    if n != t.conns.count:
+        world_fail(w, b"table of connections: count")
+    for i in range(TCBS):
+        if w.tcbs[i] != NULL and w.tcbs[i].flags & TF_DEAD:
+            check_dead(w, w.tcbs[i], z)
+    for i in range(LISTENERS):
+        if w.listeners[i] != NULL:
+            check_listener(w, w.listeners[i], z)
+    n = 0
+    old = t.tw_oldest
+    while old != NULL and n <= t.n_timewait:
+        n += 1
+        old = old.newer
+    if n != t.n_timewait or n != z.timewaits or n > t.knobs.max_tw_buckets:
+        world_fail(w, b"TIME-WAIT: count")
+    if z.tcbs != t.tcbs.live or z.synreqs != t.synreqs.live or z.timewaits != t.timewaits.live:
+        world_fail(w, b"connections: more alive than can be found")
+    if z.segs != t.segs.live or z.reasms != t.reasms.live or z.binds != t.binds_slab.live or z.ofo != t.ofo_memory:
+        world_fail(w, b"records, ranges or binds: more alive than can be found")
+    if z.orphans != t.n_orphans or z.connected != t.n_established:
+        world_fail(w, b"orphans or established: count")
+
+
+# ---- datagrams, fragments, neighbours ----
+
+cdef uint64_t queue_truesize(World *w, const BufQueue *q, Sums *z) noexcept nogil:
+    cdef const Buf *b = q.head
+    cdef uint64_t truesize = 0
+    cdef uint32_t n = 0, bytes = 0
+    while b != NULL:
+        n += 1
+        bytes += b.len
+        truesize += buf_truesize(b)
+        b = b.next
+    z.bufs += n
+    if n != q.count or bytes != q.bytes:
+        world_fail(w, b"queue: not its sum")
+    return truesize
+
+
+cdef void check_udp(World *w, Sums *z) noexcept nogil:
+    cdef int i
+    cdef UdpSock *s
+    for i in range(UDPS):
+        s = w.udps[i]
+        if s == NULL:
+            continue
+        if queue_truesize(w, &s.queue, z) != s.rcv_used:
+            world_fail(w, b"datagram socket: true size is not the sum")
+        if s.rcv_used > s.rcvbuf + 80000:
+            world_fail(w, b"datagram socket: over its limit")
+
+
+cdef void check_frags(World *w, Net *n, Sums *z) noexcept nogil:
+    cdef FragQueue *q = n.frag_oldest
+    cdef FragQueue *older = NULL
+    cdef const Buf *b
+    cdef uint64_t memory = 0, truesize
+    cdef uint32_t queues = 0, have
+    while q != NULL:
+        queues += 1
+        truesize = 0
+        have = 0
+        b = q.pieces
+        while b != NULL:
+            z.bufs += 1
+            truesize += buf_truesize(b)
+            have += b.len
+            if b.next != NULL and b.seq + b.len > b.next.seq:
+                world_fail(w, b"fragments: overlap kept")
+            b = b.next
+        if truesize != q.truesize or (have != q.have and not q.poisoned) or q.older != older or not q.entry.armed:
+            world_fail(w, b"fragments: a queue is not its pieces")
+        memory += truesize + sizeof(FragQueue)
+        note_timer(w, z, &q.entry)
+        older = q
+        q = q.newer
+    if memory != n.frag_memory or memory > n.knobs.ipfrag_high_thresh or queues != n.frag_slab.live:
+        world_fail(w, b"fragments: memory")
+
+
+cdef void check_neighbours(World *w, Net *n, Sums *z) noexcept nogil:
+    cdef uint32_t i, k, unresolved = 0, found = 0
+    cdef uint64_t queued = 0, truesize
+    cdef Entry *e
+    cdef Neigh *g
+    for i in range(n.neighs.mask + 1):
+        e = n.neighs.buckets[i]
+        while e != NULL:
+            g = <Neigh *>e
+            found += 1
+            truesize = queue_truesize(w, &g.queue, z)
+            if truesize != g.queue_truesize or g.queue.count > n.knobs.unres_qlen:
+                world_fail(w, b"neighbour: queue")
+            if not e.armed and g.state != NUD_PERMANENT:
+                world_fail(w, b"neighbour: will never age")
+            queued += truesize
+            note_timer(w, z, e)
+            e = e.hnext
+    if queued != n.neigh_queued or found > n.knobs.gc_thresh3 or found != n.neigh_slab.live:
+        world_fail(w, b"neighbours: sums")
+    for i in range(<uint32_t>n.n_ifaces):
+        for k in range(16):
+            if n.ifaces[i].addrs[k].used:
+                note_timer(w, z, &n.ifaces[i].addrs[k].entry)
+
+
+cdef void check_world(World *w) noexcept nogil:
+    cdef Sums z
+    cdef Engine *e = w.e
+    cdef Buf *b = e.loopback.head
+    cdef uint8_t *p = <uint8_t *>&z
+    cdef size_t i
+    for i in range(sizeof(z)):
+        p[i] = 0
+    z.earliest = UINT64_MAX
+    if not w.settled:
+        return
+    check_tcp(w, &z)
+    check_udp(w, &z)
+    check_frags(w, &e.net, &z)
+    check_neighbours(w, &e.net, &z)
+    queue_truesize(w, &e.loopback, &z)
+    if z.bufs != <uint64_t>e.core.pool.live:
+        world_fail(w, b"pool: more buffers alive than can be found")
+    if e.core.pool.used > e.core.pool.budget:
+        world_fail(w, b"pool: over its budget")
+    if z.armed != e.core.wheel.armed:
+        world_fail(w, b"wheel: not what is armed")
+    if e.loopback.count == 0 and e.tcp.dirty_head == NULL and engine_next(e) != z.earliest:
+        world_fail(w, b"wheel: the next deadline is not the earliest")

@@ -1,0 +1,49 @@
+"""The entry of the fuzzer and of the replay: one input, one engine, from its making to its end.
+
+The first byte says what is scarce in this run (fz_world), the second how it ends: with every socket closed and time
+let pass until nothing is left, or torn down as it is. The rest is the program.
+"""
+from libc.stdint cimport uint8_t, uintptr_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc
+from fz_ops cimport run_program, set_scene
+from fz_world cimport World, world_close, world_drop, world_open
+
+cdef World *shared = <World *>calloc(1, sizeof(World))
+if shared == NULL:
+    raise MemoryError
+cdef char message[200]
+
+
+cdef const char *run_one(int medium, const uint8_t *p, size_t n) noexcept nogil:
+    """NULL, or the invariant that was broken."""
+    cdef World *w = shared
+    if n < 2:
+        return NULL
+    if not world_open(w, medium, p[0]):
+        return NULL
+    set_scene(w)
+    run_program(w, p + 2, n - 2)
+    if w.failed != NULL or p[1] & 1:
+        world_drop(w)
+    else:
+        world_close(w)
+    if w.failed == NULL:
+        return NULL
+    snprintf(message, sizeof(message), b"%s (record %d, state %d, flags %#x)", w.failed, w.record, w.failed_state, w.failed_flags)
+    return message
+
+
+def entry():
+    """The address of run_one, for the fuzzer's main program."""
+    return <uintptr_t>&run_one
+
+
+def replay(medium, data):
+    """Run one input. medium: 0 Ethernet, 1 IP. Returns None, or which invariant it broke."""
+    cdef const uint8_t[::1] view = data
+    cdef const char *failed
+    if view.shape[0] == 0:
+        return None
+    failed = run_one(medium, &view[0], view.shape[0])
+    return None if failed == NULL else failed.decode()
