@@ -1,0 +1,181 @@
+"""Who is measured and where: a kernel client in a namespace, and a server behind a veth pair or behind a TAP.
+
+Responsible for namespaces, devices and server processes. Everything is made for one measurement and gone after it, so
+no measurement inherits another's TIME-WAITs, buffers or learnt metrics. All traffic stays in these namespaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import build
+from tap_harness import need
+from tap_harness.netns import Namespace
+from tap_harness.process import Child
+from tap_harness.tap import KernelTap
+
+SERVER, PREFIX = "10.9.0.2", "/24"
+CLIENTS = ("10.9.0.1", "10.9.0.3", "10.9.0.4", "10.9.0.5")  # several, for as many short connections (load.c)
+PORT = 7000
+MTU = 1500
+# What a device without offloads does not do either.
+OFFLOADS = "tx off rx off sg off tso off gso off gro off"
+START = 20.0  # seconds a server has to say that it is ready
+CPUCLOCK_SCHED = 2  # include/linux/posix-timers_types.h: user and system time of a process, in ns
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A stack with a program on it, behind a device.
+
+    server: service and TAP descriptor -> the command that serves it. place: "veth", "veth-plain" or "tap". missing:
+    None, or why it cannot be measured here.
+    """
+
+    name: str
+    title: str
+    place: str
+    server: Callable[[str, int], list[str]]
+    missing: Callable[[], str | None] = lambda: None
+
+
+def _in_c(service: str, _fd: int) -> list[str]:
+    return [build.program("serve.c"), service, SERVER, str(PORT)]
+
+
+def _in_python(service: str, _fd: int) -> list[str]:
+    return [sys.executable, "-m", "bench.server", service, "kernel", SERVER, str(PORT)]
+
+
+def _on_ustack(service: str, fd: int) -> list[str]:
+    return [sys.executable, "-m", "bench.server", service, str(fd), SERVER, str(PORT)]
+
+
+def _on_lwip(service: str, fd: int) -> list[str]:
+    return [build.lwip(), service, str(fd), SERVER, str(PORT)]
+
+
+def _no_lwip() -> str | None:
+    try:
+        build.lwip()
+    except build.CannotBuild as error:
+        return str(error)
+    return None
+
+
+def _no_ethtool() -> str | None:
+    return need.missing_program("ethtool")
+
+
+KERNEL = "kernel"
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(KERNEL, "Linux over veth, server in C", "veth", _in_c),
+        Contender("kernel-plain", "the same, veth without offloads", "veth-plain", _in_c, _no_ethtool),
+        Contender("kernel-python", "Linux over veth, server in Python", "veth", _in_python),
+        Contender("ustack", "ustack on a plain TAP, server in Python", "tap", _on_ustack),
+        Contender("lwip", "lwIP on a plain TAP, server in C", "tap", _on_lwip, _no_lwip),
+    )
+}
+
+
+@functools.cache
+def missing(name: str) -> str | None:
+    """Why a contender cannot be measured on this machine; None where it can."""
+    try:
+        build.program("load.c")
+    except build.CannotBuild as error:
+        return str(error)
+    return need.missing_privilege() or CONTENDERS[name].missing()
+
+
+@dataclass
+class Rig:
+    """A namespace with the kernel's client in it, and what a server for it is started with."""
+
+    client: Namespace
+    server: Namespace
+    fds: Sequence[int]
+
+
+@contextlib.contextmanager
+def _veth(offloads: bool) -> Iterator[Rig]:
+    with Namespace() as client, Namespace() as server:
+        # Named by path, not by descriptor: ip does not have ours.
+        there = f"/proc/{os.getpid()}/fd/{server.fd}"
+        client.sh(f"ip link add veth0 type veth peer name veth0 netns {there}")
+        for namespace, addresses in ((client, CLIENTS), (server, [SERVER])):
+            if not offloads:
+                namespace.sh(f"ethtool -K veth0 {OFFLOADS}")
+            given = [f"ip addr add {address}{PREFIX} dev veth0" for address in addresses]
+            namespace.sh(" && ".join([f"ip link set veth0 mtu {MTU} up", *given]))
+        yield Rig(client, server, ())
+
+
+@contextlib.contextmanager
+def _tap() -> Iterator[Rig]:
+    with Namespace() as namespace, KernelTap(namespace, addresses=[one + PREFIX for one in CLIENTS], mtu=MTU) as tap:
+        yield Rig(namespace, namespace, (tap.fd,))
+
+
+@contextlib.contextmanager
+def running(name: str, service: str, cpu: int | None) -> Iterator[tuple[Rig, Child]]:
+    """A contender's server for `service`, ready, pinned to a CPU if one is given."""
+    contender = CONTENDERS[name]
+    place = _tap() if contender.place == "tap" else _veth(offloads=contender.place == "veth")
+    with place as rig:
+        command = contender.server(service, rig.fds[0] if rig.fds else -1)
+        child = rig.server.popen(pinned(command, cpu), fds=rig.fds)
+        child.wait_line("^ready$", START)
+        yield rig, child
+
+
+def pinned(command: list[str], cpu: int | None) -> list[str]:
+    return command if cpu is None else ["taskset", "--cpu-list", str(cpu), *command]
+
+
+def cpus() -> list[int]:
+    """The CPUs this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def process_cpu(pid: int) -> float:
+    """Seconds of user and system time process `pid` has used, all its threads together (clock_getcpuclockid(3))."""
+    return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
+
+
+def load(
+    name: str,
+    service: str,
+    arguments: tuple[str, float, int],
+    client_cpu: int | None = None,
+    server_cpu: int | None = None,
+) -> dict[str, Any]:
+    """Put one load on one contender.
+
+    arguments: kind, seconds and number as load.c has them. Returns what load.c reports, and with it server_cpu_seconds
+    and client_cpu_seconds. Raises AssertionError with what the programs said.
+    """
+    kind, seconds, number = arguments
+    with running(name, service, server_cpu) as (rig, server):
+        command = [build.program("load.c"), kind, SERVER, str(PORT), str(seconds), str(number), *CLIENTS]
+        before = process_cpu(server.pid)
+        done = rig.client.run(rig_command := pinned(command, client_cpu), timeout=seconds + 60)
+        used = process_cpu(server.pid) - before
+        if done.returncode != 0:
+            raise AssertionError(
+                f"exit code {done.returncode} from {' '.join(rig_command)}: {done.stderr}\n{server.describe()}"
+            )
+    found: dict[str, Any] = json.loads(done.stdout)
+    found["client_cpu_seconds"] = found.pop("cpu_seconds")
+    found["server_cpu_seconds"] = used
+    return found
