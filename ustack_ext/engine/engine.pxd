@@ -1,13 +1,15 @@
-# One stack: the tables, input, poll, flush. Sans-I/O: time, seed and frames come in; frames go out through an interface's transmit.
+# One stack: the tables, input, poll, flush. Sans-I/O: time, seed and frames come in; frames go out through an
+# interface's transmit.
 #
 # Protocol for whoever drives an Engine (and holds its lock):
 #   engine_enter(e, now)          before anything else: sets the time
 #   engine_input(e, iface, buf)   for each frame of a batch
 #   any tcp_* / udp_* / net call
-#   engine_poll(e)                expires timers, runs the loopback queue, sends what became due; call after a batch, after socket calls, and when a deadline comes
+# engine_poll(e)                expires timers, runs the loopback queue, sends what became due; call after a batch,
+# after socket calls, and when a deadline comes
 #   event_pop(&e.core.events)     until NULL: deliver
 #   engine_next(e)                exact earliest deadline in ns, UINT64_MAX for none
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from ustack_ext.base.buf cimport Buf, BufQueue
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.iov cimport Offload
@@ -27,7 +29,8 @@ cdef struct Engine:
 # seed: 32 bytes of secret; budget: bytes of packet memory at most. NULL without memory.
 cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noexcept nogil
 cdef void engine_free(Engine *e) noexcept nogil
-cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) noexcept nogil   # takes the reference to buf; off may be NULL
+# takes the reference to buf; off may be NULL
+cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) noexcept nogil
 cdef void engine_poll(Engine *e) noexcept nogil
 cdef uint64_t engine_next(Engine *e) noexcept nogil
 

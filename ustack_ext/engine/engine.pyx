@@ -1,8 +1,9 @@
-"""One stack: the tables, input, poll, flush. Sans-I/O: time, seed and frames come in, frames go out through an interface's transmit.
+"""One stack: the tables, input, poll, flush.
 
-Here layers meet: a frame's verdict from net goes to the transport it names, a timer to the layer that armed it. Nothing below knows of this file.
+Sans-I/O: time, seed and frames come in, frames go out through an interface's transmit. Here layers meet: a frame's
+verdict from net goes to the transport it names, a timer to the layer that armed it. Nothing below knows of this file.
 """
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -11,8 +12,12 @@ from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entr
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
 from ustack_ext.base.wheel cimport wheel_expire, wheel_init, wheel_next
-from ustack_ext.net.net cimport iface_add, iface_add_addr, icmp_send_unreach, net_destroy, net_init, net_input, net_timer
-from ustack_ext.net.state cimport (MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ICMP_ERROR, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, Iface, IcmpError, RxPkt)
+from ustack_ext.net.net cimport (
+    icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
+)
+from ustack_ext.net.state cimport (
+    MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ICMP_ERROR, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, IcmpError, Iface, RxPkt,
+)
 from ustack_ext.tcp.tcp cimport tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer
 from ustack_ext.udp.udp cimport ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
@@ -55,7 +60,8 @@ cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noex
     pool_init(&e.core.pool, budget)
     wheel_init(&e.core.wheel, now)
     e.loopback_limit = LOOPBACK_LIMIT
-    if net_init(&e.net, &e.core) != 0 or udp_init(&e.udp, &e.core, &e.net) != 0 or tcp_init(&e.tcp, &e.core, &e.net) != 0:
+    if (net_init(&e.net, &e.core) != 0 or udp_init(&e.udp, &e.core, &e.net) != 0
+            or tcp_init(&e.tcp, &e.core, &e.net) != 0):
         engine_free(e)
         return NULL
     # Its own checksums never travel: both directions are declared verified.

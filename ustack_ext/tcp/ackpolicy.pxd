@@ -1,4 +1,5 @@
-# When to acknowledge (RFC 9293 §3.8.6.3, RFC 5681 §4.2), and the rate limits of ACKs that an attacker could provoke (RFC 5961 §7).
+# When to acknowledge (RFC 9293 §3.8.6.3, RFC 5681 §4.2), and the rate limits of ACKs that an attacker could provoke
+# (RFC 5961 §7).
 from libc.stdint cimport uint32_t
 from ustack_ext.tcp.tcb cimport Tcb, Tcp
 

@@ -1,4 +1,6 @@
-"""When to acknowledge (RFC 9293 §3.8.6.3, RFC 5681 §4.2), and the limits of ACKs that an attacker could provoke (RFC 5961 §7)."""
+"""When to acknowledge (RFC 9293 §3.8.6.3, RFC 5681 §4.2), and the limits of ACKs that an attacker could provoke (RFC
+5961 §7).
+"""
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
@@ -20,7 +22,8 @@ cdef void adapt(Tcp *t, Tcb *c) noexcept nogil:
     elif gap < c.ato:
         c.ato = c.ato // 2 + <uint32_t>gap
     elif gap > c.rto:
-        c.quick = max(c.quick, 2)                            # after a pause the sender may be in slow start: don't keep it waiting
+        # after a pause the sender may be in slow start: don't keep it waiting
+        c.quick = max(c.quick, 2)
     c.ato = min(max(c.ato, least), t.knobs.delack_max_us)
 
 
@@ -55,7 +58,8 @@ cdef void challenge_ack(Tcp *t, Tcb *c) noexcept nogil:
     if too_soon(t, c):
         count(t.core, TCPACKSkippedChallenge)
         return
-    if t.challenge_epoch != second:                          # the budget is random, so that it can't be used to count (CVE-2016-5696)
+    # the budget is random, so that it can't be used to count (CVE-2016-5696)
+    if t.challenge_epoch != second:
         t.challenge_epoch = second
         t.challenge_left = t.knobs.challenge_ack_limit // 2 + rng_below(&t.core.rng, t.knobs.challenge_ack_limit)
     if t.challenge_left == 0:

@@ -6,8 +6,10 @@ from ustack_ext.tcp.tcb cimport Bind, Conn, Listener, Tcb, Tcp
 
 cdef uint32_t conn_hash(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
 cdef Conn *conn_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
-cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept nogil      # a specific address before the wildcard
-cdef uint32_t isn(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil       # RFC 6528
+# a specific address before the wildcard
+cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept nogil
+# RFC 6528
+cdef uint32_t isn(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
 cdef uint32_t ts_offset_of(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t lport, uint16_t rport) noexcept nogil
 
 cdef Tcb *tcb_new(Tcp *t) noexcept nogil                               # zeroed, defaults set, timers off; NULL: limit
@@ -15,11 +17,13 @@ cdef void tcb_insert(Tcp *t, Tcb *c) noexcept nogil                    # into th
 cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil                     # has something to send, or its timer changed
 cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil                 # arms the wheel at its earliest deadline
 cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil
-# CLOSED: out of the table, timers off, nothing more is sent. error (positive errno, 0: none) is what the application learns. Freed when nobody holds it.
+# CLOSED: out of the table, timers off, nothing more is sent. error (positive errno, 0: none) is what the application
+# learns. Freed when nobody holds it.
 cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil
 cdef void tcb_release(Tcp *t, Tcb *c) noexcept nogil                   # the application lets go of a CLOSED one
 
 cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil
 cdef void bind_free(Tcp *t, Bind *b) noexcept nogil
 cdef bint bind_blocks_listen(Tcp *t, Bind *b) noexcept nogil           # another listener has the address and port
-cdef uint16_t ephemeral_port(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil   # 0: all are taken
+# 0: all are taken
+cdef uint16_t ephemeral_port(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil

@@ -1,8 +1,9 @@
-"""The table of connections: finding, making and ending them; initial sequence numbers (RFC 6528); local ports (RFC 6056)."""
+"""The table of connections: finding, making and ending them; initial sequence numbers (RFC 6528); local ports (RFC
+6056).
+"""
 from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, ENOBUFS
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 
-from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, Entry
 from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
 from ustack_ext.base.rng cimport rng_below
@@ -12,7 +13,9 @@ from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.net cimport net_is_local
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
-from ustack_ext.tcp.tcb cimport (TCP_CLOSED, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tcb, Tcp)
+from ustack_ext.tcp.tcb cimport (
+    TCP_CLOSED, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tcb, Tcp,
+)
 from ustack_ext.tcp.rtt cimport rtt_init
 from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast
 
@@ -56,7 +59,8 @@ cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept
     return wild
 
 
-cdef uint64_t keyed(const HashKey *key, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+cdef uint64_t keyed(const HashKey *key, const Addr *laddr, uint16_t lport, const Addr *raddr,
+                    uint16_t rport) noexcept nogil:
     cdef TupleKey k
     k.laddr = laddr[0]
     k.raddr = raddr[0]

@@ -4,8 +4,11 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from ustack_ext.base.event cimport EV_WRITABLE
 from ustack_ext.tcp.conn cimport tcb_raise
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, Options
-from ustack_ext.tcp.output cimport update_mss, wscale_for
-from ustack_ext.tcp.tcb cimport (CA_OPEN, TCP_ESTABLISHED, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_CONNECTED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Tcb, Tcp)
+from ustack_ext.tcp.output cimport tune_sndbuf, update_mss, wscale_for
+from ustack_ext.tcp.tcb cimport (
+    CA_OPEN, TCP_ESTABLISHED, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_CONNECTED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Tcb,
+    Tcp,
+)
 from ustack_ext.wire.addr cimport addr_is_v4
 
 cdef enum:
@@ -13,7 +16,8 @@ cdef enum:
 
 
 cdef void take_syn_options(Tcp *t, Tcb *c, const Options *o, uint32_t asked) noexcept nogil:
-    c.peer_mss = o.mss if o.have & OPT_MSS else (TCP_MSS_DEFAULT_V4 if addr_is_v4(&c.raddr) else TCP_MSS_DEFAULT_V6)   # MUST-15
+    # MUST-15
+    c.peer_mss = o.mss if o.have & OPT_MSS else (TCP_MSS_DEFAULT_V4 if addr_is_v4(&c.raddr) else TCP_MSS_DEFAULT_V6)
     if o.have & OPT_TS and asked & TF_TS_OK:
         c.flags |= TF_TS_OK
         c.ts_recent = o.tsval
@@ -42,6 +46,7 @@ cdef void establish(Tcp *t, Tcb *c) noexcept nogil:
     c.rcvq_epoch = t.core.now
     c.retries = 0
     c.backoff = 0
+    tune_sndbuf(t, c)
     arm_keepalive(t, c)
     tcb_raise(t, c, EV_WRITABLE)
 

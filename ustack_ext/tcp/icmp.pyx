@@ -1,7 +1,7 @@
 """ICMP errors about our segments (RFC 5927, RFC 9293 §3.9.2.2).
 
-An error counts only if it quotes a sequence number that is in flight. Hard errors end a connection attempt, never a connection: there they
-are remembered as the reason should retransmission give up (MUST-56, RFC 5461). Fragmentation-needed lowers the MSS within its floor (RFC 1191).
+An error counts only if it quotes a sequence number that is in flight. Hard errors end a connection attempt, never a
+connection: there they are remembered as the reason should retransmission give up (MUST-56, RFC 5461).
 """
 from libc.errno cimport EHOSTUNREACH
 from libc.stdint cimport uint32_t
@@ -12,7 +12,7 @@ from ustack_ext.net.mib cimport OutOfWindowIcmps, TcpAttemptFails
 from ustack_ext.net.state cimport IcmpError
 from ustack_ext.tcp.conn cimport conn_find, tcb_dirty, tcb_done
 from ustack_ext.tcp.listen cimport synreq_free
-from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
+from ustack_ext.tcp.seq cimport seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport TCP_SYN_RECV, TCP_SYN_SENT, Conn, SynReq, Tcb, Tcp
 from ustack_ext.wire.bytes cimport get_be16, get_be32
 from ustack_ext.wire.headers cimport ICMP_UNREACH, ICMP_UNREACH_NEEDFRAG

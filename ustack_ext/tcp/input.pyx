@@ -1,33 +1,37 @@
 """SEGMENT ARRIVES: RFC 9293 §3.10.7, in the RFC's own order.
 
-tcp_input finds whose segment it is; segment_arrives takes it through the steps: sequence number, RST, SYN, ACK, data, FIN (security and
-precedence are not ours; the urgent pointer is delivered in-band, RFC 6093). Nothing is sent from here that can wait for the end of the
-batch (MUST-58, MUST-59): the connection is put on the dirty list and tcp_flush sends.
+tcp_input finds whose segment it is; segment_arrives takes it through the steps: sequence number, RST, SYN, ACK, data,
+FIN (security and precedence are not ours; urgent data is delivered in-band, RFC 6093). Nothing is sent from here that
+can wait for the end of the batch (MUST-58, MUST-59): the connection is put on the dirty list and tcp_flush sends.
 """
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
-from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
 from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
-from ustack_ext.net.mib cimport (DropTcpBadAck, DropTcpClosedData, DropTcpNoAck, DropTcpNoSocket, DropTcpOldAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst,
-                                 PAWSActive, PAWSEstab, TCPAbortOnData, TCPDSACKOldSent, TCPOFOQueue, TCPRcvQDrop, TCPSYNChallenge, TcpAttemptFails,
-                                 TcpEstabResets, TCPPureAcks)
+from ustack_ext.net.mib cimport (
+    DropTcpBadAck, DropTcpClosedData, DropTcpNoAck, DropTcpNoSocket, DropTcpOldAck, DropTcpOutOfWindow, DropTcpPaws,
+    DropTcpRst, PAWSActive, PAWSEstab, TCPAbortOnData, TcpAttemptFails, TCPDSACKOldSent, TcpEstabResets, TCPOFOQueue,
+    TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge,
+)
 from ustack_ext.net.net cimport net_confirm
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.ackpolicy cimport ack_data, challenge_ack, out_of_window_ack
 from ustack_ext.tcp.conn cimport conn_find, listener_find, tcb_dirty, tcb_done, tcb_raise
 from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
-from ustack_ext.tcp.options cimport OPT_TS, Options
-from ustack_ext.tcp.output cimport send_ack, send_rst, send_syn, sndbuf_limit, ts_now, window_limit
+from ustack_ext.tcp.options cimport OPT_TS
+from ustack_ext.tcp.output cimport send_ack, send_rst, send_syn, tune_sndbuf, ts_now, window_limit
 from ustack_ext.tcp.reassembly cimport ofo_collect, ofo_insert, rcvq_append
 from ustack_ext.tcp.recovery cimport recovery_ack
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
-from ustack_ext.tcp.tcb cimport (TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
-                                 TCP_SYN_SENT, TF_ACK_NOW, TF_CONNECTED, TF_DEAD, TF_DSACK_PENDING, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN,
-                                 TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, tcb_rcv_wnd)
+from ustack_ext.tcp.tcb cimport (
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
+    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_DSACK_PENDING, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK,
+    TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, tcb_rcv_wnd,
+)
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
 from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_RST, TH_SYN
 
@@ -119,7 +123,8 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.rcv_nxt = s.h.seq + 1
     c.last_ack_sent = c.rcv_nxt
     c.rcv_adv = c.rcv_nxt + min(window_limit(t, c), <uint32_t>65535)
-    take_syn_options(t, c, &s.o, (TF_TS_OK if t.knobs.timestamps else 0) | (TF_SACK_OK if t.knobs.sack else 0) | (TF_WS_OK if t.knobs.window_scaling else 0))
+    take_syn_options(t, c, &s.o, (TF_TS_OK if t.knobs.timestamps else 0) | (TF_SACK_OK if t.knobs.sack else 0)
+                     | (TF_WS_OK if t.knobs.window_scaling else 0))
     c.snd_wnd = s.h.wnd                                      # RFC 7323 §2.2: not scaled in a SYN
     c.max_snd_wnd = c.snd_wnd
     c.snd_wl1 = s.h.seq
@@ -170,7 +175,8 @@ cdef bint sequence_ok(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         if s.h.seq == c.rcv_nxt or (wnd > 0 and seq_gt(s.h.seq, c.rcv_nxt) and seq_lt(s.h.seq, c.rcv_nxt + wnd)):
             if s.len == 0 or s.h.flags & TH_RST:
                 return True
-            s.n = 0                                          # zero window: ACK, RST and URG are still taken (MUST-66), the data is not
+            # zero window: ACK, RST and URG are still taken (MUST-66), the data is not
+            s.n = 0
             s.h.flags &= <unsigned char>~TH_FIN
             s.len = 0
             c.flags |= TF_ACK_NOW
@@ -193,7 +199,8 @@ cdef bint unacceptable(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         return False
     if s.n > 0 and seq_leq(s.h.seq + s.n, c.rcv_nxt):
         note_old(t, c, s.h.seq, s.h.seq + s.n)
-    if s.h.flags & TH_ACK and s.n == 0 and s.h.seq == c.rcv_nxt - 1 and seq_leq(c.snd_una, s.h.ack) and seq_leq(s.h.ack, c.snd_nxt):
+    if (s.h.flags & TH_ACK and s.n == 0 and s.h.seq == c.rcv_nxt - 1
+            and seq_leq(c.snd_una, s.h.ack) and seq_leq(s.h.ack, c.snd_nxt)):
         send_ack(t, c)                                       # a keep-alive or window probe: always answered
         return False
     out_of_window_ack(t, c, s.len > 0)
@@ -251,7 +258,9 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         count(t.core, DropTcpOldAck)
         return True
     advanced = seq_gt(s.h.ack, c.snd_una)
-    duplicate = (not advanced and s.len == 0 and c.seg_head != NULL and (<uint32_t>s.h.wnd << c.snd_wscale) == c.snd_wnd)    # RFC 5681 §2
+    # RFC 5681 §2
+    duplicate = (not advanced and s.len == 0 and c.seg_head != NULL
+                 and <uint32_t>s.h.wnd << c.snd_wscale == c.snd_wnd)
     if s.len == 0:
         count(t.core, TCPPureAcks)
     update_window(c, s)
@@ -261,7 +270,8 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if advanced:
         net_confirm(t.net, &c.dst)
         c.soft_error = 0
-        if 3 * c.sndq_bytes <= 2 * sndbuf_limit(t, c):
+        tune_sndbuf(t, c)
+        if 3 * <uint64_t>c.sndq_bytes <= 2 * <uint64_t>c.sndbuf:
             tcb_raise(t, c, EV_WRITABLE)
         if c.flags & TF_FIN_SENT and c.snd_una == c.snd_nxt:
             return fin_acked(t, c)
@@ -281,8 +291,11 @@ cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
         c.state = TCP_FIN_WAIT2
         if c.flags & TF_ORPHAN:                              # nobody will read what comes: don't wait for ever
             c.idle_at = t.core.now + <uint64_t>t.knobs.fin_timeout * NS
+        tcb_raise(t, c, EV_WRITABLE)                         # close() may linger for this
         return True
     if c.state == TCP_CLOSING:
+        if c.flags & TF_ACK_NOW:                             # their FIN came in this batch: TIME-WAIT can't say so
+            send_ack(t, c)
         timewait_from(t, c)
         return False
     if c.state == TCP_LAST_ACK:
@@ -293,7 +306,8 @@ cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void note_timestamp(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     """RFC 7323 §4.3: TS.Recent follows segments that touch the left edge of what was last acknowledged."""
-    if c.flags & TF_TS_OK and s.o.have & OPT_TS and seq_leq(s.h.seq, c.last_ack_sent) and <int32_t>(s.o.tsval - c.ts_recent) >= 0:
+    if (c.flags & TF_TS_OK and s.o.have & OPT_TS and seq_leq(s.h.seq, c.last_ack_sent)
+            and <int32_t>(s.o.tsval - c.ts_recent) >= 0):
         c.ts_recent = s.o.tsval
         c.ts_recent_s = <uint32_t>(t.core.now // NS)
 

@@ -1,10 +1,12 @@
-# Passive opens: the SYN queue and the accept queue (RFC 9293 §3.10.7.2 and the passive half of SYN-RECEIVED; RFC 4987 §3.3's cache under pressure).
+# Passive opens: the SYN queue and the accept queue (RFC 9293 §3.10.7.2 and the passive half of SYN-RECEIVED; RFC 4987
+# §3.3's cache under pressure).
 from libc.stdint cimport uint32_t
 from ustack_ext.tcp.segment cimport SegIn
 from ustack_ext.tcp.tcb cimport Listener, SynReq, Tcb, Tcp
 
 cdef void listen_input(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nogil       # iss 0: choose
-# A segment for an entry of the SYN queue. Returns the connection if the handshake is complete: the segment is then its first.
+# A segment for an entry of the SYN queue. Returns the connection if the handshake is complete: the segment is then its
+# first.
 cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil
 cdef void synreq_free(Tcp *t, SynReq *r) noexcept nogil
 cdef void synreq_timer(Tcp *t, SynReq *r) noexcept nogil

@@ -1,7 +1,8 @@
 """Passive opens: the SYN queue and the accept queue.
 
-RFC 9293 §3.10.7.2 (LISTEN) and the passive half of SYN-RECEIVED. An entry of the SYN queue is small and bounded; when the queue is full the
-oldest goes (RFC 4987 §3.3), so that a flood shortens the time a handshake may take but doesn't stop it.
+RFC 9293 §3.10.7.2 (LISTEN) and the passive half of SYN-RECEIVED. An entry of the SYN queue is small and bounded; when
+the queue is full the oldest goes (RFC 4987 §3.3), so that a flood shortens the time a handshake may take but doesn't
+stop it.
 """
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -11,8 +12,10 @@ from ustack_ext.base.event cimport EV_READABLE, event_raise
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
-from ustack_ext.net.mib cimport (DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows, PAWSEstab, TCPReqQFullDrop,
-                                 TcpAttemptFails, TcpPassiveOpens, TcpRetransSegs)
+from ustack_ext.net.mib cimport (
+    DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows, PAWSEstab, TcpAttemptFails,
+    TcpPassiveOpens, TCPReqQFullDrop, TcpRetransSegs,
+)
 from ustack_ext.tcp.conn cimport conn_hash, isn, tcb_insert, tcb_new, ts_offset_of
 from ustack_ext.tcp.establish cimport establish
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE
@@ -20,8 +23,10 @@ from ustack_ext.tcp.output cimport send_bare, send_synack, ts_now, wscale_for
 from ustack_ext.tcp.rtt cimport rtt_sample
 from ustack_ext.tcp.segment cimport SegIn, reply_reset
 from ustack_ext.tcp.seq cimport seq_geq, seq_lt
-from ustack_ext.tcp.tcb cimport (TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_ACCEPTQ, TF_PASSIVE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq,
-                                 Tcb, Tcp)
+from ustack_ext.tcp.tcb cimport (
+    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_ACCEPTQ, TF_PASSIVE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener,
+    SynReq, Tcb, Tcp,
+)
 from ustack_ext.wire.addr cimport addr_is_v4
 from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_RST, TH_SYN
 
@@ -118,7 +123,8 @@ cdef void synreq_timer(Tcp *t, SynReq *r) noexcept nogil:
 
 
 cdef void acknowledge(Tcp *t, SynReq *r) noexcept nogil:
-    send_bare(t, <Conn *>r, r.iss + 1, r.irs + 1, r.rcv_wnd >> (wscale_for(t, r.listener.conf.rcvbuf) if r.opts & TF_WS_OK else 0), TH_ACK,
+    send_bare(t, <Conn *>r, r.iss + 1, r.irs + 1, r.rcv_wnd >> (wscale_for(t,
+              r.listener.conf.rcvbuf) if r.opts & TF_WS_OK else 0), TH_ACK,
               (r.opts & TF_TS_OK) != 0, ts_now(t, r.ts_offset), r.ts_recent, r.tos)
 
 

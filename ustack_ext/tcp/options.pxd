@@ -1,5 +1,5 @@
 # TCP options: parse and emit (RFC 9293 §3.1, 7323, 2018, 6691).
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 cdef enum:
     OPT_MSS = 1
@@ -19,7 +19,8 @@ cdef struct Options:
     uint32_t tsecr
     uint32_t sack[8]           # left, right, left, right, ...
 
-# Reads the n option bytes at p. Unknown kinds are skipped by length; a length that is impossible ends the walk (what was read before it counts).
+# Reads the n option bytes at p. Unknown kinds are skipped by length; a length that is impossible ends the walk (what
+# was read before it counts).
 cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noexcept nogil
 # Writes SYN options in Linux's order for what o.have asks. Returns bytes, a multiple of 4.
 cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil

@@ -1,5 +1,5 @@
 """TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 6691). Knows no connection."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 
 from ustack_ext.tcp.tcb cimport TCP_MAX_WSCALE
 from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be16, put_be32

@@ -1,23 +1,30 @@
-# What may be sent now, and the segment that says it (RFC 9293 §3.8, 3.10.2; RFC 5681; RFC 1122 §4.2.3.4's silly-window rules).
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+# What may be sent now, and the segment that says it (RFC 9293 §3.8, 3.10.2; RFC 5681; RFC 1122 §4.2.3.4's silly-window
+# rules).
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.tcb cimport Conn, Seg, SynReq, Tcb, Tcp
 
-cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil                  # retransmissions, new data, FIN, or the ACK that is due; sets the timers
+# retransmissions, new data, FIN, or the ACK that is due; sets the timers
+cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil
 cdef void send_ack(Tcp *t, Tcb *c) noexcept nogil
-cdef void send_probe(Tcp *t, Tcb *c) noexcept nogil                  # an old sequence number that provokes an ACK: keep-alive, zero window
+# an old sequence number that provokes an ACK: keep-alive, zero window
+cdef void send_probe(Tcp *t, Tcb *c) noexcept nogil
 cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil                    # abort: RST with SND.NXT
-cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil                    # SYN, or SYN-ACK in SYN-RECEIVED; makes the record the first time
+# SYN, or SYN-ACK in SYN-RECEIVED; makes the record the first time
+cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil
 cdef bint resend(Tcp *t, Tcb *c, Seg *s) noexcept nogil
-cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil    # one segment of new data of at most `limit` bytes (for the loss probe)
+# one segment of new data of at most `limit` bytes (for the loss probe)
+cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil
 cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil
 # A segment without a connection's state: replies of CLOSED, LISTEN, TIME-WAIT. tsval/tsecr are sent if with_ts.
-cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts, uint32_t tsval, uint32_t tsecr,
+cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts,
+                    uint32_t tsval, uint32_t tsecr,
                     uint8_t tos) noexcept nogil
 cdef uint32_t ts_now(Tcp *t, uint32_t offset) noexcept nogil         # ms
 cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil            # bytes the receive window may reach now
 cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil         # bytes RCV.WND would be in a segment sent now
-cdef uint32_t sndbuf_limit(Tcp *t, Tcb *c) noexcept nogil
-cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil                  # from the route's MTU, the peer's MSS, the options in force
+cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil                 # after cwnd or SO_SNDBUF changed
+# from the route's MTU, the peer's MSS, the options in force
+cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil
 cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil
 cdef uint16_t advertised_mss(Tcp *t, Tcb *c) noexcept nogil

@@ -1,26 +1,34 @@
 """What may be sent now, and the segment that says it.
 
-RFC 9293 §3.8 (data, windows, MSS, PSH), RFC 5681 (cwnd), silly-window avoidance on both sides and Nagle (RFC 9293 §3.8.6.2, §3.7.4),
+RFC 9293 §3.8 (data, windows, MSS, PSH), RFC 5681 (cwnd),
+               silly-window avoidance on both sides and Nagle (RFC 9293 §3.8.6.2, §3.7.4),
 RFC 7323 (timestamps, window scale). Loss detection is recovery's; this only asks it what to send next.
 """
-from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from ustack_ext.base.core cimport count
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
-from ustack_ext.net.mib cimport TCPFromZeroWindowAdv, TCPToZeroWindowAdv, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPFastRetrans, TCPSlowStartRetrans
-from ustack_ext.net.net cimport net_output, net_resolve, net_room
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED
+from ustack_ext.net.mib cimport (
+    TCPFastRetrans, TCPFromZeroWindowAdv, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPSlowStartRetrans,
+    TCPToZeroWindowAdv,
+)
+from ustack_ext.net.net cimport net_output, net_resolve
 from ustack_ext.net.state cimport Dst, TxPkt, tx_init, tx_push
 from ustack_ext.tcp.conn cimport tcb_set_timer
-from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, Options, options_emit, options_emit_syn
+from ustack_ext.tcp.options cimport (
+    OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, Options, options_emit, options_emit_syn,
+)
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_append, sendq_advance, sendq_gather, sendq_unsent
-from ustack_ext.tcp.seq cimport seq_gt, seq_lt
-from ustack_ext.tcp.tcb cimport (CA_LOSS, CA_OPEN, SEG_EVER_RETRANS, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
-                                 TCP_MAX_WSCALE, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TCP_SYN_RECV, TCP_SYN_SENT,
-                                 TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_DSACK_PENDING, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE,
-                                 TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE, TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp)
+from ustack_ext.tcp.seq cimport seq_gt
+from ustack_ext.tcp.tcb cimport (
+    CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
+    TCP_MAX_WSCALE, TCP_MSS_DEFAULT_V4, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
+    TF_DEAD, TF_DSACK_PENDING, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
+    TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp,
+)
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit
@@ -42,11 +50,9 @@ cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
     return c.conf.rcvbuf // 2 if c.conf.rcvbuf else c.rcv_ssthresh
 
 
-cdef uint32_t sndbuf_limit(Tcp *t, Tcb *c) noexcept nogil:
-    """Autotuned to two windows, as Linux does, unless SO_SNDBUF fixed it."""
-    if c.conf.sndbuf:
-        return c.conf.sndbuf
-    return min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max)
+cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
+    """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it."""
+    c.sndbuf = c.conf.sndbuf if c.conf.sndbuf else min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max)
 
 
 cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil:
@@ -68,7 +74,8 @@ cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
     if free < now_open + min(<uint32_t>c.rcv_mss, limit // 2):
         free = now_open
     elif t.core.pool.used > t.core.pool.budget - t.core.pool.budget // 8:
-        free = now_open                                      # memory is short: what was promised is kept, nothing is added
+        # memory is short: what was promised is kept, nothing is added
+        free = now_open
     if c.rcv_wscale and free > now_open:
         free &= ~(unit - 1)
     free = (max(free, now_open) + unit - 1) >> c.rcv_wscale
@@ -105,7 +112,8 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
 
 # ---- one segment ----
 
-cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, const uint8_t *options, uint8_t tos, uint8_t ttl) noexcept nogil:
+cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, const uint8_t *options,
+                 uint8_t tos, uint8_t ttl) noexcept nogil:
     """Header, checksum, and out. What the device refuses is a loss like any other."""
     cdef uint8_t *p = tx_push(pkt, h.hlen)
     cdef uint32_t i, at
@@ -131,7 +139,9 @@ cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, c
 
 
 cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexcept nogil:
-    """Sends the payload gathered in *pkt as a segment of a synchronized connection; every one carries the ACK and the window."""
+    """Sends the payload gathered in *pkt as a segment of a synchronized connection; every one carries the ACK and the
+    window.
+    """
     cdef TcpHdr h
     cdef Options o
     cdef uint8_t options[OPTIONS_MAX]
@@ -190,7 +200,8 @@ cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil:
     segment(t, c, &pkt, c.snd_nxt, TH_RST | TH_ACK)
 
 
-cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts, uint32_t tsval, uint32_t tsecr,
+cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts,
+                    uint32_t tsval, uint32_t tsecr,
                     uint8_t tos) noexcept nogil:
     cdef TxPkt pkt
     cdef TcpHdr h
@@ -221,7 +232,8 @@ cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uin
 
 # ---- SYN and SYN-ACK ----
 
-cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, Options *o, uint8_t tos, uint8_t ttl) noexcept nogil:
+cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags,
+                      Options *o, uint8_t tos, uint8_t ttl) noexcept nogil:
     cdef TxPkt pkt
     cdef TcpHdr h
     cdef uint8_t options[OPTIONS_MAX]
@@ -265,7 +277,8 @@ cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, c.conf.rcvbuf)
     c.rcv_adv = c.rcv_nxt + wnd
-    syn_segment(t, &c.dst, <Conn *>c, c.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN, &o, c.conf.tos, c.conf.ttl)
+    syn_segment(t, &c.dst, <Conn *>c, c.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN, &o,
+                c.conf.tos, c.conf.ttl)
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
     return True
 
@@ -291,7 +304,8 @@ cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
     if r.opts & TF_WS_OK:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, r.listener.conf.rcvbuf)
-    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK, &o, r.listener.conf.tos, r.listener.conf.ttl)
+    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK, &o, r.listener.conf.tos,
+                r.listener.conf.ttl)
 
 
 # ---- data ----
@@ -319,7 +333,8 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     if s == NULL:
         return False
     tx_init(&pkt)
-    sendq_gather(s.block, s.block_off, n, &pkt)              # an MSS is never in more than TX_IOV_MAX pieces: blocks are whole but for the last
+    # an MSS is never in more than TX_IOV_MAX pieces: blocks are whole but for the last
+    sendq_gather(s.block, s.block_off, n, &pkt)
     sendq_advance(&c.nxt_block, &c.nxt_off, n)
     c.snd_nxt = s.end
     if fin:
@@ -329,7 +344,8 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     recovery_sent(t, c, s)
     c.last_send = t.core.now
     if t.core.now - c.last_recv < <uint64_t>c.ato * 1000:
-        c.quick = 0                                          # an interactive exchange: ACKs ride on the answers from here on
+        # an interactive exchange: ACKs ride on the answers from here on
+        c.quick = 0
     segment(t, c, &pkt, seq, TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0))
     return True
 
@@ -342,11 +358,14 @@ cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil:
 
 
 cdef inline bint may_carry_data(const Tcb *c) noexcept nogil:
-    return (c.state == TCP_ESTABLISHED or c.state == TCP_CLOSE_WAIT or c.state == TCP_FIN_WAIT1 or c.state == TCP_LAST_ACK or c.state == TCP_CLOSING)
+    return (c.state == TCP_ESTABLISHED or c.state == TCP_CLOSE_WAIT or c.state == TCP_FIN_WAIT1
+            or c.state == TCP_LAST_ACK or c.state == TCP_CLOSING)
 
 
 cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
-    """RFC 9293 §3.7.4 in Minshall's form, as Linux: a small segment waits while another small one is unacknowledged. A FIN is never held."""
+    """RFC 9293 §3.7.4 in Minshall's form, as Linux: a small segment waits while another small one is unacknowledged. A
+    FIN is never held.
+    """
     if n >= c.mss or (last and c.flags & TF_FIN_QUEUED):
         return False
     if c.flags & TF_MORE:                                    # for one persist time-out at most
@@ -358,7 +377,8 @@ cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
 
 cdef void restart_after_idle(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 5681 §4.1: what was learnt of the path is old."""
-    if t.knobs.slow_start_after_idle and c.ca_state == CA_OPEN and c.last_send and t.core.now - c.last_send > rtt_rto_ns(t, c):
+    if (t.knobs.slow_start_after_idle and c.ca_state == CA_OPEN and c.last_send
+            and t.core.now - c.last_send > rtt_rto_ns(t, c)):
         c.cwnd = min(c.cwnd, t.knobs.init_cwnd * c.mss)
 
 
@@ -378,7 +398,8 @@ cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
         if usable <= 0:
             return
         if n > <uint32_t>usable:
-            # SWS avoidance on the sending side: a piece is sent only if it is worth it; else the persist timer sees to it.
+            # SWS avoidance on the sending side: a piece is sent only if it is worth it; else the persist timer sees to
+            # it.
             n = <uint32_t>usable
             if n < c.mss and n < c.max_snd_wnd // 2:
                 return
@@ -388,12 +409,15 @@ cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
         if not transmit_new(t, c, n, last and c.flags & TF_FIN_QUEUED and c.snd_una + c.snd_wnd - c.snd_nxt > n, last):
             return
         unsent -= n
-    if recovery_pipe(c) < c.cwnd // 2:                       # the application is the limit, not the window: no credit for growth
+    # the application is the limit, not the window: no credit for growth
+    if recovery_pipe(c) < c.cwnd // 2:
         c.flags &= ~<uint32_t>TF_CWND_LIMITED
 
 
 cdef void send_fin(Tcp *t, Tcb *c) noexcept nogil:
-    if c.flags & TF_FIN_QUEUED and not c.flags & TF_FIN_SENT and sendq_unsent(c) == 0 and <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt) > 0:
+    if c.flags & TF_FIN_SENT or not c.flags & TF_FIN_QUEUED or sendq_unsent(c) > 0:
+        return
+    if <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt) > 0:
         transmit_new(t, c, 0, True, False)
 
 

@@ -1,11 +1,12 @@
 # The receive queue (in order) and the out-of-order ranges; what SACK blocks say of them.
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.tcp.options cimport Options
 from ustack_ext.tcp.tcb cimport Tcb, Tcp
 
-# In-order payload: linked by reference to `buf`, or copied into the tail when small. False: out of memory, nothing kept.
+# In-order payload: linked by reference to `buf`, or copied into the tail when small. False: out of memory, nothing
+# kept.
 cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil
 cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
 cdef void rcvq_clear(Tcp *t, Tcb *c) noexcept nogil
@@ -14,5 +15,6 @@ cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint
 # Moves what RCV.NXT has reached to the receive queue and advances RCV.NXT.
 cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil
 cdef void ofo_clear(Tcp *t, Tcb *c) noexcept nogil
-# Fills o.sack with up to `room` blocks: the D-SACK first if one is pending, then the ranges touched last (RFC 2018 §4, RFC 2883 §4).
+# Fills o.sack with up to `room` blocks: the D-SACK first if one is pending, then the ranges touched last (RFC 2018 §4,
+# RFC 2883 §4).
 cdef void ofo_report(Tcb *c, Options *o, uint32_t room) noexcept nogil

@@ -1,9 +1,10 @@
 """The receive queue (in order) and the out-of-order ranges; what SACK blocks say of them (RFC 2018, 2883).
 
-Payload is kept by reference to the received buffer; small pieces are copied together, so that tiny segments can't pin a buffer each.
-Ranges are a sorted array, found by bisection: what a hostile peer makes of it costs O(log n) and a bounded memmove.
+Payload is kept by reference to the received buffer; small pieces are copied together, so that tiny segments can't pin
+a buffer each. Ranges are a sorted array, found by bisection: what a hostile peer makes of it costs O(log n) and a
+bounded memmove.
 """
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
@@ -25,7 +26,9 @@ cdef inline bint has_room(const Buf *b, uint32_t n) noexcept nogil:
 
 
 cdef Buf *keep(Tcp *t, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil:
-    """A queue node for n bytes at data: the received buffer itself, or a copy where that is kept by somebody else or far too large."""
+    """A queue node for n bytes at data: the received buffer itself, or a copy where that is kept by somebody else or
+    far too large.
+    """
     cdef Buf *b
     if buf.refs == 1 and (buf.cap <= 2048 or n * 4 >= buf.cap):
         buf_ref(buf)
@@ -200,13 +203,15 @@ cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint
     return kept
 
 
-cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq, uint32_t end, uint32_t limit) noexcept nogil:
+cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq, uint32_t end,
+                uint32_t limit) noexcept nogil:
     """Puts [seq, end) in: seq lies in no range; later ranges it covers or overlaps are cut or swallowed."""
     cdef uint32_t at = find(r, seq), nxt
     cdef bint joins = at < r.count and r.ranges[at].end == seq
     cdef Buf *b
     nxt = at + 1 if joins else at
-    while nxt < r.count and seq_leq(r.ranges[nxt].end, end):           # whole ranges under the new data: they are superseded
+    # whole ranges under the new data: they are superseded
+    while nxt < r.count and seq_leq(r.ranges[nxt].end, end):
         note_duplicate(c, r.ranges[nxt].seq, r.ranges[nxt].end)
         forget_chain(t, c, r.ranges[nxt].head)
         remove_range(r, nxt)

@@ -1,14 +1,18 @@
-# Loss detection and recovery: the scoreboard (RFC 2018, 6675's conservation), RACK-TLP (8985), PRR (6937), NewReno without SACK (6582), RTO (6298 §5, 5681 §3.1).
+# Loss detection and recovery: the scoreboard (RFC 2018, 6675's conservation), RACK-TLP (8985), PRR (6937), NewReno
+# without SACK (6582), RTO (6298 §5, 5681 §3.1).
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.tcp.options cimport Options
 from ustack_ext.tcp.tcb cimport Seg, Tcb, Tcp
 
 cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil                  # bytes believed in the network
-# An acceptable ACK: cumulative part up to `ack`, SACK blocks in o. `duplicate`: by RFC 5681 §2's definition. Updates RTT, scoreboard, cwnd, timers.
+# An acceptable ACK: cumulative part up to `ack`, SACK blocks in o. `duplicate`: by RFC 5681 §2's definition. Updates
+# RTT, scoreboard, cwnd, timers.
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil             # new data left
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil           # a lost (or probed) segment left again
 cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil                        # what to retransmit first; NULL: nothing
-cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil                      # the retransmission timer fired: mark, collapse the window
+# the retransmission timer fired: mark, collapse the window
+cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil
 cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil
-cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil                      # restarts RTO or TLP from now, or stops it with nothing outstanding
+# restarts RTO or TLP from now, or stops it with nothing outstanding
+cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil

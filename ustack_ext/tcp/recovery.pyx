@@ -1,7 +1,9 @@
 """Loss detection and recovery over the records of sent segments.
 
-In it: the scoreboard (RFC 2018), RACK-TLP (RFC 8985), proportional rate reduction (RFC 6937), NewReno for peers without SACK (RFC 6582),
-what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record is in one of four states, and c.flight, c.sacked and c.lost count their bytes:
+In it: the scoreboard (RFC 2018), RACK-TLP (RFC 8985), proportional rate reduction (RFC 6937),
+                       NewReno for peers without SACK (RFC 6582),
+what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record is in one of four states, and c.flight,
+c.sacked and c.lost count their bytes:
 
     in flight -> SACKED                    -> acknowledged
               -> LOST -> LOST|RETRANS      -> SACKED or acknowledged, or LOST again
@@ -9,15 +11,20 @@ what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record 
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
-from ustack_ext.net.mib cimport (TCPDSACKRecv, TCPLossProbeRecovery, TCPLostRetransmit, TCPRenoRecovery, TCPSACKDiscard, TCPSackRecovery, TCPSackReneging)
+from ustack_ext.net.mib cimport (
+    TCPDSACKRecv, TCPLossProbeRecovery, TCPLostRetransmit, TCPRenoRecovery, TCPSACKDiscard, TCPSackRecovery,
+    TCPSackReneging,
+)
 from ustack_ext.tcp.congestion.cc cimport cc_default
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
-from ustack_ext.tcp.tcb cimport (CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN,
-                                 TCP_REORDERING, TF_CWND_LIMITED, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK,
-                                 TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp)
+from ustack_ext.tcp.tcb cimport (
+    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN,
+    TCP_REORDERING, TF_CWND_LIMITED, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK,
+    TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
+)
 
 cdef enum:
     TLP_SLACK_US = 2000            # on top of 2 SRTT
@@ -26,7 +33,8 @@ cdef enum:
 
 cdef struct Delivery:              # what one ACK told us
     uint32_t bytes                 # newly acknowledged or SACKed
-    uint64_t rtt_xmit              # transmission time of the newest never-retransmitted segment cumulatively acknowledged; 0: none
+    # transmission time of the newest never-retransmitted segment cumulatively acknowledged; 0: none
+    uint64_t rtt_xmit
     bint dsack
 
 
@@ -68,7 +76,8 @@ cdef void mark_lost(Tcb *c, Seg *s) noexcept nogil:
 cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     note_delivered(t, c, s, d)
     if seq_lt(s.seq, c.high_sacked) and not s.flags & SEG_EVER_RETRANS:
-        c.flags |= TF_REO_SEEN                              # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
+        # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
+        c.flags |= TF_REO_SEEN
     uncount(c, s)
     s.flags |= SEG_SACKED
     s.flags &= <unsigned char>~(SEG_LOST | SEG_RETRANS)
@@ -80,7 +89,8 @@ cdef void note_delivered(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived."""
     cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
     d.bytes += size_of(s)
-    if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:      # the ACK is for the original: says nothing of the retransmission
+    # the ACK is for the original: says nothing of the retransmission
+    if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
         return
     if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_gt(s.end, c.rack_end)):
         c.rack_xmit = s.xmit_ns
@@ -155,7 +165,7 @@ cdef bint sack_block(Tcp *t, Tcb *c, uint32_t left, uint32_t right, Delivery *d)
 
 
 cdef void read_sacks(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d) noexcept nogil:
-    cdef uint32_t i, k, left, right
+    cdef uint32_t i, k, left, right, known
     for i in range(o.nsack):
         left = o.sack[2 * i]
         right = o.sack[2 * i + 1]
@@ -166,9 +176,11 @@ cdef void read_sacks(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d
         if seq_geq(left, right) or seq_lt(left, ack) or seq_gt(right, c.snd_nxt):
             count(t.core, TCPSACKDiscard)
             continue
-        for k in range(4):                                   # the usual block is a known one, or one that grew to the right
-            if c.sack_cache[2 * k] == left and seq_leq(c.sack_cache[2 * k + 1], right) and seq_gt(c.sack_cache[2 * k + 1], left):
-                left = c.sack_cache[2 * k + 1]
+        # the usual block is a known one, or one that grew to the right
+        for k in range(4):
+            known = c.sack_cache[2 * k + 1]
+            if c.sack_cache[2 * k] == left and seq_leq(known, right) and seq_gt(known, left):
+                left = known
                 break
         if left != right:
             sack_block(t, c, left, right, d)
@@ -246,8 +258,10 @@ cdef void leave_recovery(Tcb *c) noexcept nogil:
         c.sacked = 0
 
 
-cdef void prr(Tcb *c, uint32_t delivered, bint progress) noexcept nogil:
-    """RFC 6937 §3.1 (SSRB where the ACK made progress, CRB otherwise)."""
+cdef void prr(Tcb *c, uint32_t delivered, bint progress, bint partial) noexcept nogil:
+    """RFC 6937 §3.1 (SSRB where the ACK made progress, CRB otherwise). `partial`: RFC 6582 wants a retransmission
+    whatever the window says.
+    """
     cdef uint32_t pipe = recovery_pipe(c), allowed, limit
     cdef int32_t debt
     c.prr_delivered += delivered
@@ -260,15 +274,16 @@ cdef void prr(Tcb *c, uint32_t delivered, bint progress) noexcept nogil:
         if progress:
             limit += c.mss
         allowed = min(c.ssthresh - pipe, limit)
-    if c.prr_out == 0:
+    if c.prr_out == 0 or partial:
         allowed = max(allowed, <uint32_t>c.mss)              # the fast retransmit itself
     c.cwnd = pipe + allowed
 
 
 cdef uint32_t reno_duplicate(Tcb *c) noexcept nogil:
-    """A duplicate ACK of a peer without SACK: one more segment has left the network (RFC 5681 §3.2). Returns the bytes that stands for.
+    """A duplicate ACK of a peer without SACK: one more segment has left the network (RFC 5681 §3.2).
 
-    Duplicates count for what was outstanding when the loss was found, no more: else a lying receiver could draw data without end (§3.2, step 4).
+    Returns the bytes that stands for. Duplicates count for what was outstanding when the loss was found, no more:
+    else a lying receiver could draw data without end (§3.2, step 4).
     """
     cdef uint32_t before = c.sacked, most = c.flight
     if c.ca_state >= CA_RECOVERY:
@@ -291,7 +306,9 @@ cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
 
 
 cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint advanced) noexcept nogil:
-    """Karn's rule, or a timestamp echo that can only be of what it acknowledges (RFC 7323 §4.3: only ACKs that advance SND.UNA)."""
+    """Karn's rule, or a timestamp echo that can only be of what it acknowledges (RFC 7323 §4.3: only ACKs that advance
+    SND.UNA).
+    """
     cdef uint32_t ms
     if not advanced:
         return
@@ -346,7 +363,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         else:
             c.ca_state = CA_DISORDER if c.sacked > 0 else CA_OPEN
     if c.ca_state == CA_RECOVERY:
-        prr(c, d.bytes, advanced and c.lost <= lost_before)
+        prr(c, d.bytes, advanced and c.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
     elif d.bytes > 0 and c.flags & TF_CWND_LIMITED and (advanced or c.ca_state == CA_LOSS):
         cc_default().on_ack(c, d.bytes)
     if advanced or c.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off
@@ -366,7 +383,7 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     seg_sent_now(t, c, s)
     if c.retrans_since == 0:
         c.retrans_since = t.core.now
-    if first or c.timer_what == TIMER_NONE or c.timer_what == TIMER_TLP:
+    if first or c.timer_what == TIMER_NONE or (c.timer_what != TIMER_REO and probe_allowed(t, c)):
         recovery_arm(t, c)
 
 
@@ -406,6 +423,12 @@ cdef uint64_t probe_timeout_ns(Tcp *t, Tcb *c) noexcept nogil:
     return us * 1000
 
 
+cdef bint probe_allowed(Tcp *t, Tcb *c) noexcept nogil:
+    """RFC 8985 §7.2: one probe a flight, and none while anything else is going on."""
+    return (t.knobs.early_retrans >= 3 and c.flags & TF_SACK_OK and c.ca_state == CA_OPEN and not c.flags & TF_TLP_OUT
+            and c.backoff == 0 and not c.seg_head.flags & SEG_SYN)
+
+
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint64_t rto, pto
     if c.seg_head == NULL:
@@ -415,8 +438,7 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
     rto = rtt_rto_ns(t, c)
     c.timer_what = TIMER_RTO
     c.rto_at = t.core.now + rto
-    if (t.knobs.early_retrans >= 3 and c.flags & TF_SACK_OK and c.ca_state == CA_OPEN and not c.flags & TF_TLP_OUT and c.backoff == 0
-            and not c.seg_head.flags & SEG_SYN):
+    if probe_allowed(t, c):
         pto = t.core.now + probe_timeout_ns(t, c)
         if c.time_head != NULL:                               # a stream of new data can't put it off for ever
             c.rto_at = min(c.rto_at, c.time_head.xmit_ns + rto)
@@ -454,7 +476,7 @@ cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
     if c.lost > 0 and c.ca_state < CA_RECOVERY:
         enter_recovery(t, c)
     if c.ca_state == CA_RECOVERY:
-        prr(c, 0, False)
+        prr(c, 0, False, False)
     recovery_arm(t, c)
     if again != UINT64_MAX and again < c.rto_at:
         c.rto_at = again

@@ -1,4 +1,6 @@
-"""Round-trip time and the retransmission time-out: RFC 6298 with Linux's constants (the 200 ms floor is on the variance term, 120 s ceiling)."""
+"""Round-trip time and the retransmission time-out: RFC 6298 with Linux's constants (the 200 ms floor is on the variance
+term, 120 s ceiling).
+"""
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ustack_ext.tcp.tcb cimport TF_RTT_SEEN, Tcb, Tcp

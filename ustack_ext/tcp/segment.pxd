@@ -1,5 +1,5 @@
 # A received segment, parsed, on the stack of tcp_input; and the replies that need no connection.
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.options cimport Options
 from ustack_ext.tcp.tcb cimport Conn, Tcp

@@ -1,5 +1,5 @@
 """A received segment: parse, verify, trim; and the reset for one that belongs to no connection (RFC 9293 §3.10.7.1)."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.net.mib cimport DropTcpBroadcast, DropTcpMalformed, TcpInCsumErrors, TcpInErrs, TcpInSegs
@@ -11,6 +11,11 @@ from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_RST, TH_SYN, WIRE_OK, tcp_parse
 
 
+cdef bint checksum_right(const RxPkt *rx) noexcept nogil:
+    cdef uint64_t sum = csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len)
+    return csum_fold(csum_partial(rx.l4, rx.l4_len, sum)) == 0
+
+
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
     count(t.core, TcpInSegs)
     if rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):           # MUST-57
@@ -20,7 +25,7 @@ cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
         count(t.core, DropTcpMalformed)
         count(t.core, TcpInErrs)
         return False
-    if not rx.flags & RX_CSUM_OK and csum_fold(csum_partial(rx.l4, rx.l4_len, csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len))) != 0:
+    if not rx.flags & RX_CSUM_OK and not checksum_right(rx):
         count(t.core, TcpInCsumErrors)
         count(t.core, TcpInErrs)
         return False

@@ -1,4 +1,5 @@
-# The send queue: blocks of bytes from SND.UNA to the last byte written, and the records of what was sent (Seg) over them.
+# The send queue: blocks of bytes from SND.UNA to the last byte written, and the records of what was sent (Seg) over
+# them.
 from libc.stdint cimport uint32_t
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport IoVec
@@ -15,7 +16,8 @@ cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcep
 cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil
 
 cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil     # NULL: out of records
-cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil     # s keeps [seq, at); returns the new [at, end), or NULL
+# s keeps [seq, at); returns the new [at, end), or NULL
+cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil
 cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil               # to the end of the time order
 cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil                         # out of the time order (SACKed, lost)
 cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil

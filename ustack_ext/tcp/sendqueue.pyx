@@ -1,6 +1,7 @@
 """The send queue: blocks of bytes from SND.UNA to the last byte written, and the records of what was sent over them.
 
-Bytes are copied in once; transmission and retransmission gather straight from the blocks. A block leaves when its last byte is acknowledged.
+Bytes are copied in once; transmission and retransmission gather straight from the blocks. A block leaves when its last
+byte is acknowledged.
 """
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy

@@ -1,6 +1,7 @@
-# Every struct of TCP: the connection (TCB), its queues and records, the listener, the SYN-queue entry, the TIME-WAIT remnant, and the table they live in.
+# Every struct of TCP: the connection (TCB), its queues and records, the listener, the SYN-queue entry, the TIME-WAIT
+# remnant, and the table they live in.
 # Fields are named as RFC 9293 §3.3.1, 6298, 7323, 6675, 8985 and 5681 name them.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.core cimport Core
@@ -166,7 +167,8 @@ cdef struct Tcb:
     uint32_t ts_offset
     uint32_t cwnd                  # bytes
     uint32_t ssthresh
-    uint32_t flight                # bytes sent and neither acknowledged, SACKed nor lost, retransmissions included ("pipe")
+    # bytes sent and neither acknowledged, SACKed nor lost, retransmissions included ("pipe")
+    uint32_t flight
     uint8_t snd_wscale
     uint8_t rcv_wscale
     uint8_t backoff
@@ -182,6 +184,7 @@ cdef struct Tcb:
     uint32_t sndq_off              # offset of snd_una's byte in sndq_head
     uint32_t sndq_bytes            # unacknowledged and unsent, FIN and SYN not counted
     uint32_t sndq_truesize
+    uint32_t sndbuf                # sndq_bytes at most
     Seg *seg_head
     Seg *seg_tail
     Seg *time_head

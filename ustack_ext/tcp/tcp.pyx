@@ -13,7 +13,9 @@ from ustack_ext.net.state cimport Net
 from ustack_ext.tcp.output cimport tcp_output
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
-from ustack_ext.tcp.tcb cimport TF_DIRTY, TF_FREE, Bind, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpConf, TcpKnobs, TimeWait
+from ustack_ext.tcp.tcb cimport (
+    TF_DIRTY, TF_FREE, Bind, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpConf, TcpKnobs, TimeWait,
+)
 
 cdef enum:
     BUCKETS = 16

@@ -1,19 +1,24 @@
-"""What happens when a connection's deadline comes: RTO (RFC 6298 §5), loss probe and reordering (RFC 8985), window probe (RFC 9293 §3.8.6.1),
+"""What happens when a connection's deadline comes: RTO (RFC 6298 §5), loss probe and reordering (RFC 8985),
+                                                         window probe (RFC 9293 §3.8.6.1),
 delayed ACK, keep-alive (§3.8.4), FIN-WAIT-2's end, 2 MSL, and the SYN queue's retries."""
 from libc.errno cimport ETIMEDOUT
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
-from ustack_ext.net.mib cimport DelayedACKs, TCPAbortOnTimeout, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe, TcpAttemptFails
+from ustack_ext.net.mib cimport (
+    DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe,
+)
 from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done
 from ustack_ext.tcp.listen cimport synreq_timer
-from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst, send_syn
+from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport sendq_unsent
-from ustack_ext.tcp.tcb cimport (SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN, TF_TLP_OUT,
-                                 TF_TLP_RETRANS, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait)
+from ustack_ext.tcp.tcb cimport (
+    SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN, TF_TLP_OUT,
+    TF_TLP_RETRANS, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait,
+)
 from ustack_ext.tcp.timewait cimport timewait_free
 
 cdef enum:
@@ -104,7 +109,9 @@ cdef void loss_probe(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void window_probe(Tcp *t, Tcb *c) noexcept nogil:
-    """The window is shut, or too small for the rule against silly windows: whatever fits goes now, else something that brings an ACK."""
+    """The window is shut, or too small for the rule against silly windows: whatever fits goes now, else something that
+    brings an ACK.
+    """
     cdef uint32_t usable = c.snd_una + c.snd_wnd - c.snd_nxt
     if given_up(t, c, c.probes, t.knobs.retries2):           # MUST-37: answered probes don't count
         if c.flags & TF_ORPHAN:
@@ -137,10 +144,12 @@ cdef void idle(Tcp *t, Tcb *c) noexcept nogil:
     if due > t.core.now:
         c.idle_at = due
         return
-    if c.seg_head != NULL or sendq_unsent(c) > 0:            # MUST-26: only when idle; the retransmission timer is at work
+    # MUST-26: only when idle; the retransmission timer is at work
+    if c.seg_head != NULL or sendq_unsent(c) > 0:
         c.idle_at = t.core.now + <uint64_t>c.conf.keepidle * NS
         return
-    if c.probes >= c.conf.keepcnt or (c.conf.user_timeout and c.probes and t.core.now - c.last_recv >= <uint64_t>c.conf.user_timeout * MS):
+    if c.probes >= c.conf.keepcnt or (c.conf.user_timeout and c.probes
+                                      and t.core.now - c.last_recv >= <uint64_t>c.conf.user_timeout * MS):
         send_rst(t, c)
         give_up(t, c)
         return

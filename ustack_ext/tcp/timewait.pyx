@@ -1,4 +1,6 @@
-"""The small struct a connection leaves behind (RFC 9293 §3.6; RFC 1337: resets don't end it; RFC 6191: a newer SYN may)."""
+"""The small struct a connection leaves behind (RFC 9293 §3.6; RFC 1337: resets don't end it; RFC 6191: a newer SYN
+may).
+"""
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
@@ -6,7 +8,7 @@ from ustack_ext.base.entry cimport ENTRY_TIMEWAIT
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
-from ustack_ext.net.mib cimport DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow, TW
+from ustack_ext.net.mib cimport TW, DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow
 from ustack_ext.tcp.conn cimport conn_hash, tcb_done
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_bare, ts_now
@@ -80,7 +82,8 @@ cdef void timewait_free(Tcp *t, TimeWait *w) noexcept nogil:
 
 
 cdef void acknowledge(Tcp *t, TimeWait *w) noexcept nogil:
-    send_bare(t, <Conn *>w, w.snd_nxt, w.rcv_nxt, w.rcv_wnd, TH_ACK, w.ts_ok, ts_now(t, w.ts_offset), w.ts_recent, w.tos)
+    send_bare(t, <Conn *>w, w.snd_nxt, w.rcv_nxt, w.rcv_wnd, TH_ACK, w.ts_ok, ts_now(t, w.ts_offset), w.ts_recent,
+              w.tos)
 
 
 cdef bint timewait_input(Tcp *t, TimeWait *w, SegIn *s, uint32_t *iss) noexcept nogil:
@@ -106,7 +109,8 @@ cdef bint timewait_input(Tcp *t, TimeWait *w, SegIn *s, uint32_t *iss) noexcept 
         count(t.core, DropTcpPaws)
         acknowledge(t, w)
         return False
-    if s.h.flags & TH_FIN and s.h.seq + s.len == w.rcv_nxt:      # the peer's FIN again: our ACK was lost; 2 MSL from now
+    # the peer's FIN again: our ACK was lost; 2 MSL from now
+    if s.h.flags & TH_FIN and s.h.seq + s.len == w.rcv_nxt:
         wheel_arm(&t.core.wheel, &w.entry, t.core.now + <uint64_t>TIMEWAIT_S * NS)
         delist(t, w)
         enlist(t, w)

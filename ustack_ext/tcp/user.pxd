@@ -4,10 +4,12 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.tcp.tcb cimport Bind, Listener, Tcb, Tcp, TcpConf
 from ustack_ext.wire.addr cimport Addr
 
-# A Bind belongs to the socket until connect or listen takes it (when those fail it stays the socket's). port 0: ephemeral. -EADDRINUSE, -EADDRNOTAVAIL.
+# A Bind belongs to the socket until connect or listen takes it (when those fail it stays the socket's). port 0:
+# ephemeral. -EADDRINUSE, -EADDRNOTAVAIL.
 cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil
 cdef void tcp_unbind(Tcp *t, Bind *b) noexcept nogil
-cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user, Tcb **out) noexcept nogil
+cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user,
+                     Tcb **out) noexcept nogil
 cdef int tcp_listen(Tcp *t, Bind *b, uint32_t backlog, const TcpConf *conf, void *user, Listener **out) noexcept nogil
 cdef void tcp_set_backlog(Tcp *t, Listener *l, uint32_t backlog) noexcept nogil
 cdef Tcb *tcp_accept(Tcp *t, Listener *l, void *user) noexcept nogil      # NULL: queue empty
@@ -18,7 +20,8 @@ cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil          # RST 
 cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil
 cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
 cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil             # 0 RD, 1 WR, 2 both. -ENOTCONN
-# The application lets go: FIN, or RST with unread data or zero linger. The Tcb is the stack's from here on; `source.user` is cleared.
+# The application lets go: FIN, or RST with unread data or zero linger. The Tcb is the stack's from here on;
+# `source.user` is cleared.
 cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil
 cdef uint16_t tcp_ready(Tcb *c) noexcept nogil                    # EV_* true now
 cdef uint16_t tcp_listener_ready(Listener *l) noexcept nogil

@@ -1,6 +1,8 @@
-"""The user's calls: OPEN, SEND, RECEIVE, CLOSE, ABORT, STATUS (RFC 9293 §3.9.1), with the errno Linux gives. Nothing here blocks."""
-from libc.errno cimport (EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EINVAL, ENETUNREACH, ENOBUFS, ENOTCONN, EPIPE)
-from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+"""The user's calls: OPEN, SEND, RECEIVE, CLOSE, ABORT, STATUS (RFC 9293 §3.9.1), with the errno Linux gives. Nothing
+here blocks.
+"""
+from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, EAGAIN, ENETUNREACH, ENOBUFS, ENOTCONN, EPIPE
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_LISTENER
@@ -10,16 +12,20 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_hash, table_insert, table_remove
 from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TcpActiveOpens
 from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
-from ustack_ext.tcp.conn cimport (bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done, tcb_insert, tcb_new,
-                                  tcb_raise, tcb_release, ts_offset_of)
+from ustack_ext.tcp.conn cimport (
+    bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done, tcb_insert, tcb_new,
+    tcb_raise, tcb_release, ts_offset_of,
+)
 from ustack_ext.tcp.establish cimport arm_keepalive
 from ustack_ext.tcp.listen cimport synreq_free
-from ustack_ext.tcp.output cimport send_rst, send_syn, sndbuf_limit, update_mss, window_limit, window_to_offer
+from ustack_ext.tcp.output cimport send_rst, send_syn, tune_sndbuf, update_mss, window_limit, window_to_offer
 from ustack_ext.tcp.reassembly cimport rcvq_read
 from ustack_ext.tcp.sendqueue cimport sendq_append
-from ustack_ext.tcp.tcb cimport (TCP_CLOSE_WAIT, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
-                                 TF_ACCEPTQ, TF_ACK_NOW, TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, Bind, Listener,
-                                 Tcb, Tcp, TcpConf, tcb_rcv_wnd)
+from ustack_ext.tcp.tcb cimport (
+    TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_ACK_NOW,
+    TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, Bind, Listener, Tcb, Tcp,
+    TcpConf, tcb_rcv_wnd,
+)
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_none, addr_v4
 
 cdef enum:
@@ -57,7 +63,8 @@ cdef int choose_tuple(Tcp *t, Bind *b, Tcb *c) noexcept nogil:
     return 0
 
 
-cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user, Tcb **out) noexcept nogil:
+cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user,
+                     Tcb **out) noexcept nogil:
     cdef Tcb *c
     cdef int err
     if addr_is_multicast(raddr) or addr_is_broadcast(raddr) or net_is_broadcast(t.net, raddr):       # MUST-46
@@ -74,6 +81,7 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
         slab_free(&t.tcbs, c)
         return err
     c.conf = conf[0]
+    tune_sndbuf(t, c)
     c.iss = isn(t, &c.laddr, c.lport, &c.raddr, c.rport)
     c.ts_offset = ts_offset_of(t, &c.laddr, &c.raddr, c.lport, c.rport)
     c.snd_una = c.iss
@@ -164,7 +172,7 @@ cdef int tcp_take_error(Tcb *c) noexcept nogil:
 
 
 cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil:
-    cdef uint32_t limit, taken
+    cdef uint32_t taken
     cdef size_t want = 0
     cdef int i
     if c.error:
@@ -177,10 +185,9 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         want += iov[i].len
     if want == 0:
         return 0
-    limit = sndbuf_limit(t, c)
-    if c.sndq_bytes >= limit:
+    if c.sndq_bytes >= c.sndbuf:
         return -EAGAIN
-    taken = sendq_append(t, c, iov, niov, limit - c.sndq_bytes)
+    taken = sendq_append(t, c, iov, niov, c.sndbuf - c.sndq_bytes)
     if taken == 0:
         return -EAGAIN if c.sndq_bytes else -ENOBUFS
     c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE
@@ -270,7 +277,8 @@ cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
         tcb_done(t, c, 0)
         return
     if (c.conf.linger and c.conf.linger_time == 0) or c.rcvq_bytes > 0 or t.n_orphans > t.knobs.max_orphans:
-        count(t.core, TCPAbortOnClose if c.rcvq_bytes else TCPAbortOnLinger)       # RFC 2525 §2.17: the peer must know it was not read
+        # RFC 2525 §2.17: the peer must know it was not read
+        count(t.core, TCPAbortOnClose if c.rcvq_bytes else TCPAbortOnLinger)
         send_rst(t, c)
         tcb_done(t, c, 0)
         return
@@ -288,7 +296,7 @@ cdef uint16_t tcp_ready(Tcb *c) noexcept nogil:
         bits |= EV_READABLE
     if c.flags & (TF_DEAD | TF_FIN_QUEUED) or c.error:
         bits |= EV_WRITABLE
-    elif c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and 3 * <uint64_t>c.sndq_bytes <= 2 * <uint64_t>max(c.conf.sndbuf, max(2 * c.cwnd, <uint32_t>65536)):
+    elif c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and 3 * <uint64_t>c.sndq_bytes <= 2 * <uint64_t>c.sndbuf:
         bits |= EV_WRITABLE
     if c.flags & TF_DEAD or (c.flags & TF_FIN_QUEUED and c.flags & (TF_FIN_RCVD | TF_RD_SHUT)):
         bits |= EV_HANGUP
@@ -307,6 +315,7 @@ cdef void tcp_conf_changed(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_DEAD:
         return
     tcb_dirty(t, c)
+    tune_sndbuf(t, c)
     if c.flags & TF_CONNECTED:
         update_mss(t, c)
         if c.state != TCP_FIN_WAIT2 or not c.flags & TF_ORPHAN:
@@ -314,7 +323,7 @@ cdef void tcp_conf_changed(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef uint32_t tcp_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
-    return sndbuf_limit(t, c)
+    return c.sndbuf
 
 
 cdef uint32_t tcp_rcvbuf(Tcp *t, Tcb *c) noexcept nogil:

@@ -8,4 +8,3 @@ cdef struct CcOps:
     void (*on_ack)(Tcb *c, uint32_t acked) noexcept nogil
     # The slow-start threshold after a loss (fast recovery or time-out), given the bytes in flight.
     uint32_t (*ssthresh)(Tcb *c, uint32_t flight) noexcept nogil
-
