@@ -112,12 +112,10 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
             raise TypeError("setsockopt() with None as value takes a length")
         raise _error(errno.ENOPROTOOPT)
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
-    if not isinstance(value, int):
+    if not isinstance(value, int) or not -(1 << 31) <= value < 1 << 31:
         value = _from_bytes(memoryview(value).tobytes(), which)
     elif which == Opt.OPT_LINGER:
         raise _error(errno.EINVAL)  # an int is shorter than struct linger
-    elif not -(1 << 31) <= value < 1 << 31:
-        raise OverflowError("signed integer is out of range for a C int")
     if which is None:
         sock.getsockname()
         raise _error(errno.ENOPROTOOPT)
