@@ -61,9 +61,9 @@ class StackHTTPServer(http.server.ThreadingHTTPServer):
         """A client that goes away is worth a line, not a traceback; a fault of ours is worth both."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            if self._closing:
-                return  # it is we who go away
-            print(f"{client_address[0]}:{client_address[1]} went away: {error}", file=sys.stderr)
+            # when we close, it is we who go away
+            if not self._closing and not getattr(self.RequestHandlerClass, "quiet", False):
+                print(f"{client_address[0]}:{client_address[1]} went away: {error}", file=sys.stderr)
         else:
             super().handle_error(request, client_address)
 
