@@ -23,6 +23,7 @@ from tests.sim.net_helpers import (
     arp,
     counted,
     flood,
+    heard,
     mac_of,
     neighbour,
     requests,
@@ -41,6 +42,7 @@ def lab() -> Iterator[Lab]:
     assert made.health is not None  # the base is taken here
     yield made
     made.carrier.drain()
+    heard(made, 5)  # the peer has answered the questions it left open
     made.health.check()
     made.health.check_returned(after=200)
     assert made.stack.live()["neighbors"] == 0

@@ -24,6 +24,7 @@ from tests.sim.net_helpers import (
     counted,
     flood,
     fragments,
+    heard,
     icmp_errors,
     ping_answered,
     received,
@@ -42,6 +43,7 @@ def lab() -> Iterator[Lab]:
     assert made.health is not None  # the base is taken here
     yield made
     made.carrier.drain()
+    heard(made, 5)  # the peer has answered the questions it left open
     made.health.check()
     made.health.check_returned(after=200)
     live = made.stack.live()

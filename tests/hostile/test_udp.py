@@ -13,7 +13,7 @@ from scapy.packet import Raw
 from scapy.utils import checksum
 
 from tap_harness.lab import Lab
-from tests.sim.net_helpers import PEER_IP, STACK_IP, counted, flood, fragments, icmp_errors, received, sent, udp
+from tests.sim.net_helpers import PEER_IP, STACK_IP, counted, flood, fragments, heard, icmp_errors, received, sent, udp
 
 PORT = 7000
 CLOSED = 7001
@@ -25,8 +25,7 @@ def lab() -> Iterator[Lab]:
     assert made.health is not None  # the base is taken here
     yield made
     made.carrier.drain()
-    made.carrier.advance(2)  # what the limits allow is full again
-    made.carrier.drain()
+    heard(made, 5)  # what the limits allow is full again, and the peer has answered the questions it left open
     made.health.check()
     made.health.check_returned(after=200)
     live = made.stack.live()

@@ -201,13 +201,11 @@ cdef void fill(RxPkt *rx, uint8_t *p, const Ip4Hdr *h) noexcept nogil:
 
 
 cdef int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
+    if rx.proto != IPPROTO_TCP_ and rx.proto != IPPROTO_UDP_ and rx.proto != IPPROTO_ICMP_:
+        count(n.core, IpInUnknownProtos)
+        drop(n, rx.iface, DropIpUnknownProtocol)
+        return NET_UNKNOWN_PROTO
     count(n.core, IpInDelivers)
-    if rx.proto == IPPROTO_TCP_:
-        return NET_TCP
-    if rx.proto == IPPROTO_UDP_:
-        return NET_UDP
     if rx.proto == IPPROTO_ICMP_:
         return icmp_input(n, rx, err)
-    count(n.core, IpInUnknownProtos)
-    drop(n, rx.iface, DropIpUnknownProtocol)
-    return NET_UNKNOWN_PROTO
+    return NET_TCP if rx.proto == IPPROTO_TCP_ else NET_UDP
