@@ -148,10 +148,10 @@ def _extensions() -> list[Check]:
 
 
 def _build_mode() -> str:
-    try:
-        return str(importlib.import_module("ustack_ext.build").MODE)
-    except (ImportError, AttributeError):
-        return "release"
+    """Debug and sanitizer builds count their live objects; a release (or profile) build has no such counters."""
+    from ustack_ext.base.live import live_objects
+
+    return "debug" if live_objects() else "release"
 
 
 def _tun_device() -> Iterator[Check]:
