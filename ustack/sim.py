@@ -1,6 +1,7 @@
 """Simulated networks: many stacks and the wires between them under one virtual clock.
 
-The clock jumps from event to event, so an hour of TCP takes milliseconds; the same seed gives the same run, bit for bit.
+The clock jumps from event to event, so an hour of TCP takes milliseconds; the same seed gives the same run, bit for
+bit.
 
     net = ustack.sim.Network(seed=1)
     a, b = net.stack("a"), net.stack("b")
@@ -9,23 +10,22 @@ The clock jumps from event to event, so an hour of TCP takes milliseconds; the s
     client = a.create_connection(("10.0.0.2", 80))     # blocks in virtual time: 50 ms pass, at once
     conn, peer = server.accept()
 
-Blocking calls run the network until they are done. Code for several hosts at a time is given to Network.spawn(), which runs
-it like a thread of which only one runs at a time, in an order that never varies.
+Blocking calls run the network until they are done. Code for several hosts at a time is given to Network.spawn(), which
+runs it like a thread of which only one runs at a time, in an order that never varies.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+import ustack
 from ustack_ext.driver.task import Task
 from ustack_ext.driver.virtual import VirtualDriver
 from ustack_ext.driver.wire import SETTINGS, Direction, WireEnd, WirePair
 from ustack_ext.driver.world import World
-
-import ustack
 
 __all__ = ["Direction", "Network", "Task", "Wire", "WireEnd"]
 
@@ -35,8 +35,8 @@ Addresses = str | Sequence[str] | None
 class Network:
     """A simulated network. Use it as a context manager, or close() it.
 
-    Parameters: seed, an int, str or bytes from which every random choice follows: those of the wires and those of the stacks
-    (initial sequence numbers, ports, hash keys).
+    Parameters: seed, an int, str or bytes from which every random choice follows: those of the wires and those of the
+    stacks (initial sequence numbers, ports, hash keys).
     """
 
     def __init__(self, seed: int | str | bytes = 0) -> None:
@@ -71,14 +71,15 @@ class Network:
     ) -> Wire:
         """Join two stacks by a wire.
 
-        Parameters: a, b, the stacks; None: that end stays raw, and the test is the peer through wire.a or wire.b (send, recv).
-        addresses, of each side, "10.0.0.1/24" or a list of such. medium, "ethernet" or "ip". mtu, bytes of IP. macs, the two
-        Ethernet addresses (default: 02:00:00:00:WW:01 and …:02 for wire number WW). settings: see Wire; each holds for both
-        directions, or is a tuple (a to b, b to a).
+        Parameters: a, b, the stacks; None: that end stays raw, and the test is the peer through wire.a or wire.b (send,
+        recv).
+        addresses, of each side, "10.0.0.1/24" or a list of such. medium, "ethernet" or "ip". mtu, bytes of IP. macs,
+        the two Ethernet addresses (default: 02:00:00:00:WW:01 and …:02 for wire number WW). settings: see Wire; each
+        holds for both directions, or is a tuple (a to b, b to a).
         """
         number = len(self._wires)
         if macs is None:
-            macs = tuple(bytes((2, 0, 0, number >> 8 & 255, number & 255, side)) for side in (1, 2))  # type: ignore[assignment]
+            macs = (bytes((2, 0, 0, number >> 8, number & 255, 1)), bytes((2, 0, 0, number >> 8, number & 255, 2)))
         name = name or f"w{number}"
         seeds = [self._secret("wire", name, side) for side in ("a", "b")]
         made = Wire(WirePair(self._world, name, seeds, medium, mtu, macs), a, b)
@@ -102,9 +103,9 @@ class Network:
     def run(self, duration: float | None = None, until: Callable[[], object] | float | None = None) -> bool:
         """Let time pass.
 
-        Parameters: duration, seconds to run at most; until, a function without arguments, asked after every event: run until it
-        is true; or a virtual time in seconds to run to. Neither: run until nothing is left to happen (a listening or idle
-        stack has nothing to do). Returns whether until() became true.
+        Parameters: duration, seconds to run at most; until, a function without arguments, asked after every event: run
+        until it is true; or a virtual time in seconds to run to. Neither: run until nothing is left to happen (a
+        listening or idle stack has nothing to do). Returns whether until() became true.
         Raises OSError EDEADLK where until() is false and nothing can change that.
         """
         deadline = None if duration is None else self.now + _nanoseconds(duration)
@@ -118,7 +119,10 @@ class Network:
         return bool(self._world.run_until(deadline, until))
 
     def call_later(self, delay: float, function: Callable[..., object], *arguments: object) -> Any:
-        """Call function(*arguments) after `delay` seconds of virtual time. Returns an object with cancel() and when (ns)."""
+        """Call function(*arguments) after `delay` seconds of virtual time.
+
+        Returns an object with cancel() and when (ns).
+        """
         return self._world.call_at(self.now + _nanoseconds(delay), function, *arguments)
 
     def spawn(self, function: Callable[..., Any], *arguments: Any, name: str | None = None) -> Task:
@@ -150,13 +154,14 @@ class Network:
         failed = [task for task in self._world.tasks.all if task.error is not None and not task.observed]
         self.close()
         if kind is None and failed:
-            raise failed[0].error  # type: ignore[misc]
+            raise failed[0].error
 
 
 class Wire:
     """A wire between two stacks; made by Network.wire().
 
-    Settings (attributes; assigning sets both directions, `wire.a_to_b.loss = 0.1` sets one; all can change while it runs):
+    Settings (attributes; assigning sets both directions, `wire.a_to_b.loss = 0.1` sets one; all can change while it
+    runs):
 
     rate            bit/s over whole frames, 0: without limit
     delay           s from the last bit sent to the arrival
@@ -217,9 +222,9 @@ class Wire:
     def capture(self, target: Any, *, point: Any = "sent") -> Any:
         """Write a pcap file (nanosecond timestamps, virtual time) until the network or the returned object is closed.
 
-        Parameters: target, a path or a binary file object; point, where the frames are seen: "sent" (both directions, as they
-        enter the wire, before anything happens to them), "delivered" (as they come out), or one of the two stacks: as a
-        tcpdump on that host would see them. Returns an object with close(), flush() and frames.
+        Parameters: target, a path or a binary file object; point, where the frames are seen: "sent" (both directions,
+        as they enter the wire, before anything happens to them), "delivered" (as they come out), or one of the two
+        stacks: as a tcpdump on that host would see them. Returns an object with close(), flush() and frames.
         """
         sent, delivered = 1, 2
         if isinstance(point, str):
@@ -237,8 +242,3 @@ def _nanoseconds(seconds: float) -> int:
     if not 0 <= seconds < 1e9:
         raise ValueError(f"{seconds!r} seconds is not between 0 and 1e9")
     return round(seconds * 1e9)
-
-
-def hosts(net: Network, names: Iterable[str]) -> list[ustack.Stack]:
-    """Several stacks at once: hosts(net, "abc")."""
-    return [net.stack(name) for name in names]

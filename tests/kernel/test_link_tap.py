@@ -1,4 +1,4 @@
-"""Tap and Tun against the kernel: creating, attaching, configuring its side, losing the device, and what each error says."""
+"""Tap and Tun against the kernel: creating, attaching, configuring its side, losing it, and what each error says."""
 
 from __future__ import annotations
 

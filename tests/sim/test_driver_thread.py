@@ -70,7 +70,7 @@ def test_echo(pair: tuple[ustack.Stack, ustack.Stack]) -> None:
 
 
 def test_bulk_with_many_threads(pair: tuple[ustack.Stack, ustack.Stack]) -> None:
-    """Eight connections at a time, each with a sender and a receiver thread, and others that ask for tables meanwhile."""
+    """Eight connections at a time, each with a sender and a receiver thread, and one that asks for tables meanwhile."""
     pairs = [connect(*pair) for _ in range(8)]
     data = bytes(range(256)) * 4096
     got: dict[int, bytes] = {}

@@ -416,7 +416,8 @@ def test_a_full_disk_is_an_error_of_the_run(net: Network) -> None:
 def trace(seed: Any) -> bytes:
     out = io.BytesIO()
     with Network(seed=seed) as net:
-        wire = net.wire(None, None, rate=MBIT_8, delay=0.01, jitter=0.005, loss=0.1, duplicate=0.1, reorder=0.1, corrupt=0.1)
+        wire = net.wire(None, None, rate=MBIT_8, delay=0.01, jitter=0.005)
+        wire.set(loss=0.1, duplicate=0.1, reorder=0.1, corrupt=0.1)
         wire.capture(out, point="delivered")
         for number in range(300):
             wire.a.send(frame(number))

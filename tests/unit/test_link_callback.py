@@ -119,8 +119,12 @@ def test_link_does_not_keep_its_stack_alive() -> None:
 
 def test_exception_in_send_goes_to_the_hook(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     caught: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda info: caught.append((info.exc_type, str(info.exc_value), info.object)))
     sent: list[bytes] = []
+
+    def hook(info: Any) -> None:
+        caught.append((info.exc_type, str(info.exc_value), info.object))
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
 
     def send(packet: bytes) -> None:
         if reply_number(packet) == 1:

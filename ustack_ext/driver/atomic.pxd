@@ -1,4 +1,5 @@
-# Sequentially consistent access to an int that two threads share, and sleeping on it: a futex where there is one, else short sleeps.
+# Sequentially consistent access to an int that two threads share, and sleeping on it: a futex where there is one, else
+# short sleeps.
 from libc.stdint cimport uint64_t
 
 cdef extern from * nogil:

@@ -10,4 +10,5 @@ cdef class Capture:
     cdef object file
     cdef bint own
     cdef readonly bint closed
-    cdef bint add(self, uint64_t now, const uint8_t *frame, uint32_t length) noexcept nogil    # whether it is time to write
+    # whether it is time to write
+    cdef bint add(self, uint64_t now, const uint8_t *frame, uint32_t length) noexcept nogil

@@ -21,7 +21,11 @@ cdef struct Slot:                  # an attached link
     uint8_t gone                   # the device is gone: not read any more
 
 cdef class Driver:
-    """Base: owns the Engine. Every use of the engine is between lock() and unlock(), both without the GIL: nobody waits for the GIL with the lock held."""
+    """Base: owns the Engine.
+
+    Every use of the engine is between lock() and unlock(), both without the GIL: nobody waits for the GIL with the lock
+    held.
+    """
     cdef Engine *engine
     cdef event_sink sink
     cdef readonly str kind             # "thread", "manual", "virtual"
@@ -33,14 +37,16 @@ cdef class Driver:
     cdef object __weakref__
     # Takes the lock and enters the engine at the present time.
     cdef void lock(self) noexcept nogil
-    # engine_poll, events to the sink, then releases the lock, and wakes the background thread if its deadline became too late.
+    # engine_poll, events to the sink, then releases the lock, and wakes the background thread if its deadline became
+    # too late.
     cdef void unlock(self) noexcept nogil
     cdef uint64_t now(self) noexcept nogil                         # ns, monotonic (virtual time for a simulated one)
     cdef Iface *attach_link(self, Link link, bytes name) except NULL
     cpdef detach_link(self, Link link)
     # After a socket call, with the GIL and without the lock: hands pending frames to Callback links.
     cdef after(self)
-    # Waits (GIL held on entry and exit, released inside; lock not held) until waiter.fired, or the deadline (ns of now(); UINT64_MAX: never), or a signal.
+    # Waits (GIL held on entry and exit, released inside; lock not held) until waiter.fired, or the deadline (ns of
+    # now(); UINT64_MAX: never), or a signal.
     # Returns 1: fired, 0: timed out; raises what a Python signal handler raises (KeyboardInterrupt);
     # a driver that can't wait (manual) returns -1: the caller raises BlockingIOError.
     cdef int wait(self, Waiter *waiter, uint64_t deadline) except -2
@@ -52,9 +58,11 @@ cdef class Driver:
     cdef settle(self, Link link, Iface *iface)
     cdef int create(self, object seed, object budget, uint64_t now) except -1
     cdef void finish(self) noexcept nogil                          # lock held: engine_poll, events to the sink
-    cdef int pump(self) noexcept nogil                             # lock held: takes in what waits on the links; frames taken
+    # lock held: takes in what waits on the links; frames taken
+    cdef int pump(self) noexcept nogil
     cdef void mark_gone(self, int slot) noexcept nogil             # lock held: the slot's device is gone
-    cdef void quiesce(self) noexcept                               # lock not held: nobody uses a detached link's functions any more
+    # lock not held: nobody uses a detached link's functions any more
+    cdef void quiesce(self) noexcept
 
 cdef void mute(Iface *iface) noexcept nogil                        # frames for it go nowhere from now on
 
@@ -68,5 +76,6 @@ cdef struct Waiter:
 cdef Waiter *waiter_get() except NULL              # GIL held
 cdef void waiter_put(Waiter *w) noexcept           # GIL held; resets it
 cdef void waiter_fire(Waiter *w) noexcept nogil    # lock held
-cdef int waiter_sleep(Waiter *w, uint64_t deadline) noexcept nogil     # CLOCK_MONOTONIC ns. 1: fired, 0: timed out, -EINTR
+# CLOCK_MONOTONIC ns. 1: fired, 0: timed out, -EINTR
+cdef int waiter_sleep(Waiter *w, uint64_t deadline) noexcept nogil
 cdef int waiter_epoch() noexcept nogil             # changes with every waiter_fire

@@ -222,7 +222,10 @@ cdef class Driver:
         self.kick()
 
     cpdef detach_link(self, Link link):
-        """The interface goes, with its addresses, routes and neighbours. A link that is not attached here is left alone."""
+        """The interface goes, with its addresses, routes and neighbours.
+
+        A link that is not attached here is left alone.
+        """
         cdef Iface *iface = link.home.iface
         cdef int i
         if link.home.driver != <void *>self:
@@ -272,7 +275,10 @@ cdef class Driver:
         pass
 
     cpdef close(self):
-        """Detach every link. What sockets still hold of the engine lives until the driver object dies. Can be called again."""
+        """Detach every link.
+
+        What sockets still hold of the engine lives until the driver object dies. Can be called again.
+        """
         if self.closed:
             return
         self.closed = True

@@ -14,10 +14,10 @@ from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, p
 
 
 cdef class ManualDriver(Driver):
-    """ManualDriver(seed=None, budget=0): the embedder calls poll() when a frame may have come or next_deadline() is reached.
+    """ManualDriver(seed=None, budget=0): the embedder calls poll() when a frame came or next_deadline() is reached.
 
-    Parameters: seed, 32 bytes from which every random number of the stack follows (None: from the OS); budget, bytes of packet
-    memory at most (0: 256 MiB).
+    Parameters: seed, 32 bytes from which every random number of the stack follows (None: from the OS); budget, bytes of
+    packet memory at most (0: 256 MiB).
     """
     cdef pthread_mutex_t mutex
     cdef uint64_t given                # the last time poll() was given
@@ -48,8 +48,8 @@ cdef class ManualDriver(Driver):
     def poll(self, now_ns=None):
         """Take in what waits on the links, run what is due, send what may be sent.
 
-        Parameters: now_ns, the time in ns, of any clock that never goes back; None: CLOCK_MONOTONIC (time.monotonic_ns()), from
-        then on. Returns next_deadline(). At a time before the last one nothing is due.
+        Parameters: now_ns, the time in ns, of any clock that never goes back; None: CLOCK_MONOTONIC
+        (time.monotonic_ns()), from then on. Returns next_deadline(). At a time before the last one nothing is due.
         """
         cdef uint64_t now = 0
         if now_ns is None:

@@ -1,7 +1,7 @@
-"""Tasks: threads of a simulated network of which exactly one runs at a time, so that blocking code stays deterministic.
+"""Tasks: threads of a simulated network of which one runs at a time, so that blocking code stays deterministic.
 
-A task gives way only where it blocks in virtual time, and the next one is chosen by order, never by the scheduler of the
-operating system. Not here: what they wait for (world.pyx).
+A task gives way only where it blocks in virtual time, and the next one is chosen by order, never by the scheduler of
+the operating system. Not here: what they wait for (world.pyx).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ class Cancelled(BaseException):
 class Task:
     """A function that runs as if in a thread of its own; made by Network.spawn()."""
 
-    def __init__(self, tasks: Tasks, name: str, function: Callable[..., Any] | None, arguments: tuple[Any, ...], flag: Any):
+    def __init__(
+        self, tasks: Tasks, name: str, function: Callable[..., Any] | None, arguments: tuple[Any, ...], flag: Any
+    ) -> None:
         self.name = name
         self._tasks = tasks
         self._function = function
@@ -55,7 +57,10 @@ class Task:
         return self._value
 
     def resume(self) -> None:
-        """Let it run: from the start, or from where it blocks. The caller stops running before it does anything else."""
+        """Let it run: from the start, or from where it blocks.
+
+        The caller stops running before it does anything else.
+        """
         if self._thread is None and self._function is not None:
             self._thread = threading.Thread(target=self._main, name=f"sim-{self.name}", daemon=True)
             self._thread.start()

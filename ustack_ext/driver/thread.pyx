@@ -1,8 +1,8 @@
 """The default driver: a background thread that never holds the GIL while packets flow.
 
 The thread sleeps in ppoll() on the links' descriptors until the engine's earliest deadline. It reads frames without the
-lock, into buffers it took under the lock, so that a socket call waits for the engine's work only, not for system calls. Socket calls run the engine
-in their own thread, under the lock; they wake this thread only when it would sleep too long.
+lock, into buffers it took under the lock, so that a socket call waits for the engine's work only, not for system calls.
+Socket calls run the engine in their own thread, under the lock, and wake this one only when it would sleep too long.
 """
 
 import atexit
@@ -62,7 +62,8 @@ cdef extern from * nogil:
 
 cdef enum:
     BATCH_FIRST = 4            # buffers taken for a link that was quiet; doubled while it fills them, up to LINK_BATCH
-    RESERVE = 256 << 10        # bytes beyond the budget that reading may use: acknowledgements must come in to free memory
+    # bytes beyond the budget that reading may use: acknowledgements must come in to free memory
+    RESERVE = 256 << 10
     YIELDS = 32                # chances given to threads that wait for the lock
     STOPPED = 0
     PYTHON = 1
@@ -215,7 +216,10 @@ cdef class ThreadDriver(Driver):
             sched_yield()
 
     cdef void snapshot(self) noexcept nogil:
-        """Copies of what is read and polled outside the lock. Buffers ready for a link that went are taken back first."""
+        """Copies of what is read and polled outside the lock.
+
+        Buffers ready for a link that went are taken back first.
+        """
         cdef Slot *slot
         cdef int i, n = 0
         self.fds[0].fd = self.wakefd
@@ -416,5 +420,6 @@ def close_all():
         d.close()
 
 
-os.register_at_fork(before=before_fork, after_in_parent=lambda: after_fork(False), after_in_child=lambda: after_fork(True))
+os.register_at_fork(before=before_fork, after_in_parent=lambda: after_fork(False),
+                    after_in_child=lambda: after_fork(True))
 atexit.register(close_all)

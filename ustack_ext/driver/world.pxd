@@ -39,7 +39,8 @@ cdef struct Heap:
     int python_due             # captures to be written, frames for Callback links
     void *free_frames          # wire.pyx keeps frames here
 
-cdef int heap_set(Heap *h, Node *n, uint64_t time) noexcept nogil       # puts it in, or moves it. 0, or -1 without memory
+# puts it in, or moves it. 0, or -1 without memory
+cdef int heap_set(Heap *h, Node *n, uint64_t time) noexcept nogil
 cdef void heap_remove(Heap *h, Node *n) noexcept nogil                  # no-op if not in
 cdef void heap_defer(Heap *h, Node *n) noexcept nogil                   # for fire: the rest needs Python
 

@@ -1,7 +1,7 @@
 """The event heap of a simulated network and the loop that runs it.
 
-Responsible for: the order of events (by time, then by the order they were asked for), the clock, calls into Python at a time,
-and blocking calls in virtual time. Not for: what an event does (wire.pyx, virtual.pyx) and which task runs (task.py).
+Responsible for: the order of events (by time, then by the order they were asked for), the clock, calls into Python at a
+time, and blocking calls in virtual time. Not for: what an event does (path, virtual), which task runs (task).
 """
 
 import errno
@@ -237,7 +237,10 @@ cdef class World:
         return self.heap.items[0].time if self.heap.count else None
 
     def call_at(self, when, function, *arguments):
-        """Call function(*arguments) at `when` (ns; a time that is past is now). Returns a Call, which can be cancelled."""
+        """Call function(*arguments) at `when` (ns; a time that is past is now).
+
+        Returns a Call, which can be cancelled.
+        """
         cdef Call call = Call.__new__(Call)
         call.function = function
         call.arguments = arguments

@@ -1,7 +1,7 @@
 """A link whose other side is the embedder: packets out through a callable, packets in through receive().
 
-The stack's side is C: a transmit copies the frame into a bounded queue and goes on. The queue is emptied by whoever next
-holds the GIL and no lock: the socket call that caused the frames, or the driver's thread.
+The stack's side is C: a transmit copies the frame into a bounded queue and goes on. The queue is emptied by whoever
+next holds the GIL and no lock: the socket call that caused the frames, or the driver's thread.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -33,12 +33,12 @@ cdef int callback_transmit(void *link, const IoVec *iov, int niov, const Offload
 cdef class Callback(Link):
     """Callback(send, medium="ethernet", mtu=1500, mac=None, queue=1024, name="callback")
 
-    A link made of two functions: the stack calls send(frame: bytes) for each frame it sends, you call receive(frame) for
-    each frame that came.
+    A link made of two functions: the stack calls send(frame: bytes) for each frame it sends, you call receive(frame)
+    for each frame that came.
 
-    Parameters: send, a callable taking one bytes object; it is called with no lock held, may use the stack, and may run in
-    any thread that uses it; an exception it raises goes to sys.unraisablehook, and the frame is lost. medium, "ethernet"
-    (frames without FCS) or "ip" (packets). mtu, bytes of IP. mac, the stack's Ethernet address (bytes or
+    Parameters: send, a callable taking one bytes object; it is called with no lock held, may use the stack, and may run
+    in any thread that uses it; an exception it raises goes to sys.unraisablehook, and the frame is lost. medium,
+    "ethernet" (frames without FCS) or "ip" (packets). mtu, bytes of IP. mac, the stack's Ethernet address (bytes or
     "02:00:00:00:00:01"; default: random). queue, frames that may wait for send() before more are dropped.
     """
     cdef State state
@@ -122,8 +122,8 @@ cdef class Callback(Link):
     def receive(self, packet) -> bool:
         """Hand one frame (medium "ethernet") or IP packet (medium "ip") to the stack.
 
-        Parameters: packet, bytes-like; it is copied. Any thread may call. Returns False if the packet was dropped for want
-        of memory; a malformed one is dropped by the stack and counted under its reason.
+        Parameters: packet, bytes-like; it is copied. Any thread may call. Returns False if the packet was dropped for
+        want of memory; a malformed one is dropped by the stack and counted under its reason.
         Raises OSError ENOTCONN before the link is attached, EBADF after close(), ValueError for an empty packet or one
         longer than the MTU (and an Ethernet header with VLAN tag).
         """
@@ -140,7 +140,10 @@ cdef class Callback(Link):
         return taken
 
     cdef int take(self, packets) except -1:
-        """Up to CHUNK packets. Every argument is checked before the lock is taken, and the lock is never held while waiting for the GIL."""
+        """Up to CHUNK packets.
+
+        Every argument is checked before the lock is taken, and the lock is never held while waiting for the GIL.
+        """
         cdef Py_buffer views[CHUNK]
         cdef int n = 0, taken = 0, i
         try:
@@ -175,7 +178,7 @@ cdef class Callback(Link):
 
     @property
     def stats(self) -> dict:
-        """Frames the stack sent through the link, and those dropped because send() did not keep up: sent, send_dropped."""
+        """Frames the stack sent through the link (sent), and those dropped as send() did not keep up (send_dropped)."""
         return {"sent": self.state.out.frames, "send_dropped": self.state.out.dropped}
 
 

@@ -1,4 +1,5 @@
-# A bounded queue of copied frames with a lock of its own, for frames that leave one stack's lock for a Python callback or another stack.
+# A bounded queue of copied frames with a lock of its own, for frames that leave one stack's lock for a Python callback
+# or another stack.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.link.link cimport home_fn
@@ -25,7 +26,8 @@ cdef int frameq_init(FrameQ *q, uint32_t limit) noexcept nogil
 cdef void frameq_destroy(FrameQ *q) noexcept nogil                  # frees what waits
 cdef int frameq_push(FrameQ *q, const IoVec *iov, int niov) noexcept nogil     # copies; 0, or -1: dropped
 cdef Frame *frameq_pop(FrameQ *q) noexcept nogil                    # NULL when empty; the caller frees it with free()
-cdef void frameq_listen(FrameQ *q, home_fn wake, void *arg) noexcept nogil     # NULL, NULL: nobody any more; wakes at once if frames wait
+# NULL, NULL: nobody any more; wakes at once if frames wait
+cdef void frameq_listen(FrameQ *q, home_fn wake, void *arg) noexcept nogil
 cdef void frameq_close(FrameQ *q) noexcept nogil                    # takes nothing any more; wakes who waits
 cdef int frameq_fd(FrameQ *q) noexcept nogil                        # its descriptor, made on first use; -1 with errno
 

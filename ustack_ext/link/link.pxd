@@ -1,4 +1,5 @@
-# What a link is to a driver: a C struct with functions, so that the engine's side needs no Python; owned by a Python Link object.
+# What a link is to a driver: a C struct with functions, so that the engine's side needs no Python; owned by a Python
+# Link object.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport IoVec, Offload
@@ -12,8 +13,9 @@ cdef struct RxFrame:
     Buf *buf                   # bytes at data[off : off + len]
     Offload off
 
-# Reads up to `max` waiting frames. Each frames[i].buf is an empty buffer that the caller owns, with data[off : cap] to be filled; the link sets len and
-# frames[i].off. So a driver may hold no lock meanwhile. Returns the count (0: none now), or -errno (device gone). Never blocks.
+# Reads up to `max` waiting frames. Each frames[i].buf is an empty buffer that the caller owns, with data[off : cap] to
+# be filled; the link sets len and frames[i].off. So a driver may hold no lock meanwhile. Returns the count (0: none
+# now), or -errno (device gone). Never blocks.
 ctypedef int (*receive_fn)(void *state, RxFrame *frames, int max) noexcept nogil
 
 cdef struct LinkOps:
@@ -22,7 +24,8 @@ cdef struct LinkOps:
     void *state
     int fd                     # what to wait on for reading, or -1: the link calls home.wake when there is something
 
-# Where a link is attached: what it may ask of its driver, without knowing what a driver is. All of it is valid while attached.
+# Where a link is attached: what it may ask of its driver, without knowing what a driver is. All of it is valid while
+# attached.
 ctypedef void (*home_fn)(void *driver) noexcept nogil
 ctypedef int (*inject_fn)(void *driver, Iface *iface, const uint8_t *frame, uint32_t length) noexcept nogil
 ctypedef void (*forget_fn)(void *driver, Iface *iface) noexcept nogil
@@ -52,7 +55,8 @@ cdef class Link:
     cdef void unbind(self) noexcept            # self.home is about to be cleared; lock not held
     cpdef close(self)
     cdef bint pending_python(self) noexcept    # has frames for a Python callback (Callback links)
-    cpdef deliver(self)                # hands them over; called by drivers and socket calls with the GIL held and no lock
+    # hands them over; called by drivers and socket calls with the GIL held and no lock
+    cpdef deliver(self)
 
 
 cdef bytes check_mac(object mac)                # 6 bytes, unicast; None: a random locally administered one

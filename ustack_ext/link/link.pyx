@@ -1,7 +1,7 @@
 """The base of every link, and what links share: arguments checked the same way, attachment, the context manager.
 
-Not here: any device. A link is attached by a driver, which fills in `home`; a link that goes away while attached tells its
-driver first, so the engine never transmits into freed memory, whichever of the two dies first.
+Not here: any device. A link is attached by a driver, which fills in `home`; a link that goes away while attached tells
+its driver first, so the engine never transmits into freed memory, whichever of the two dies first.
 """
 
 import os
@@ -69,7 +69,7 @@ cdef class Link:
 
 
 cdef bytes check_mac(object mac):
-    """A station's address as 6 bytes from bytes, "02:00:00:00:00:01" or None (random, locally administered: IEEE 802 §8.2)."""
+    """A station's address as 6 bytes, from bytes or "02:00:00:00:00:01"; None: a random local one (IEEE 802)."""
     if mac is None:
         raw = bytearray(os.urandom(6))
         raw[0] = (raw[0] & 0xFC) | 0x02

@@ -132,8 +132,9 @@ def configure(
     mtu: int | None = None,
     txqueuelen: int | None = None,
 ) -> None:
-    """Bring the device `name` of this namespace up with these addresses ("10.9.0.1/24"), MTU (bytes) and queue length (frames).
+    """Bring the device `name` of this thread's namespace up with these addresses.
 
+    Parameters: addresses, as "10.9.0.1/24"; mtu, bytes; txqueuelen, frames the kernel keeps for the reader.
     Raises OSError (EPERM: needs CAP_NET_ADMIN; ENODEV) and ValueError.
     """
     interfaces = parse_interfaces(addresses)

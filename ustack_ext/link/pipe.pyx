@@ -1,7 +1,7 @@
 """Two ends of a wire in memory: each attached to a stack, or used raw from Python.
 
-Frames wait in the receiver's queue until its driver takes them; a transmit never enters the other stack. Which stack runs
-when is up to the drivers: between two virtual or manual ones everything is deterministic.
+Frames wait in the receiver's queue until its driver takes them; a transmit never enters the other stack. Which stack
+runs when is up to the drivers: between two virtual or manual ones everything is deterministic.
 """
 
 import itertools
@@ -117,8 +117,9 @@ cdef class PipeEnd(Link):
     def recv(self, timeout=None) -> bytes:
         """Take the next frame that came from the other end.
 
-        Parameters: timeout, seconds to wait at most; None: for ever; 0: not at all. Returns the frame, or b"" once the pipe
-        is closed and empty. Raises TimeoutError, BlockingIOError (timeout 0), and OSError if a stack owns this end.
+        Parameters: timeout, seconds to wait at most; None: for ever; 0: not at all. Returns the frame, or b"" once the
+        pipe is closed and empty. Raises TimeoutError, BlockingIOError (timeout 0), and OSError if a stack owns this
+        end.
         """
         cdef Frame *f
         if self.home.driver != NULL:
@@ -149,7 +150,7 @@ cdef class PipeEnd(Link):
 
     @property
     def stats(self) -> dict:
-        """Frames taken by and dropped at each queue: sent, send_dropped, received (in all, read or not), receive_dropped."""
+        """Frames of each queue so far: sent, send_dropped, received (read or not), receive_dropped."""
         cdef FrameQ *out = &self.state.core.q[1 - self.state.side]
         cdef FrameQ *came = &self.state.core.q[self.state.side]
         return {"sent": out.frames, "send_dropped": out.dropped, "received": came.frames,
@@ -159,8 +160,9 @@ cdef class PipeEnd(Link):
 def pipe(medium="ethernet", mtu=1500, queue=1024, *, macs=None, name=None) -> "tuple[PipeEnd, PipeEnd]":
     """Make a wire in memory and return its two ends.
 
-    Parameters: medium, "ethernet" or "ip"; mtu, bytes of IP; queue, frames each direction holds before it drops; macs, the
-    two ends' Ethernet addresses (default: random, locally administered); name, of the interfaces (NAME.0 and NAME.1).
+    Parameters: medium, "ethernet" or "ip"; mtu, bytes of IP; queue, frames each direction holds before it drops; macs,
+    the two ends' Ethernet addresses (default: random, locally administered); name, of the interfaces (NAME.0 and
+    NAME.1).
     """
     if medium not in ("ethernet", "ip"):
         raise ValueError(f'medium: {medium!r} is neither "ethernet" nor "ip"')

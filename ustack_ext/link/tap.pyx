@@ -1,7 +1,7 @@
-"""TAP and TUN devices: Ethernet frames or IP packets to and from the kernel (Linux Documentation/networking/tuntap.rst).
+"""TAP and TUN devices: Ethernet frames or IP packets to and from the kernel (Linux networking/tuntap.rst).
 
-Responsible for: the descriptor (created, attached to, or given), reading and writing frames, and the kernel's side when asked
-(host_addresses). Not for: who reads when (driver/), addresses of the stack (net/).
+Responsible for: the descriptor (created, attached to, or given), reading and writing frames, and the kernel's side when
+asked (host_addresses). Not for: who reads when (driver/), addresses of the stack (net/).
 Devices carry frames without the packet-information header (IFF_NO_PI).
 """
 
@@ -108,7 +108,10 @@ cdef class _Tuntap(Link):
             os.close(fd)
 
     cpdef close(self):
-        """Detach from the stack and close the descriptor; a device that is not persistent goes with it. Can be called again."""
+        """Detach from the stack and close the descriptor; a device that is not persistent goes with it.
+
+        Can be called again.
+        """
         if not self.closed:
             Link.close(self)
             self.shut()
@@ -175,13 +178,14 @@ cdef class Tap(_Tuntap):
 
     Parameters: name, of the device, at most 15 bytes; it is created, or attached to if it exists; %d becomes a number.
     host_addresses, the kernel's own addresses on the device (["10.9.0.1/24", "fd09::1/64"]): given (even if empty), the
-    device is also brought up; None: the kernel's side is left as it is. mtu, bytes of IP (default: the device's, 1500 for a
-    new one). mac, the stack's Ethernet address (bytes or "02:00:00:00:00:01"; default: random). fd, an open TAP
+    device is also brought up; None: the kernel's side is left as it is. mtu, bytes of IP (default: the device's, 1500
+    for a new one). mac, the stack's Ethernet address (bytes or "02:00:00:00:00:01"; default: random). fd, an open TAP
     descriptor to take over instead (it is closed with the link; IFF_NO_PI, no IFF_VNET_HDR). persistent, the device
     outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege.
 
-    Raises OSError: ENOENT (no /dev/net/tun), EPERM (needs CAP_NET_ADMIN, or the device is another user's), EBUSY (another
-    process has it), EINVAL (the name is another kind of device), each with what to do; ValueError for a wrong argument.
+    Raises OSError: ENOENT (no /dev/net/tun), EPERM (needs CAP_NET_ADMIN, or the device is another user's), EBUSY
+    (another process has it), EINVAL (the name is another kind of device), each with what to do; ValueError for a wrong
+    argument.
     The link works on when the thread later leaves the network namespace it was made in.
     """
 
@@ -291,7 +295,7 @@ def advice(code):
     if code == errno.EACCES:
         return f"this user may not open {DEVICE}: run as root, or `chmod 666 {DEVICE}` (mode {device_mode()} now)"
     if code == errno.EPERM:
-        return ("it needs CAP_NET_ADMIN: run as root or inside `unshare -Urn`, or have root make the device for you once: "
+        return ("it needs CAP_NET_ADMIN: run as root or inside `unshare -Urn`, or have root make the device for you: "
                 "`ip tuntap add dev NAME mode tap user $USER`")
     if code == errno.EBUSY:
         return "another process has this device open: close it, or use another name"
