@@ -96,7 +96,12 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
     tcb_insert(t, c)
     tcb_dirty(t, c)
     count(t.core, TcpActiveOpens)
-    send_syn(t, c)
+    if not send_syn(t, c):                                   # no record to be had: nothing would ever try again
+        c.bind = NULL
+        c.source.user = NULL
+        tcb_done(t, c, 0)
+        tcb_release(t, c)
+        return -ENOBUFS
     out[0] = c
     return 0
 
