@@ -151,6 +151,10 @@ static void ping_pong(const struct sockaddr_in *name, uint64_t duration, size_t 
         if (before >= warm)
             histogram[bucket_of(now - before)]++;
     }
+    if (histogram_count() == 0) {
+        fprintf(stderr, "no round trip was completed\n");
+        exit(1);
+    }
     printf("{\"rounds\": %llu, \"cpu_seconds\": %.6f, ", (unsigned long long)histogram_count(), cpu_seconds());
     print_histogram();
     printf("}\n");
