@@ -300,17 +300,6 @@ def test_runts(lab: Lab) -> None:
     assert lab.stack.counters()["DropEthTruncated"] == 13
 
 
-def test_frame_longer_than_the_mtu(lab: Lab) -> None:
-    """What was captured whole is taken as it is, up to the largest packet there can be; the answer keeps to the MTU."""
-    for size in (1473, 3000, 9000, 65507):
-        data = random.Random(size).randbytes(size)
-        lab.peer.send(IP(src=PEER_IP, dst=STACK_IP) / ICMP(type=8, id=1, seq=1) / Raw(data))
-        replies = sent(lab)
-        assert max(reply[IP].len for reply in replies) <= 1500
-        whole = b"".join(bytes(reply[IP].payload) for reply in sorted(replies, key=lambda one: one[IP].frag))
-        assert whole[8:] == data
-
-
 def test_random_frames(lab: Lab) -> None:
     chance = random.Random(791)
     seeds = [frame(lab, bytes(packet)) for packet in provocations()]
