@@ -7,6 +7,7 @@ socket does (ustack.socket), devices (ustack_ext.link), packets (the engine).
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import time
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from typing import Any
 
 from ustack_ext.driver.manual import ManualDriver
 from ustack_ext.driver.thread import ThreadDriver
+from ustack_ext.link.link import Link
 from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
@@ -41,7 +43,7 @@ class Stack(StackCore):
     """
 
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
-        self._links: list[Any] = []
+        self._links: list[Link] = []
         self._detached: dict[int, Socket] = {}
         self._is_closed = False
         self._start(_make_driver(driver, seed, memory))
@@ -116,7 +118,7 @@ class Stack(StackCore):
 
     def attach(
         self,
-        link: Any,
+        link: Link,
         addresses: Iterable[str] = (),
         gateway: str | None = None,
         *,
@@ -130,6 +132,8 @@ class Stack(StackCore):
         bytes of IP, None for the link's. name: of the interface, None for the link's. probe: ask first whether
         somebody has the address (RFC 5227; takes seconds). Raises ValueError, OSError.
         """
+        if not isinstance(link, Link):
+            raise TypeError(f"link: {link!r} is no link (Tap, Tun, Callback, an end of a pipe, …)")
         if isinstance(addresses, str):
             addresses = [addresses]
         parsed = [_interface_address(text) for text in addresses]
@@ -151,7 +155,7 @@ class Stack(StackCore):
         self._links.append(link)
         return chosen
 
-    def detach(self, link: Any) -> None:
+    def detach(self, link: Link) -> None:
         """Take a link's interface away, with its addresses and routes. The link stays open, the caller's again."""
         config.detach(self, link)
         self._links = [one for one in self._links if one is not link]
@@ -189,23 +193,28 @@ class Stack(StackCore):
         """
         if gateway is None and interface is None:
             raise ValueError("a route needs a gateway, an interface, or both")
-        self._change_route(True, destination, gateway, interface, metric, mtu, source)
+        self._change_route(True, _network(destination), gateway, interface, metric, mtu, source)
 
     def del_route(self, destination: str, gateway: str | None = None, interface: str | None = None) -> None:
         """Delete the route to `destination`, by that gateway and on that interface where given. OSError: ESRCH."""
-        self._change_route(False, destination, gateway, interface, 0, 0, None)
+        network = _network(destination)
+        for one in self.routes():
+            same_way = gateway in (None, one.gateway) and interface in (None, one.interface)
+            if one.destination == str(network) and same_way:
+                self._change_route(False, network, one.gateway, one.interface, 0, 0, None)
+                return
+        raise OSError(errno.ESRCH, f"there is no route to {destination}")
 
     def _change_route(
         self,
         add: bool,
-        destination: str,
+        network: ipaddress.IPv4Network | ipaddress.IPv6Network,
         gateway: str | None,
         interface: str | None,
         metric: int,
         mtu: int,
         source: str | None,
     ) -> None:
-        network = ipaddress.ip_network("0.0.0.0/0" if destination == "default" else destination)
         prefix, length = _number(network.network_address), network.prefixlen + 96
         via = 0 if gateway is None else _address(gateway)
         own = 0 if source is None else _address(source)
@@ -224,7 +233,7 @@ class Stack(StackCore):
             try:
                 return self._detached.pop(fileno)
             except KeyError:
-                raise OSError(9, "Bad file descriptor: not of a detached socket of this stack") from None
+                raise OSError(errno.EBADF, "Bad file descriptor: not of a detached socket of this stack") from None
         return Socket(self, family, type, proto)
 
     def create_connection(
@@ -321,6 +330,10 @@ def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
     if address.version != 4:
         raise ValueError(f"{address}: this version of ustack has no IPv6")
     return int(address) | _V4_MARK
+
+
+def _network(destination: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network("0.0.0.0/0" if destination == "default" else destination)
 
 
 def _address(text: str) -> int:
