@@ -231,10 +231,17 @@ def test_missing_device_node(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_leave_nothing_open(ns: Namespace) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="does not take this MTU"):
             tap(ns, "ust0", host_addresses=["10.9.0.1/24"], mtu=65535)
     assert len(os.listdir("/proc/self/fd")) == before
     assert "ust0" not in devices(ns)
+
+
+def test_ipv6_switched_off(ns: Namespace) -> None:
+    for scope in ("all", "default"):
+        ns.sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", 1)
+    with pytest.raises(OSError, match="disable_ipv6"):
+        tap(ns, "ust0", host_addresses=["10.9.0.1/24", "fd09::1/64"])
 
 
 def test_device_deleted_under_the_stack(ns: Namespace, stack: ustack.Stack) -> None:

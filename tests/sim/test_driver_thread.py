@@ -204,10 +204,15 @@ for _ in range(20):
     child = os.fork()
     if child == 0:
         status = 1
+        conn.settimeout(30)
         try:
-            left.close()
-            right.close()
-            status = 0
+            try:
+                conn.recv(1)
+            except OSError as error:
+                assert "parent" in str(error), error
+                left.close()
+                right.close()
+                status = 0
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0

@@ -1,5 +1,6 @@
 # Who runs an engine: holds its lock, knows the clock, reads the links, delivers events, and makes callers wait.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from ustack_ext.base.buf cimport Buf, BufPool
 from ustack_ext.base.event cimport Source
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.link.link cimport Link, LinkOps, RxFrame
@@ -64,6 +65,9 @@ cdef class Driver:
     # lock not held: nobody uses a detached link's functions any more
     cdef void quiesce(self) noexcept
 
+# A buffer for a frame to be received; may go somewhat beyond the budget, because acknowledgements have to come in to free
+# memory. NULL: none at all.
+cdef Buf *receive_buffer(BufPool *pool, uint32_t need) noexcept nogil
 cdef void mute(Iface *iface) noexcept nogil                        # frames for it go nowhere from now on
 
 # What one waiting thread waits on.

@@ -11,7 +11,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EBADF, EBUSY, EINTR, ENFILE, ENOBUFS, ETIMEDOUT
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
-from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, buf_alloc, buf_unref
+from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, BufPool, buf_alloc, buf_unref
 from ustack_ext.base.event cimport event_pop
 from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_sleep, atomic_wake
@@ -23,6 +23,7 @@ from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
 
 cdef enum:
     PUMP = 16                      # frames a driver without a thread of its own reads at a time
+    RESERVE = 256 << 10            # bytes beyond the budget that receiving may use
 
 BUDGET = 256 << 20                 # bytes of packet memory, unless the stack says otherwise
 
@@ -42,11 +43,10 @@ cdef void home_wake(Driver d) noexcept nogil:
 
 
 cdef int home_inject(Driver d, Iface *iface, const uint8_t *frame, uint32_t length) noexcept nogil:
-    cdef Buf *b = buf_alloc(&d.engine.core.pool, BUF_HEADROOM + length)
+    cdef Buf *b = receive_buffer(&d.engine.core.pool, BUF_HEADROOM + length)
     if b == NULL:
         iface.rx_dropped += 1
         return -ENOBUFS
-    b.off = BUF_HEADROOM
     b.len = length
     memcpy(b.data + b.off, frame, length)
     engine_input(d.engine, iface, b, NULL)
@@ -61,6 +61,17 @@ cdef void home_forget(Driver d, Iface *iface) noexcept nogil:
             iface_remove(&d.engine.net, iface)
             memset(&d.slots[i], 0, sizeof(Slot))
     d.unlock()
+
+
+cdef Buf *receive_buffer(BufPool *pool, uint32_t need) noexcept nogil:
+    cdef uint64_t budget = pool.budget
+    cdef Buf *b
+    pool.budget += RESERVE
+    b = buf_alloc(pool, need)
+    pool.budget = budget
+    if b != NULL:
+        b.off = BUF_HEADROOM
+    return b
 
 
 cdef int transmit_nowhere(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
@@ -141,10 +152,9 @@ cdef class Driver:
                 continue
             have = 0
             while have < PUMP:
-                frames[have].buf = buf_alloc(&self.engine.core.pool, slot.need)
+                frames[have].buf = receive_buffer(&self.engine.core.pool, slot.need)
                 if frames[have].buf == NULL:
                     break
-                frames[have].buf.off = BUF_HEADROOM
                 have += 1
             got = slot.ops.receive(slot.ops.state, frames, have)
             for j in range(have):

@@ -6,6 +6,7 @@ Socket calls run the engine in their own thread, under the lock, and wake this o
 """
 
 import atexit
+import errno
 import os
 import signal
 import threading
@@ -15,10 +16,10 @@ import weakref
 from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from posix cimport unistd
-from ustack_ext.base.buf cimport BUF_HEADROOM, BUF_LARGE, Buf, BufPool, buf_alloc, buf_class_cap, buf_unref
+from ustack_ext.base.buf cimport BUF_LARGE, Buf, BufPool, buf_class_cap, buf_unref
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap
 from ustack_ext.driver.clock cimport clock_monotonic
-from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, mute
+from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, Waiter, mute, receive_buffer
 from ustack_ext.engine.engine cimport engine_enter, engine_input, engine_next
 from ustack_ext.link.link cimport LINK_BATCH, RxFrame, receive_fn
 from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
@@ -62,8 +63,6 @@ cdef extern from * nogil:
 
 cdef enum:
     BATCH_FIRST = 4            # buffers taken for a link that was quiet; doubled while it fills them, up to LINK_BATCH
-    # bytes beyond the budget that reading may use: acknowledgements must come in to free memory
-    RESERVE = 256 << 10
     YIELDS = 32                # chances given to threads that wait for the lock
     STOPPED = 0
     PYTHON = 1
@@ -115,7 +114,7 @@ cdef class ThreadDriver(Driver):
             raise MemoryError("no memory for a driver")
         self.wakefd = wakefd_open()
         if self.wakefd < 0:
-            raise OSError("cannot make an eventfd")
+            raise OSError(errno.EMFILE, "cannot make an eventfd: too many open files")
         self.start()
         drivers.add(self)
 
@@ -160,6 +159,11 @@ cdef class ThreadDriver(Driver):
         atomic_set(&self.woken, 1)
         if atomic_swap(&self.asleep, 0):
             wakefd_set(self.wakefd)
+
+    cdef int wait(self, Waiter *waiter, uint64_t deadline) except -2:
+        if self.thread is None:
+            raise OSError(errno.EBADF, "this stack belongs to the parent process: a child of fork() makes its own")
+        return Driver.wait(self, waiter, deadline)
 
     # The thread
 
@@ -270,22 +274,17 @@ cdef class ThreadDriver(Driver):
 
     cdef void fill_buffers(self) noexcept nogil:
         cdef BufPool *pool = &self.engine.core.pool
-        cdef uint64_t budget = pool.budget
         cdef Rx *rx
         cdef Buf *b
         cdef int i
-        pool.budget += RESERVE
         for i in range(self.n_rx):
             rx = &self.rx[i]
             while rx.have < rx.want:
-                b = buf_alloc(pool, self.slots[rx.slot].need)
+                b = receive_buffer(pool, self.slots[rx.slot].need)
                 if b == NULL:
                     break
-                b.off = BUF_HEADROOM
-                b.len = 0
                 rx.frames[rx.have].buf = b
                 rx.have += 1
-        pool.budget = budget
 
     cdef void release_buffers(self) noexcept nogil:
         cdef int i, j

@@ -8,6 +8,7 @@ Devices carry frames without the packet-information header (IFF_NO_PI).
 import errno
 import fcntl
 import os
+import socket
 import stat
 import struct
 
@@ -156,7 +157,7 @@ cdef class _Tuntap(Link):
     cdef int configure(self, host_addresses, wanted_mtu, by_fd) except -1:
         """Set up the kernel's side as far as it was asked for; the MTU both sides have now."""
         if host_addresses is not None:
-            with explained(f"configuring the kernel's side of {self.name}"):
+            with explained(f"configuring the kernel's side of {self.name}", advice_host):
                 netlink.configure(self.name, host_addresses, mtu=wanted_mtu, txqueuelen=TXQUEUELEN)
         try:
             with netlink.Rtnetlink() as kernel:
@@ -166,7 +167,7 @@ cdef class _Tuntap(Link):
             return wanted_mtu or 1500
         if by_fd or wanted_mtu is None or wanted_mtu == there or host_addresses is not None:
             return wanted_mtu or there
-        with explained(f"setting the MTU of {self.name}"), netlink.Rtnetlink() as kernel:
+        with explained(f"setting the MTU of {self.name}", advice_host), netlink.Rtnetlink() as kernel:
             kernel.set_link(if_index(self.name), mtu=wanted_mtu)
         return wanted_mtu
 
@@ -207,7 +208,6 @@ cdef class Tun(_Tuntap):
 
 def if_index(name):
     """The device's index in this thread's namespace, or OSError ENODEV."""
-    import socket
     return socket.if_nametoindex(name)
 
 
@@ -234,10 +234,10 @@ def attach(name, int kind, persistent, owner):
     raw = name.encode() if isinstance(name, str) else bytes(name)
     if not 0 < len(raw) <= 15 or b"/" in raw or b"\0" in raw or b" " in raw:
         raise ValueError(f"name: {name!r} is no device name (1 to 15 bytes, no slash, no space)")
-    with explained("opening " + DEVICE):
+    with explained("opening " + DEVICE, advice_device):
         fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        with explained(f"attaching to {name}"):
+        with explained(f"attaching to {name}", advice_device):
             set_device(fd, raw, kind | c_IFF_NO_PI)
             if owner is not None:
                 fcntl.ioctl(fd, c_TUNSETOWNER, int(owner))
@@ -273,8 +273,9 @@ def host_mac(fd):
 class explained:
     """Adds to an OSError what was being done and what would help."""
 
-    def __init__(self, doing):
+    def __init__(self, doing, advice):
         self.doing = doing
+        self.advice = advice
 
     def __enter__(self):
         return self
@@ -282,13 +283,24 @@ class explained:
     def __exit__(self, kind, error, trace):
         if not isinstance(error, OSError) or error.errno is None:
             return False
-        help = advice(error.errno)
+        help = self.advice(error.errno)
         message = f"{self.doing}: {os.strerror(error.errno)}" + (f"; {help}" if help else "")
         raise OSError(error.errno, message) from None
 
 
-def advice(code):
-    """What to do about an errno of /dev/net/tun or rtnetlink."""
+def advice_host(code):
+    """What to do about an errno of rtnetlink."""
+    if code == errno.EPERM:
+        return "it needs CAP_NET_ADMIN: run as root or inside `unshare -Urn`, or have root configure the device"
+    if code == errno.EACCES:
+        return "IPv6 is switched off there: `sysctl -w net.ipv6.conf.all.disable_ipv6=0`, or leave the IPv6 address out"
+    if code == errno.EINVAL:
+        return "the device does not take this MTU or address"
+    return ""
+
+
+def advice_device(code):
+    """What to do about an errno of /dev/net/tun."""
     if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return ("this kernel or container has no TUN/TAP: run `modprobe tun`, or start the container with "
                 "--device=/dev/net/tun --cap-add=NET_ADMIN")
