@@ -388,7 +388,7 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
-    if s.flags & SEG_LOST:
+    if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
         s.flags |= SEG_RETRANS
         c.lost -= size_of(s)
         c.flight += size_of(s)
