@@ -507,6 +507,35 @@ with ustack.Stack() as stack:
     assert ran.stdout.split() == ["woken", "woken", str(errno.EBADF)]
 
 
+def test_a_child_of_fork_leaves_the_connection_to_its_parent() -> None:
+    program = """
+import os, select, ustack
+with ustack.Stack() as stack, stack.create_server(("127.0.0.1", 0)) as server:
+    client = stack.create_connection(server.getsockname())
+    conn, _ = server.accept()
+    conn.fileno()
+    child = os.fork()
+    if child == 0:
+        for call in (lambda: conn.recv(1), lambda: client.send(b"x"), stack.socket, server.accept, conn.getsockname):
+            try:
+                call()
+            except OSError:
+                continue
+            os._exit(1)
+        server.close()
+        stack.close()
+        conn.close()
+        client.close()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    client.sendall(b"still here")
+    print(select.select([conn], [conn], [], 10) == ([conn], [conn], []), conn.recv(100).decode())
+    client.close()
+    conn.close()
+"""
+    assert _python(program).stdout.splitlines() == ["0", "True still here"]
+
+
 def test_importing_needs_no_extension() -> None:
     program = (
         "import sys, ustack; print(any(name.startswith('ustack_ext') for name in sys.modules), ustack.AF_INET.name)"

@@ -11,6 +11,5 @@ cdef class SocketCore(SocketHandle):
     cdef int connect_to(self, object address, str caller) except -1
     cdef object sender(self, Op *op)
     cdef tuple message_details(self, Op *op, long taken)
-    cdef _nothing(self, result)
     cdef object _length(self, long taken, int flags, long full)
     cdef _set_destination(self, Op *op, object address, str caller)

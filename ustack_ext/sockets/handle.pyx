@@ -14,6 +14,7 @@ import socket as _socket
 from cython cimport no_gc
 from libc.errno cimport EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, EPROTONOSUPPORT, ESOCKTNOSUPPORT
 from libc.stdint cimport UINT64_MAX, int64_t, uint16_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 from ustack_ext.base.event cimport EV_CLOSED, EV_WRITABLE
 from ustack_ext.driver.driver cimport Driver, Waiter, waiter_get, waiter_put
@@ -133,7 +134,7 @@ cdef class SocketHandle:
         self._adopt(stack, kind, max(proto, 0))
         with nogil:
             d.lock()
-            if stack.shut:
+            if stack.shut or d.closed:
                 rc = -ECONNABORTED
             elif stream:
                 rc = stream_open(d.engine, &self.state)
@@ -177,6 +178,8 @@ cdef class SocketHandle:
         if self.stack is None:
             return -EBADF
         d = self.stack.driver
+        if d.closed and self.state.closed == OPEN:
+            return -EBADF              # a child of fork(): the connection is the parent's
         with nogil:
             d.lock()
             n = attempt(d.engine, &self.state, op)
@@ -232,7 +235,7 @@ cdef class SocketHandle:
         d = self.stack.driver
         with nogil:
             d.lock()
-            if self.state.closed == OPEN and self.state.kind != SK_UDP:
+            if self.state.closed == OPEN and not d.closed and self.state.kind != SK_UDP:
                 wait = stream_begin_linger(d.engine, &self.state)
             d.unlock()
         if wait:
@@ -244,12 +247,16 @@ cdef class SocketHandle:
     cdef int release(self) except -1:
         cdef Driver d = self.stack.driver
         cdef SockState *s = &self.state
+        cdef bint gone = d.closed          # a child of fork(): what is in the engine is a copy, and goes with it
         with nogil:
             d.lock()
             if s.closed == OPEN:
                 s.closed = CLOSED_BY_USER
                 sock_delist(&self.stack.sockets, s)
-                if s.kind == SK_UDP:
+                if gone:
+                    free(s.conf)
+                    s.conf = NULL
+                elif s.kind == SK_UDP:
                     datagram_release(d.engine, s)
                 else:
                     stream_release(d.engine, s, False)
@@ -280,7 +287,7 @@ cdef class SocketHandle:
         return new
 
     cdef Driver _usable(self):
-        if self.stack is None:
+        if self.stack is None or (self.stack.driver.closed and self.state.closed == OPEN):
             raise error(EBADF)
         return self.stack.driver
 
@@ -300,7 +307,7 @@ cdef class SocketHandle:
         d = self.stack.driver
         with nogil:
             d.lock()
-            if self.state.closed != CLOSED_BY_USER and self.state.fd_user < 0:
+            if self.state.closed != CLOSED_BY_USER and self.state.fd_user < 0 and not d.closed:
                 rc = pair_open(&self.state)
                 sock_sync(&self.state)
             d.unlock()
@@ -363,7 +370,9 @@ cdef class SocketHandle:
             self.timeout_ns = -1
             return
         if not isinstance(value, (int, float)):
-            value = value.__float__() if hasattr(value, "__float__") else value.__index__()
+            if not hasattr(value, "__float__"):
+                raise TypeError(f"'{type(value).__name__}' object cannot be interpreted as an integer")
+            value = value.__float__()
         if value != value:
             raise ValueError("Invalid value NaN (not a number)")
         if value < 0:

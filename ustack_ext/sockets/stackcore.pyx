@@ -4,6 +4,7 @@ each.
 Responsible for: connecting the driver's events to sockets, and taking the sockets away from an engine that ends.
 Not for: interfaces and routes (sockets/config), reading the tables (sockets/inspect).
 """
+from libc.stdlib cimport free
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
@@ -24,6 +25,16 @@ cdef void abort_all(StackCore self, Engine *e) noexcept nogil:
             stream_release(e, s, True)
         waiters_fire(s, EV_CLOSED)
         sock_sync(s)
+        s = self.sockets
+
+
+cdef void forget_all(StackCore self) noexcept nogil:
+    cdef SockState *s = self.sockets
+    while s != NULL:
+        sock_delist(&self.sockets, s)
+        s.closed = CLOSED_BY_STACK
+        free(s.conf)
+        s.conf = NULL
         s = self.sockets
 
 
@@ -52,6 +63,9 @@ cdef class StackCore:
             d.lock()
             if not self.shut:
                 self.shut = True
-                abort_all(self, d.engine)
+                if d.closed:           # a child of fork(): engine and descriptors are the parent's
+                    forget_all(self)
+                else:
+                    abort_all(self, d.engine)
             d.unlock()
         d.after()
