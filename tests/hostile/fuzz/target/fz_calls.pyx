@@ -6,7 +6,7 @@ from ustack_ext.net.net cimport iface_add_addr, iface_del_addr, net_neigh_del, n
 from ustack_ext.net.state cimport MEDIUM_ETHERNET
 from ustack_ext.tcp.tcb cimport Bind, Listener, TF_DEAD, Tcb, TcpConf
 from ustack_ext.tcp.tcp cimport (tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_changed, tcp_conf_default,
-                                 tcp_connect, tcp_listen, tcp_listener_ready, tcp_ready, tcp_recv, tcp_send,
+                                 tcp_connect, tcp_listen, tcp_listener_ready, tcp_recv, tcp_send,
                                  tcp_set_backlog, tcp_shutdown, tcp_take_error, tcp_unbind)
 from ustack_ext.udp.udp cimport (UdpMeta, UdpSock, udp_bind, udp_close, udp_connect, udp_open, udp_ready, udp_recv,
                                  udp_send, udp_shutdown)
@@ -149,7 +149,6 @@ cdef void close_call(World *w, Tcb *c) noexcept nogil:
 cdef void conf_call(World *w, Tcb *c, const uint8_t *r) noexcept nogil:
     conf_of(w, r, &c.conf)
     tcp_conf_changed(&w.e.tcp, c)
-    tcp_ready(&w.e.tcp, c)
     if r[3] & 1:
         tcp_take_error(c)
 

@@ -2,11 +2,10 @@
 armed where something waits for it, and no limit is passed."""
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from ustack_ext.base.buf cimport Buf, BufQueue, buf_truesize
-from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, ENTRY_UDP, Entry
-from ustack_ext.base.table cimport Table
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
 from ustack_ext.engine.engine cimport Engine, engine_next
-from ustack_ext.net.state cimport FragQueue, IfAddr, Neigh, Net, NUD_PERMANENT
-from ustack_ext.tcp.output cimport sndbuf_limit, window_limit
+from ustack_ext.net.state cimport FragQueue, Neigh, Net, NUD_PERMANENT
+from ustack_ext.tcp.output cimport window_limit
 from ustack_ext.tcp.tcb cimport (SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_CLOSED, TCP_OFO_RANGES_MAX,
                                  TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FIN_SENT,
                                  TF_ORPHAN, TF_SACK_OK, Listener, Range, Seg, SynReq, Tcb, Tcp, TimeWait)
