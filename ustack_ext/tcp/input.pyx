@@ -23,7 +23,7 @@ from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_ack, send_rst, send_syn, tune_sndbuf, ts_now, window_limit
-from ustack_ext.tcp.reassembly cimport ofo_collect, ofo_insert, rcvq_append
+from ustack_ext.tcp.reassembly cimport ofo_clear, ofo_collect, ofo_insert, rcvq_append
 from ustack_ext.tcp.recovery cimport recovery_ack
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
@@ -359,6 +359,7 @@ cdef void note_fin(Tcb *c, SegIn *s) noexcept nogil:
 cdef void take_fin(Tcp *t, Tcb *c) noexcept nogil:
     c.flags = (c.flags & ~<uint32_t>TF_FIN_OOO) | TF_FIN_RCVD | TF_ACK_NOW
     c.rcv_nxt += 1
+    ofo_clear(t, c)                                          # what a liar sent for behind its FIN
     if seq_lt(c.rcv_adv, c.rcv_nxt):
         c.rcv_adv = c.rcv_nxt
     if c.state == TCP_ESTABLISHED:
