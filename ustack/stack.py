@@ -45,8 +45,9 @@ class Stack(StackCore):
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
         self._detached: dict[int, Socket] = {}
-        self._is_closed = False
+        self._is_closed = True
         self._start(_make_driver(driver, seed, memory))
+        self._is_closed = False
         self.sysctl = Sysctl(self)
 
     # -- life
@@ -60,10 +61,17 @@ class Stack(StackCore):
         if self._is_closed:
             return
         self._is_closed = True
-        if self._driver.kind == "thread":
-            deadline = time.monotonic() + timeout
-            while inspect.undelivered(self) and time.monotonic() < deadline:
-                time.sleep(_CLOSE_STEP)
+        try:
+            if self._driver.kind == "thread" and not self._driver.closed:
+                self._let_data_out(time.monotonic() + timeout)
+        finally:
+            self._take_down()
+
+    def _let_data_out(self, deadline: float) -> None:
+        while inspect.undelivered(self) and time.monotonic() < deadline:
+            time.sleep(_CLOSE_STEP)
+
+    def _take_down(self) -> None:
         self._abort_sockets()
         for sock in self._detached.values():
             sock.close()

@@ -96,6 +96,15 @@ def test_blocking_send_takes_all_of_it(world: World) -> None:
     assert task.result() == 8 << 20
 
 
+def test_blocking_send_tells_the_part_that_went(world: World) -> None:
+    left, right = world.pair()
+    left.settimeout(None)
+    task = world.spawn(left.send, bytes(64 << 20))
+    assert right.recv(100_000)
+    right.close()  # with data unread: reset
+    assert 0 < task.result() < 64 << 20
+
+
 def test_timeout_values(world: World) -> None:
     sock = world.left()
     sock.settimeout(1.5)

@@ -451,6 +451,10 @@ def test_drivers_that_there_are_not(stack: ustack.Stack) -> None:
         ustack.Stack(seed=b"short")
     with pytest.raises(TypeError):
         ustack.Stack(driver=5)
+    unborn = ustack.Stack.__new__(ustack.Stack)
+    for use in (unborn.socket, unborn.live, unborn.connections, lambda: unborn.add_route("default", "10.0.0.1")):
+        with pytest.raises(RuntimeError, match="not initialised"):
+            use()
     with pytest.raises(RuntimeError, match="runs by itself"):
         stack.poll()
 

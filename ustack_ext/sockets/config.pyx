@@ -13,7 +13,7 @@ from ustack_ext.link.link cimport Link
 from ustack_ext.net.net cimport iface_add_addr, iface_by_name, iface_del_addr, route_add, route_del
 from ustack_ext.net.state cimport Iface
 from ustack_ext.sockets.address cimport addr_from_int
-from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.wire.addr cimport Addr
 
 
@@ -24,17 +24,17 @@ cdef object answer(int rc, str what):
 
 def attach(StackCore stack not None, Link link not None, str name not None):
     """Make an interface `name` over a link. Raises OSError, ValueError."""
-    stack.driver.attach_link(link, name.encode())
+    running(stack).attach_link(link, name.encode())
 
 
 def detach(StackCore stack not None, Link link not None):
     """Take a link's interface away, with its addresses, routes and neighbours."""
-    stack.driver.detach_link(link)
+    running(stack).detach_link(link)
 
 
 def set_mtu(StackCore stack not None, str name not None, uint32_t mtu):
     """Make an interface's MTU less than its link's. Raises OSError, ValueError."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef bytes raw = name.encode()
     cdef const char *cname = raw
     cdef Iface *i
@@ -55,7 +55,7 @@ def set_mtu(StackCore stack not None, str name not None, uint32_t mtu):
 
 def add_address(StackCore stack not None, str name not None, object address, int plen, bint probe):
     """Give an interface an address. Raises OSError."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Addr a = addr_from_int(address)
     cdef bytes raw = name.encode()
     cdef const char *cname = raw
@@ -72,7 +72,7 @@ def add_address(StackCore stack not None, str name not None, object address, int
 
 def remove_address(StackCore stack not None, str name not None, object address):
     """Take an address from an interface. Raises OSError."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Addr a = addr_from_int(address)
     cdef bytes raw = name.encode()
     cdef const char *cname = raw
@@ -90,7 +90,7 @@ def remove_address(StackCore stack not None, str name not None, object address):
 def change_route(StackCore stack not None, bint add, object prefix, int plen, object gateway, str name, uint32_t metric,
                  uint32_t mtu, object source):
     """Add or delete a route. gateway, source: 0 for none; name: None to find the interface. Raises OSError."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Addr to = addr_from_int(prefix)
     cdef Addr via = addr_from_int(gateway)
     cdef Addr own = addr_from_int(source)

@@ -197,21 +197,23 @@ cdef class SocketCore(SocketHandle):
 
     # -- sending
 
-    cdef long transmit(self, Buffers data, int flags, Op *op, bint whole) except -1:
-        """Send; `op` holds the address and the ancillary data, if any. whole: until all is queued (sendall)."""
+    cdef long transmit(self, Buffers data, int flags, Op *op, bint all_of_it) except -1:
+        """Send; `op` holds the address and the ancillary data, if any.
+
+        all_of_it: sendall, for which a part is an error. Where it may block, send(2) goes on until all is queued, too,
+        but tells the part if it has to end before.
+        """
         cdef uint64_t deadline = self.deadline(flags)
-        cdef bint stream = self._type == STREAM
+        cdef bint whole = self._type == STREAM and (all_of_it or deadline == UINT64_MAX)
         cdef size_t done = 0
         cdef int i = 0
         cdef long n
         op.iov = data.iov
         op.niov = data.count
         op.room = data.total
-        # send(2) on a blocking stream returns when all of it is queued.
-        whole = stream and (whole or deadline == UINT64_MAX)
         while True:
             n = self.perform(op, deadline)
-            if n < 0 and done and deadline == UINT64_MAX and not whole:
+            if n < 0 and done and not all_of_it:
                 return done
             done += check(n)
             if not whole or done >= data.total:

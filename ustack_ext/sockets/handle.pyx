@@ -24,7 +24,7 @@ from ustack_ext.sockets.datagram cimport datagram_attempt, datagram_names, datag
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT
 from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, option_get, option_set
 from ustack_ext.sockets.ready cimport pair_close, pair_open
-from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
     CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_RAISED, OP_TIMED_OUT, OPEN, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Op,
     OpKind, SockState, sock_delist, sock_enlist,
@@ -115,7 +115,7 @@ cdef class SocketHandle:
         self.timeout_ns = -1
 
     def __init__(self, StackCore stack not None, int family=_socket.AF_INET, int type=_socket.SOCK_STREAM, int proto=0):
-        cdef Driver d = stack.driver
+        cdef Driver d = running(stack)
         cdef int rc
         cdef int kind = type & ~SOCK_FLAGS
         cdef bint stream = kind == STREAM

@@ -14,7 +14,7 @@ from ustack_ext.net.state cimport Iface, IfAddr, Neigh, Route
 from ustack_ext.sockets.address cimport format_address, format_host
 from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
-from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
 from ustack_ext.tcp.tcb cimport (
     SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd,
@@ -103,7 +103,7 @@ cdef list table_rows(Engine *e, Table *t):
 def connections(StackCore stack not None):
     """[(protocol, state, local, peer, recv_q, send_q, details), ...]: what is in the demux table, then listeners and
     datagram sockets that Python holds."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Engine *e = d.engine
     cdef SockState *s
     cdef list rows
@@ -129,7 +129,7 @@ cdef tuple cut(const IfAddr *a):
 
 def interfaces(StackCore stack not None):
     """A dictionary an interface, in order of index."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Iface *i
     cdef list found = []
     cdef int k, j
@@ -154,7 +154,7 @@ def interfaces(StackCore stack not None):
 
 def routes(StackCore stack not None):
     """[(prefix, length, gateway or None, interface, metric, mtu, source or None), ...], most specific first."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Route *r
     cdef list found = []
     cdef uint32_t k
@@ -174,7 +174,7 @@ def routes(StackCore stack not None):
 
 def neighbors(StackCore stack not None):
     """[(address, interface, mac or None, state, ms since confirmed or None), ...]."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Engine *e = d.engine
     cdef Neigh *n
     cdef Entry *entry
@@ -199,7 +199,7 @@ def neighbors(StackCore stack not None):
 
 def counters(StackCore stack not None):
     """{name: count} of every counter."""
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef int k
     collecting = hold(d)
     try:
@@ -212,7 +212,7 @@ def live(StackCore stack not None):
     """{kind: how many there are now}. All but `routes`, `loopback`'s and the pools' reserve are 0 in an idle, empty
     stack.
     """
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Engine *e = d.engine
     cdef SockState *s
     cdef uint32_t sockets = 0
@@ -237,7 +237,7 @@ def undelivered(StackCore stack not None):
     """How many connections that no socket holds any more still have data or a FIN that the peer has not
     acknowledged.
     """
-    cdef Driver d = stack.driver
+    cdef Driver d = running(stack)
     cdef Engine *e = d.engine
     cdef Entry *entry
     cdef Tcb *c

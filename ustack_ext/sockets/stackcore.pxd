@@ -10,3 +10,10 @@ cdef class StackCore:
     cdef public uint32_t rmem_max  # bytes: net.core.rmem_max, the most SO_RCVBUF may ask for
     cdef public uint32_t wmem_max
     cdef object __weakref__
+
+
+cdef inline Driver running(StackCore stack):
+    """The stack's driver. Raises RuntimeError where there is none: a Stack whose __init__ did not get that far."""
+    if stack.driver is None:
+        raise RuntimeError("the stack was not initialised")
+    return stack.driver

@@ -46,7 +46,9 @@ cdef class StackCore:
         self.wmem_max = 212992
 
     def _start(self, Driver driver not None):
-        """Take the driver and its events. Called once."""
+        """Take the driver and its events. Raises RuntimeError when there is one already."""
+        if self.driver is not None:
+            raise RuntimeError("the stack has a driver")
         self.driver = driver
         driver.sink = sock_event
 
@@ -58,7 +60,7 @@ cdef class StackCore:
         """Take every open socket out of the engine: peers get RST, blocked calls end with ECONNABORTED; no new
         sockets.
         """
-        cdef Driver d = self.driver
+        cdef Driver d = running(self)
         with nogil:
             d.lock()
             if not self.shut:

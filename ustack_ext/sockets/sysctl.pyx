@@ -9,7 +9,7 @@ from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.state cimport NetKnobs
 from ustack_ext.sockets.hold cimport hold, let_go
-from ustack_ext.sockets.stackcore cimport StackCore
+from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.tcp.tcb cimport TcpKnobs
 
 cdef uint32_t U31 = 0x7FFFFFFF
@@ -127,7 +127,7 @@ cdef list tcp_figures(TcpKnobs *t):
 
 
 cdef list core_knobs(StackCore stack):
-    cdef Engine *e = stack.driver.engine
+    cdef Engine *e = running(stack).engine
     return [
         knob("net.core.rmem_max", &stack.rmem_max, 4, 2304, U31),
         knob("net.core.wmem_max", &stack.wmem_max, 4, 4608, U31),
@@ -142,7 +142,7 @@ cdef class Knobs:
     cdef dict knobs
 
     def __init__(self, StackCore stack not None):
-        cdef Engine *e = stack.driver.engine
+        cdef Engine *e = running(stack).engine
         cdef list found = net_knobs(&e.net.knobs) + tcp_switches(&e.tcp.knobs) + tcp_figures(&e.tcp.knobs)
         self.stack = stack
         self.knobs = {(<Knob>one).name: one for one in found + core_knobs(stack)}
