@@ -17,7 +17,7 @@ from tap_harness.checks import MemoryHealth
 from tap_harness.diff import ANY
 from tap_harness.flow import SYN_OPTIONS, Flow, Options
 from tap_harness.scapy_peer import Peer
-from tap_harness.segment import ETHERTYPE_ARP, Path, Segment, parse
+from tap_harness.segment import ACK, ETHERTYPE_ARP, MODULUS, SYN, Path, Segment, parse
 from tap_harness.service import EchoService
 
 ECHO_PORT = 80  # an echo that serves itself
@@ -48,6 +48,19 @@ class Situation:
     state: str
     flow: Flow
     sock: Any
+
+
+@dataclass
+class RawEnd:
+    """The peer's end of a connection whose segments are made as bytes: where it stands in sequence space."""
+
+    path: Path
+    snd: int
+    rcv: int
+
+    def frame(self, flags: int, data: bytes = b"", win: int = 65535, options: bytes = b"") -> bytes:
+        """A segment that is in order."""
+        return self.path.frame(self.snd, self.rcv, flags, win, data, options)
 
 
 class Lab:
@@ -111,6 +124,17 @@ class Lab:
         situation.flow.expect("A")
         return Situation("ESTABLISHED", situation.flow, situation.sock)
 
+    def open_raw(self, sport: int, port: int = ECHO_PORT, *, win: int = 65535, options: bytes = b"") -> RawEnd:
+        """A connection opened with segments as bytes, a hundred times faster than with scapy."""
+        path = Path(self.peer.mac, self.peer.target_mac, self.peer.ip, self.peer.target, sport, port)
+        self.carrier.send(path.frame(sport, 0, SYN, win, options=options))
+        answers = [segment for segment in self.segments() if segment.dport == sport]
+        assert len(answers) == 1, answers
+        assert answers[0].flags == SYN | ACK, answers
+        end = RawEnd(path, sport + 1, (answers[0].seq + 1) % MODULUS)
+        self.carrier.send(path.frame(end.snd, end.rcv, ACK, win))
+        return end
+
     def shutdown(self, sock: Any) -> None:
         """The stack's side sends its FIN."""
         sock.shutdown(socket.SHUT_WR)
@@ -163,11 +187,14 @@ class Lab:
 
     def segments(self) -> list[Segment]:
         """All segments that wait to be taken, parsed; ARP requests among them are answered."""
-        frames = self.carrier.drain()
-        for frame in frames:
-            if frame[12:14] == ETHERTYPE_ARP:
-                self.peer.answer_arp(frame)
-        return [found for frame in frames if (found := parse(frame)) is not None]
+        found = []
+        while frames := self.carrier.drain():  # again, for what waited for the answer to ARP
+            for frame in frames:
+                if frame[12:14] == ETHERTYPE_ARP:
+                    self.peer.answer_arp(frame)
+                elif (segment := parse(frame)) is not None:
+                    found.append(segment)
+        return found
 
     def read(self, sock: Any) -> bytes:
         """Everything a non-blocking socket of the stack has to read now."""

@@ -32,7 +32,7 @@ class EchoService:
                 did |= self._serve(connection)
             except OSError as error:
                 self.errors.append(error)
-                self._drop(connection)
+                self.drop(connection)
                 did = True
         return did
 
@@ -64,11 +64,12 @@ class EchoService:
                 del pending[:sent]
                 did = True
         if connection in self._ended and not pending:
-            self._drop(connection)
+            self.drop(connection)
             did = True
         return did
 
-    def _drop(self, connection: Any) -> None:
+    def drop(self, connection: Any) -> None:
+        """Close a connection, whatever is still to be echoed."""
         connection.close()
         self.connections.pop(connection)
         self._ended.discard(connection)
@@ -78,4 +79,4 @@ class EchoService:
         """Close the listener and every connection."""
         self.listener.close()
         for connection in list(self.connections):
-            self._drop(connection)
+            self.drop(connection)
