@@ -37,11 +37,11 @@ sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBS
 	tools/sanitize $(PY) $(ARGS)
 
 .PHONY: bench
-bench: system-test build $(VENV)/.test  ## measure against the kernel, on this machine
+bench: system-bench build $(VENV)/.test  ## measure against the kernel, on this machine
 	$(PY) -m bench $(ARGS)
 
 .PHONY: fuzz
-fuzz: build $(VENV)/.test  ## coverage-guided fuzzing of the engine's input
+fuzz: system-fuzz build $(VENV)/.test  ## coverage-guided fuzzing of the engine's input
 	$(PY) -m tests.hostile.fuzz $(ARGS)
 
 .PHONY: clean
@@ -50,8 +50,8 @@ clean:  ## remove what was built; .venv stays
 	find ustack ustack_ext tap_harness tests tools -name __pycache__ -prune -exec rm -rf {} +
 	find ustack_ext -name '*.so' -delete
 
-.PHONY: system-build system-demo system-test
-system-build system-demo system-test: system-%:
+.PHONY: system-build system-demo system-test system-bench system-fuzz
+system-build system-demo system-test system-bench system-fuzz: system-%:
 	@tools/system-packages $*
 
 # The virtual environment, with what building and the command line need. The package is installed as a link to this checkout,
