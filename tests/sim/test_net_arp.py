@@ -187,6 +187,7 @@ def test_transport_progress_keeps_an_entry_reachable(lab: Lab) -> None:
         lab.carrier.advance(1)
     assert requests(sent(lab), lab.peer.ip) == []
     assert state(lab, lab.peer.ip) == "REACHABLE"
+    lab.tidy(situation)
 
 
 def test_undeliverable_datagram_is_reported_to_a_connected_socket_that_wants_it(lab: Lab) -> None:
