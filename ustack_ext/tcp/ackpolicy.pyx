@@ -27,10 +27,10 @@ cdef void adapt(Tcp *t, Tcb *c) noexcept nogil:
     c.ato = min(max(c.ato, least), t.knobs.delack_max_us)
 
 
-cdef void ack_data(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment) noexcept nogil:
     adapt(t, c)
-    if n > c.rcv_mss:
-        c.rcv_mss = <uint16_t>min(n, <uint32_t>0xFFFF)
+    if segment > c.rcv_mss:
+        c.rcv_mss = <uint16_t>min(segment, <uint32_t>0xFFFF)
     if c.reasm != NULL or c.flags & TF_ACK_NOW:
         c.flags |= TF_ACK_NOW                                # a gap is there, or was just filled (RFC 5681 §4.2)
         return

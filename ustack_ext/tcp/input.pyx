@@ -342,7 +342,7 @@ cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if gap:
         ofo_collect(t, c)
         c.flags |= TF_ACK_NOW
-    ack_data(t, c, s.n)
+    ack_data(t, c, s.rx.gso_size if s.rx.gso_size else s.n)
     tcb_raise(t, c, EV_READABLE)
 
 

@@ -12,7 +12,8 @@ cdef void send_probe(Tcp *t, Tcb *c) noexcept nogil
 cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil                    # abort: RST with SND.NXT
 # SYN, or SYN-ACK in SYN-RECEIVED; makes the record the first time
 cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil
-cdef bint resend(Tcp *t, Tcb *c, Seg *s) noexcept nogil
+# A record's bytes again, at most `limit` of them: what is beyond becomes a record of its own.
+cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil
 # one segment of new data of at most `limit` bytes (for the loss probe)
 cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil
 cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil

@@ -6,8 +6,8 @@ RFC 7323 (timestamps, window scale). Loss detection is recovery's; this only ask
 """
 from libc.stdint cimport UINT64_MAX, int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
-from ustack_ext.base.core cimport count
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED
+from ustack_ext.base.core cimport count, count_add
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
 from ustack_ext.net.mib cimport (
     TCPFastRetrans, TCPFromZeroWindowAdv, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPSlowStartRetrans,
     TCPToZeroWindowAdv,
@@ -21,7 +21,7 @@ from ustack_ext.tcp.options cimport (
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
-from ustack_ext.tcp.sendqueue cimport seg_append, sendq_advance, sendq_gather, sendq_unsent
+from ustack_ext.tcp.sendqueue cimport seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent
 from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
@@ -38,6 +38,7 @@ cdef enum:
     IP6_TCP_HEADERS = 60
     TS_OPTION_LEN = 12
     WINDOW_MAX = 0xFFFF
+    GSO_MAX = 65535 - IP4_TCP_HEADERS - OPTIONS_MAX
 
 
 cdef uint32_t ts_now(Tcp *t, uint32_t offset) noexcept nogil:
@@ -108,6 +109,9 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_TS_OK:
         mss -= TS_OPTION_LEN
     c.mss = <uint16_t>mss
+    c.burst = mss
+    if c.dst.iface != NULL and c.dst.iface.offloads & OFF_GSO_TCP4 and addr_is_v4(&c.raddr):
+        c.burst = GSO_MAX // mss * mss
 
 
 # ---- one segment ----
@@ -134,7 +138,7 @@ cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, c
             sum += csum_swap(part) if at & 1 else csum_fold32(part)
             at += <uint32_t>pkt.iov[i].len
         csum_store(p + 16, csum_fold(sum))
-    count(t.core, TcpOutSegs)
+    count_add(t.core, TcpOutSegs, 1 if pkt.off.gso_size == 0 else (pkt.payload_len - 1) // pkt.off.gso_size + 1)
     net_output(t.net, d, src, dst, IPPROTO_TCP_, ttl, tos, True, pkt)
 
 
@@ -148,6 +152,12 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     cdef uint32_t wnd = window_to_offer(t, c), room
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
+    if pkt.payload_len > c.mss:
+        if not c.dst.iface.offloads & OFF_GSO_TCP4:          # the route has changed to a link that cuts nothing: a loss
+            update_mss(t, c)
+            return
+        pkt.off.flags |= OFF_GSO_TCP4
+        pkt.off.gso_size = c.mss
     o.have = 0
     if c.flags & TF_TS_OK:
         o.have |= OPT_TS
@@ -310,12 +320,17 @@ cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
 
 # ---- data ----
 
-cdef bint resend(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
-    """Sends a record's bytes again, from the same blocks, cut to the MSS in force."""
+cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     cdef TxPkt pkt
-    cdef uint32_t n = s.end - s.seq - (1 if s.flags & SEG_FIN else 0)
+    cdef uint32_t n
     if s.flags & SEG_SYN:
         return send_syn(t, c)
+    limit = min(limit, c.burst)
+    n = s.end - s.seq - (1 if s.flags & SEG_FIN else 0)
+    if n > limit:
+        if seg_split(t, c, s, s.seq + limit) == NULL:
+            return False
+        n = limit
     tx_init(&pkt)
     if not sendq_gather(s.block, s.block_off, n, &pkt):
         return False
@@ -333,13 +348,13 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     if s == NULL:
         return False
     tx_init(&pkt)
-    # an MSS is never in more than TX_IOV_MAX pieces: blocks are whole but for the last
+    # 64 KiB are never in more than TX_IOV_MAX pieces: blocks are full but for the last
     sendq_gather(s.block, s.block_off, n, &pkt)
     sendq_advance(&c.nxt_block, &c.nxt_off, n)
     c.snd_nxt = s.end
     if fin:
         c.flags |= TF_FIN_SENT
-    if n < c.mss:
+    if n % c.mss:
         c.snd_sml = c.snd_nxt
     recovery_sent(t, c, s)
     c.last_send = t.core.now
@@ -366,7 +381,7 @@ cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
     """RFC 9293 §3.7.4 in Minshall's form, as Linux: a small segment waits while another small one is unacknowledged. A
     FIN is never held.
     """
-    if n >= c.mss or (last and c.flags & TF_FIN_QUEUED):
+    if n == 0 or (last and c.flags & TF_FIN_QUEUED):
         return False
     if c.flags & TF_MORE:                                    # for one persist time-out at most
         return True
@@ -382,16 +397,31 @@ cdef void restart_after_idle(Tcp *t, Tcb *c) noexcept nogil:
         c.cwnd = min(c.cwnd, t.knobs.init_cwnd * c.mss)
 
 
+cdef inline uint32_t whole_segments(const Tcb *c, uint32_t n) noexcept nogil:
+    """n, less what would make a small segment behind full ones."""
+    return n - n % c.mss if n > c.mss else n
+
+
+cdef uint32_t cwnd_allows(const Tcb *c, uint32_t n) noexcept nogil:
+    """How much of n the congestion window lets out now: whole segments, or all of it; one segment if nothing is out."""
+    cdef uint32_t pipe = recovery_pipe(c), least = min(n, <uint32_t>c.mss), room
+    room = c.cwnd - pipe if c.cwnd > pipe else 0
+    if n <= room:
+        return n
+    if room < least:
+        return 0 if pipe > 0 else least
+    return whole_segments(c, room)
+
+
 cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint32_t unsent = sendq_unsent(c), n, pipe
+    cdef uint32_t unsent = sendq_unsent(c), n
     cdef int32_t usable
     cdef bint last
     if c.flight == 0 and c.snd_una == c.snd_nxt and unsent:
         restart_after_idle(t, c)
     while unsent > 0:
-        pipe = recovery_pipe(c)
-        n = min(unsent, <uint32_t>c.mss)
-        if pipe > 0 and pipe + n > c.cwnd:
+        n = cwnd_allows(c, min(unsent, c.burst))
+        if n == 0:
             c.flags |= TF_CWND_LIMITED
             return
         usable = <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt)
@@ -400,12 +430,15 @@ cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
         if n > <uint32_t>usable:
             # SWS avoidance on the sending side: a piece is sent only if it is worth it; else the persist timer sees to
             # it.
-            n = <uint32_t>usable
+            n = whole_segments(c, <uint32_t>usable)
             if n < c.mss and n < c.max_snd_wnd // 2:
                 return
         last = n == unsent
-        if nagle_holds(c, n, last):
-            return
+        if nagle_holds(c, n % c.mss, last):
+            n -= n % c.mss
+            last = False
+            if n == 0:
+                return
         if not transmit_new(t, c, n, last and c.flags & TF_FIN_QUEUED and c.snd_una + c.snd_wnd - c.snd_nxt > n, last):
             return
         unsent -= n
@@ -438,17 +471,17 @@ cdef void persist(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s
-    cdef uint32_t pipe
+    cdef uint32_t n
     if c.flags & TF_DEAD:
         return
     if may_carry_data(c):
         while c.lost > 0:
             s = recovery_next_lost(c)
-            pipe = recovery_pipe(c)
-            if s == NULL or (pipe > 0 and pipe + (s.end - s.seq) > c.cwnd):
+            n = cwnd_allows(c, s.end - s.seq) if s != NULL else 0
+            if n == 0:
                 c.flags |= TF_CWND_LIMITED
                 break
-            if not resend(t, c, s):
+            if not resend(t, c, s, n):
                 break
         if c.lost == 0:
             send_data(t, c)

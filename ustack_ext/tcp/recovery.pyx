@@ -279,7 +279,15 @@ cdef void prr(Tcb *c, uint32_t delivered, bint progress, bint partial) noexcept 
     c.cwnd = pipe + allowed
 
 
-cdef uint32_t reno_duplicate(Tcb *c) noexcept nogil:
+cdef void lose_first(Tcp *t, Tcb *c) noexcept nogil:
+    """Without SACK all that is known is that the first segment is missing."""
+    cdef Seg *s = c.seg_head
+    if size_of(s) > c.mss and not s.flags & SEG_LOST:
+        seg_split(t, c, s, s.seq + c.mss)
+    mark_lost(c, s)
+
+
+cdef uint32_t reno_duplicate(Tcp *t, Tcb *c) noexcept nogil:
     """A duplicate ACK of a peer without SACK: one more segment has left the network (RFC 5681 §3.2).
 
     Returns the bytes that stands for. Duplicates count for what was outstanding when the loss was found, no more:
@@ -290,7 +298,7 @@ cdef uint32_t reno_duplicate(Tcb *c) noexcept nogil:
         most = min(most, c.recover - c.snd_una)
     c.sacked = max(before, min(before + c.mss, most))
     if c.dupacks >= TCP_REORDERING and c.ca_state < CA_RECOVERY and c.seg_head != NULL:
-        mark_lost(c, c.seg_head)
+        lose_first(t, c)
     return c.sacked - before
 
 
@@ -349,14 +357,14 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         c.dupacks = 0
     if duplicate and not c.flags & TF_SACK_OK:
         c.dupacks += 1
-        d.bytes += reno_duplicate(c)
+        d.bytes += reno_duplicate(t, c)
     if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.recover) and (c.ca_state == CA_RECOVERY or advanced):
         leave_recovery(c)
     if c.flags & TF_SACK_OK:
         if d.bytes > 0:
             again = rack_detect(t, c)
     elif advanced and c.ca_state == CA_RECOVERY and c.seg_head != NULL:
-        mark_lost(c, c.seg_head)                             # RFC 6582 §3.2 step 3: a partial acknowledgment
+        lose_first(t, c)                                     # RFC 6582 §3.2 step 3: a partial acknowledgment
     if c.ca_state < CA_RECOVERY:
         if c.lost > 0:
             enter_recovery(t, c)

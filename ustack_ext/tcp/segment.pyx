@@ -1,7 +1,7 @@
 """A received segment: parse, verify, trim; and the reset for one that belongs to no connection (RFC 9293 §3.10.7.1)."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from ustack_ext.base.core cimport count
+from ustack_ext.base.core cimport count, count_add
 from ustack_ext.net.mib cimport DropTcpBroadcast, DropTcpMalformed, TcpInCsumErrors, TcpInErrs, TcpInSegs
 from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RxPkt
 from ustack_ext.tcp.options cimport options_parse
@@ -17,7 +17,7 @@ cdef bint checksum_right(const RxPkt *rx) noexcept nogil:
 
 
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
-    count(t.core, TcpInSegs)
+    count_add(t.core, TcpInSegs, 1 if rx.gso_size == 0 else (rx.l4_len - 1) // rx.gso_size + 1)
     if rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):           # MUST-57
         count(t.core, DropTcpBroadcast)
         return False

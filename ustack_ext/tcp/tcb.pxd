@@ -152,6 +152,7 @@ cdef struct Tcb:
     # hot: both directions
     uint8_t state                  # TcpState
     uint8_t ca_state               # CaState
+    uint32_t burst                 # payload bytes of one transmission: mss, or whole segments of it that the link cuts
     uint16_t mss                   # payload bytes of a full segment, options subtracted
     uint32_t flags                 # TF_*
     uint32_t snd_una

@@ -14,7 +14,7 @@ from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
-from ustack_ext.tcp.sendqueue cimport sendq_unsent
+from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent
 from ustack_ext.tcp.tcb cimport (
     SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN, TF_TLP_OUT,
     TF_TLP_RETRANS, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait,
@@ -90,8 +90,15 @@ cdef void retransmission_timeout(Tcp *t, Tcb *c) noexcept nogil:
         c.dst.generation = 0
     recovery_rto(t, c)
     c.timer_what = TIMER_NONE
-    resend(t, c, c.seg_head)
+    resend(t, c, c.seg_head, c.mss)
     recovery_arm(t, c)
+
+
+cdef Seg *last_segment(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
+    """A record's last segment as a record of its own, where it is longer than one."""
+    cdef uint32_t full = (s.end - s.seq - 1) // c.mss * c.mss
+    cdef Seg *tail = seg_split(t, c, s, s.seq + full) if full > 0 else s
+    return tail if tail != NULL else s
 
 
 cdef void loss_probe(Tcp *t, Tcb *c) noexcept nogil:
@@ -101,7 +108,7 @@ cdef void loss_probe(Tcp *t, Tcb *c) noexcept nogil:
     c.timer_what = TIMER_NONE
     if sendq_unsent(c) > 0 and <int>usable > 0 and send_new(t, c, usable):
         c.flags |= TF_TLP_OUT
-    elif s != NULL and not s.flags & SEG_SACKED and resend(t, c, s):
+    elif s != NULL and not s.flags & SEG_SACKED and resend(t, c, last_segment(t, c, s), c.mss):
         c.flags |= TF_TLP_OUT | TF_TLP_RETRANS
     c.tlp_end = c.snd_nxt
     count(t.core, TCPLossProbes)

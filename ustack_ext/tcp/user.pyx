@@ -88,6 +88,7 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
     c.snd_nxt = c.iss
     c.snd_wnd = 1
     c.mss = 536
+    c.burst = 536
     c.cwnd = 536
     c.high_sacked = c.iss
     c.state = TCP_SYN_SENT
