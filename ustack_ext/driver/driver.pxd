@@ -61,11 +61,12 @@ cdef class Driver:
     cdef void finish(self) noexcept nogil                          # lock held: engine_poll, events to the sink
     # lock held: takes in what waits on the links; frames taken
     cdef int pump(self) noexcept nogil
+    cdef void run_out(self) noexcept nogil                         # lock not held: close(), after the links are gone
     cdef void mark_gone(self, int slot) noexcept nogil             # lock held: the slot's device is gone
     # lock not held: nobody uses a detached link's functions any more
     cdef void quiesce(self) noexcept
 
-# A buffer for a frame to be received; may go somewhat beyond the budget, because acknowledgements have to come in to free
+# A buffer for a frame to be received; may go somewhat beyond the budget: acknowledgements have to come in to free
 # memory. NULL: none at all.
 cdef Buf *receive_buffer(BufPool *pool, uint32_t need) noexcept nogil
 cdef void mute(Iface *iface) noexcept nogil                        # frames for it go nowhere from now on

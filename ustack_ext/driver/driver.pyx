@@ -9,6 +9,7 @@ import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EBADF, EBUSY, EINTR, ENFILE, ENOBUFS, ETIMEDOUT
+from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, BufPool, buf_alloc, buf_unref
@@ -16,13 +17,15 @@ from ustack_ext.base.event cimport event_pop
 from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_sleep, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
-from ustack_ext.engine.engine cimport engine_enter, engine_free, engine_input, engine_new, engine_poll
+from ustack_ext.engine.engine cimport (engine_enter, engine_free, engine_input, engine_new, engine_next,
+                                              engine_poll)
 from ustack_ext.link.link cimport FRAME_MIN_ROOM, Home, Link, forget_fn, home_fn, inject_fn
 from ustack_ext.net.net cimport iface_add, iface_remove
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
 
 cdef enum:
     PUMP = 16                      # frames a driver without a thread of its own reads at a time
+    RUN_OUT = 100000               # deadlines that close() lets pass at most
     RESERVE = 256 << 10            # bytes beyond the budget that receiving may use
 
 BUDGET = 256 << 20                 # bytes of packet memory, unless the stack says otherwise
@@ -294,6 +297,20 @@ cdef class Driver:
         self.closed = True
         for link in list(self.links):
             self.detach_link(link)
+        with nogil:
+            self.run_out()
+
+    cdef void run_out(self) noexcept nogil:
+        """Nobody will answer any more: what applications let go ends at once, as it would when its last timer is over."""
+        cdef uint64_t deadline
+        self.lock()
+        for _ in range(RUN_OUT):
+            deadline = engine_next(self.engine)
+            if deadline == UINT64_MAX:
+                break
+            engine_enter(self.engine, deadline)
+            self.finish()
+        self.unlock()
 
     def __repr__(self):
         return f"<{type(self).__name__} {len(self.links)} links{', closed' if self.closed else ''}>"

@@ -56,6 +56,11 @@ class Task:
             raise self.error
         return self._value
 
+    def join(self) -> None:
+        """Wait for the thread of a task that is done."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
     def resume(self) -> None:
         """Let it run: from the start, or from where it blocks.
 
@@ -85,16 +90,22 @@ class Task:
             raise Cancelled
 
     def _main(self) -> None:
-        assert self._function is not None
         try:
             self.pause()
-            self._value = self._function(*self._arguments)
+            self._value = self._call()
         except Cancelled:
             self.observed = True
         except BaseException as error:
             self.error = error
+        # What the function used is let go before the next task runs, not whenever this thread ends.
+        self._function, self._arguments = None, ()
         self._flag.set()
         self._tasks.ended()
+
+    def _call(self) -> Any:
+        function, arguments = self._function, self._arguments
+        assert function is not None
+        return function(*arguments)
 
     def __repr__(self) -> str:
         state = "done" if self.done else "failed" if self.error else "not done"
@@ -171,3 +182,5 @@ class Tasks:
             if task is not self.main and task in self.waiting:
                 task.cancelled = True
                 self.switch(task, 0, 0, None)
+        for task in self.all:
+            task.join()

@@ -367,6 +367,8 @@ cdef class ThreadDriver(Driver):
             self.thread.join()
         for link in list(self.links):
             self.detach_link(link)
+        with nogil:
+            self.run_out()
         if not inside:
             # Nobody is left to be woken, and nobody who would: the thread is gone, and the links are detached.
             unistd.close(self.wakefd)
