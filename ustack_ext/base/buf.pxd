@@ -52,6 +52,11 @@ cdef inline uint32_t buf_truesize(const Buf *b) noexcept nogil:
     return b.cap + 64
 
 
+cdef inline bint pool_above(const BufPool *p, uint32_t sixteenths) noexcept nogil:
+    """Whether more than so many sixteenths of the budget are handed out: what sheds load asks this."""
+    return p.used > p.budget // 16 * sixteenths
+
+
 cdef struct BufQueue:
     Buf *head
     Buf *tail

@@ -86,17 +86,18 @@ cdef void free_queue(Net *n, FragQueue *q) noexcept nogil:
 
 
 cdef bint make_room(Net *n, uint32_t need, FragQueue *keep) noexcept nogil:
-    """Evicts the oldest datagrams until `need` more bytes stay below the threshold."""
+    """Evicts the oldest datagrams until `need` more bytes stay below the threshold, or a quarter of a small budget."""
+    cdef uint64_t most = min(<uint64_t>n.knobs.ipfrag_high_thresh, n.core.pool.budget // 4)
     cdef FragQueue *q = n.frag_oldest
     cdef FragQueue *newer
-    while n.frag_memory + need > n.knobs.ipfrag_high_thresh and q != NULL:
+    while n.frag_memory + need > most and q != NULL:
         newer = q.newer
         if q != keep:
             count(n.core, IpReasmFails)
             count(n.core, DropFragMemory)
             free_queue(n, q)
         q = newer
-    return n.frag_memory + need <= n.knobs.ipfrag_high_thresh
+    return n.frag_memory + need <= most
 
 
 cdef FragQueue *new_queue(Net *n, const RxPkt *rx, uint16_t ident) noexcept nogil:

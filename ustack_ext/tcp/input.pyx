@@ -337,6 +337,7 @@ cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if not rcvq_append(t, c, s.rx.buf, s.data, s.n):
         count(t.core, TCPRcvQDrop)
         s.h.flags &= <unsigned char>~TH_FIN
+        c.flags |= TF_ACK_NOW
         return
     c.rcv_nxt += s.n
     if gap:

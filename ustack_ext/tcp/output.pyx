@@ -6,6 +6,7 @@ RFC 7323 (timestamps, window scale). Loss detection is recovery's; this only ask
 """
 from libc.stdint cimport UINT64_MAX, int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
+from ustack_ext.base.buf cimport pool_above
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
 from ustack_ext.net.mib cimport (
@@ -74,13 +75,18 @@ cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
     free = limit - c.rcvq_bytes if limit > c.rcvq_bytes else 0
     if free < now_open + min(<uint32_t>c.rcv_mss, limit // 2):
         free = now_open
-    elif t.core.pool.used > t.core.pool.budget - t.core.pool.budget // 8:
+    elif pool_above(&t.core.pool, 14):
         # memory is short: what was promised is kept, nothing is added
         free = now_open
     if c.rcv_wscale and free > now_open:
         free &= ~(unit - 1)
-    free = (max(free, now_open) + unit - 1) >> c.rcv_wscale
-    return min(free, <uint32_t>WINDOW_MAX) << c.rcv_wscale
+    free = max(free, now_open)
+    # Rounding up gives a little away with every ACK, which a sender of small pieces could add up without end. Where it
+    # has added up the peer is told of less than its due, by less than a unit; rcv_adv stands, and so what it sends is
+    # taken.
+    if c.rcvq_bytes + free <= limit + limit // 8:
+        free += unit - 1
+    return min(free >> c.rcv_wscale, <uint32_t>WINDOW_MAX) << c.rcv_wscale
 
 
 cdef uint16_t mss_for_mtu(const Addr *peer, uint32_t mtu) noexcept nogil:
@@ -188,7 +194,8 @@ cdef void note_window(Tcp *t, Tcb *c, uint32_t wnd) noexcept nogil:
         count(t.core, TCPToZeroWindowAdv)
     elif wnd > 0 and c.rcv_adv == c.rcv_nxt:
         count(t.core, TCPFromZeroWindowAdv)
-    c.rcv_adv = c.rcv_nxt + wnd
+    if seq_gt(c.rcv_nxt + wnd, c.rcv_adv):
+        c.rcv_adv = c.rcv_nxt + wnd
 
 
 cdef void send_ack(Tcp *t, Tcb *c) noexcept nogil:

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
-from ustack_ext.base.buf cimport Buf, buf_alloc, buf_ref, buf_truesize, buf_unref
+from ustack_ext.base.buf cimport Buf, buf_alloc, buf_ref, buf_truesize, buf_unref, pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
@@ -53,6 +53,10 @@ cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexc
         c.rcvq_bytes += n
         count(t.core, TCPRcvCollapsed)
         return True
+    # The last of the memory is for connections whose application keeps up; what lies beyond the budget, for receiving
+    # ACKs.
+    if pool_above(&t.core.pool, 15) and (c.rcvq_bytes > 0 or pool_above(&t.core.pool, 16)):
+        return False
     b = keep(t, buf, data, n)
     if b == NULL:
         return False
@@ -218,7 +222,7 @@ cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq,
     if nxt < r.count and seq_lt(r.ranges[nxt].seq, end):
         note_duplicate(c, r.ranges[nxt].seq, end)
         end = r.ranges[nxt].seq
-    if r.truesize >= limit:
+    if r.truesize >= limit or pool_above(&t.core.pool, 12):            # the first to go when memory is short
         count(t.core, TCPOFODrop)
         return False
     if joins and has_room(r.ranges[at].tail, end - seq):

@@ -6,9 +6,11 @@ byte is acknowledged.
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
-from ustack_ext.base.buf cimport Buf, buf_alloc, buf_truesize, buf_unref
+from ustack_ext.base.buf cimport Buf, buf_alloc, buf_truesize, buf_unref, pool_above
+from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
+from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
 from ustack_ext.tcp.tcb cimport SEG_FIN, TF_FIN_SENT, Seg, Tcb, Tcp
 
@@ -28,6 +30,9 @@ cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t 
         while at < iov[i].len and taken < limit:
             b = c.sndq_tail
             if b == NULL or b.len == b.cap:
+                if pool_above(&t.core.pool, 14) and c.sndq_bytes > 0:   # memory is short: each has something to send
+                    count(t.core, TCPMemoryPressures)
+                    return taken
                 b = buf_alloc(&t.core.pool, MEDIUM_NEED if limit - taken >= BULK else SMALL_NEED)
                 if b == NULL:
                     return taken

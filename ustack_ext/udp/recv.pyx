@@ -5,7 +5,7 @@ when that is of the size a copy would take anyway, so it is copied once, to the 
 """
 from libc.string cimport memcpy
 
-from ustack_ext.base.buf cimport Buf, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref, bufq_pop, bufq_push
+from ustack_ext.base.buf cimport Buf, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref, bufq_pop, bufq_push, pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.base.event cimport EV_ERROR, EV_READABLE, EV_WRITABLE, event_raise
 from ustack_ext.net.mib cimport DropNoBuffer, UdpInDatagrams, UdpInErrors, UdpRcvbufErrors
@@ -27,7 +27,8 @@ cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length,
     cdef UdpMeta meta
     if s.flags & UDP_SHUT_RD:
         return
-    if s.rcv_used >= s.rcvbuf:                         # one datagram is always taken, however small the buffer
+    # One datagram is always taken, however small the buffer; when memory is short, only one.
+    if s.rcv_used >= s.rcvbuf or pool_above(&u.core.pool, 16) or (s.queue.count > 0 and pool_above(&u.core.pool, 14)):
         count(u.core, UdpRcvbufErrors)
         count(u.core, UdpInErrors)
         return
