@@ -5,7 +5,8 @@ when that is of the size a copy would take anyway, so it is copied once, to the 
 """
 from libc.string cimport memcpy
 
-from ustack_ext.base.buf cimport Buf, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref, bufq_pop, bufq_push, pool_above
+from ustack_ext.base.buf cimport (Buf, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref, bufq_pop,
+                                  bufq_push, pool_above)
 from ustack_ext.base.core cimport count
 from ustack_ext.base.event cimport EV_ERROR, EV_READABLE, EV_WRITABLE, event_raise
 from ustack_ext.net.mib cimport DropNoBuffer, UdpInDatagrams, UdpInErrors, UdpRcvbufErrors
