@@ -34,7 +34,7 @@ class MemoryCarrier:
 
     Parameters: address, the stack's own as "10.9.0.2/24"; gateway; medium "ethernet" or "ip"; mtu in bytes; start, the
     time in seconds at which its life begins; settle, let the address probing and announcing pass before the test
-    begins.
+    begins; memory, the stack's budget in bytes, None for its default.
 
     Attributes: stack, link; apps, callables run after every step of the stack (a server in the stack, say), each
     returning whether it did anything.
@@ -49,11 +49,12 @@ class MemoryCarrier:
         mtu: int = 1500,
         start: float = 1000.0,
         settle: bool = True,
+        memory: int | None = None,
     ) -> None:
         self._now = round(start * 1e9)
         self._out: deque[bytes] = deque()
         self.apps: list[Callable[[], bool]] = []
-        self.stack = ustack.Stack(driver="manual")
+        self.stack = ustack.Stack(driver="manual", memory=memory)
         self.link = ustack.Callback(send=self._transmitted, medium=medium, mtu=mtu)
         self.stack.poll(self._now)
         self.stack.attach(self.link, addresses=[address], gateway=gateway)

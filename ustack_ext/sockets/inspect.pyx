@@ -208,6 +208,13 @@ def counters(StackCore stack not None):
         let_go(d, collecting)
 
 
+cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
+    """Bytes held for connections and what belongs to them, tables included; packets are the pool's."""
+    cdef uint64_t buckets = <uint64_t>e.tcp.conns.mask + e.tcp.listeners.mask + e.tcp.binds.mask + 3
+    return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
+            + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
+
+
 def live(StackCore stack not None):
     """{kind: how many there are now}. All but `routes`, `loopback`'s and the pools' reserve are 0 in an idle, empty
     stack.
@@ -228,6 +235,7 @@ def live(StackCore stack not None):
             "segments": e.tcp.segs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
             "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,
             "buffers": e.core.pool.live, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,
+            "object_bytes": object_bytes(e),
         }
     finally:
         let_go(d, collecting)
