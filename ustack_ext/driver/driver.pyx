@@ -18,7 +18,7 @@ from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_sleep, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.engine.engine cimport (engine_enter, engine_free, engine_input, engine_new, engine_next,
-                                              engine_poll)
+                                       engine_poll)
 from ustack_ext.link.link cimport FRAME_MIN_ROOM, Home, Link, forget_fn, home_fn, inject_fn
 from ustack_ext.net.net cimport iface_add, iface_remove
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
@@ -301,7 +301,7 @@ cdef class Driver:
             self.run_out()
 
     cdef void run_out(self) noexcept nogil:
-        """Nobody will answer any more: what applications let go ends at once, as it would when its last timer is over."""
+        """Nobody will answer any more: what applications let go ends at once, as if its last timer were over."""
         cdef uint64_t deadline
         self.lock()
         for _ in range(RUN_OUT):
