@@ -75,7 +75,7 @@ cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
     free = limit - c.rcvq_bytes if limit > c.rcvq_bytes else 0
     if free < now_open + min(<uint32_t>c.rcv_mss, limit // 2):
         free = now_open
-    elif pool_above(&t.core.pool, 14):
+    elif pool_above(&t.core.pool, 12):
         # memory is short: what was promised is kept, nothing is added
         free = now_open
     if c.rcv_wscale and free > now_open:

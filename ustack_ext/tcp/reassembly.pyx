@@ -19,6 +19,7 @@ from ustack_ext.tcp.tcb cimport TCP_OFO_RANGES_MAX, TF_DSACK_PENDING, Range, Rea
 
 cdef enum:
     COALESCE = 512             # payloads up to this are copied into the buffer before them, if it has room
+    LONG_QUEUE = 32768         # bytes held that are too many when memory is short
 
 
 cdef inline bint has_room(const Buf *b, uint32_t n) noexcept nogil:
@@ -45,6 +46,16 @@ cdef Buf *keep(Tcp *t, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil:
     return b
 
 
+cdef bint no_memory_for(Tcp *t, const Tcb *c) noexcept nogil:
+    """The last of the memory is for connections whose application keeps up; what lies beyond the budget, for receiving
+    ACKs.
+    """
+    if not pool_above(&t.core.pool, 12):
+        return False
+    return (c.rcvq_truesize > LONG_QUEUE or (c.rcvq_bytes > 0 and pool_above(&t.core.pool, 14))
+            or pool_above(&t.core.pool, 16))
+
+
 cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil:
     cdef Buf *b = c.rcvq_tail
     if has_room(b, n):
@@ -53,9 +64,7 @@ cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexc
         c.rcvq_bytes += n
         count(t.core, TCPRcvCollapsed)
         return True
-    # The last of the memory is for connections whose application keeps up; what lies beyond the budget, for receiving
-    # ACKs.
-    if pool_above(&t.core.pool, 15) and (c.rcvq_bytes > 0 or pool_above(&t.core.pool, 16)):
+    if no_memory_for(t, c):
         return False
     b = keep(t, buf, data, n)
     if b == NULL:
@@ -222,7 +231,7 @@ cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq,
     if nxt < r.count and seq_lt(r.ranges[nxt].seq, end):
         note_duplicate(c, r.ranges[nxt].seq, end)
         end = r.ranges[nxt].seq
-    if r.truesize >= limit or pool_above(&t.core.pool, 12):            # the first to go when memory is short
+    if r.truesize >= limit or pool_above(&t.core.pool, 10):            # the first to go when memory is short
         count(t.core, TCPOFODrop)
         return False
     if joins and has_room(r.ranges[at].tail, end - seq):

@@ -25,15 +25,17 @@ cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t 
     cdef size_t at
     cdef int i
     cdef Buf *b
+    cdef bint short_of
     for i in range(niov):
         at = 0
         while at < iov[i].len and taken < limit:
             b = c.sndq_tail
             if b == NULL or b.len == b.cap:
-                if pool_above(&t.core.pool, 14) and c.sndq_bytes > 0:   # memory is short: each has something to send
+                short_of = pool_above(&t.core.pool, 13)
+                if short_of and c.sndq_bytes > 0:            # then each has something to send, and no more
                     count(t.core, TCPMemoryPressures)
                     return taken
-                b = buf_alloc(&t.core.pool, MEDIUM_NEED if limit - taken >= BULK else SMALL_NEED)
+                b = buf_alloc(&t.core.pool, MEDIUM_NEED if limit - taken >= BULK and not short_of else SMALL_NEED)
                 if b == NULL:
                     return taken
                 b.next = NULL

@@ -193,7 +193,7 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         return 0
     if c.sndq_bytes >= c.sndbuf:
         return -EAGAIN
-    taken = sendq_append(t, c, iov, niov, c.sndbuf - c.sndq_bytes)
+    taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.sndq_bytes), want))
     if taken == 0:
         return -EAGAIN if c.sndq_bytes else -ENOBUFS
     c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE

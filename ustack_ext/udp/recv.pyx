@@ -29,7 +29,7 @@ cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length,
     if s.flags & UDP_SHUT_RD:
         return
     # One datagram is always taken, however small the buffer; when memory is short, only one.
-    if s.rcv_used >= s.rcvbuf or pool_above(&u.core.pool, 16) or (s.queue.count > 0 and pool_above(&u.core.pool, 14)):
+    if s.rcv_used >= s.rcvbuf or pool_above(&u.core.pool, 16) or (s.queue.count > 0 and pool_above(&u.core.pool, 12)):
         count(u.core, UdpRcvbufErrors)
         count(u.core, UdpInErrors)
         return
