@@ -1,5 +1,6 @@
 # Packet buffers: reference-counted blocks of three sizes from slabs, under one hard budget (bytes).
 # A buffer is also a node of the queue that holds it (next, off, len, seq), so queues need no nodes of their own.
+from ustack_ext.base.chunk cimport Spares
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
@@ -23,6 +24,7 @@ cdef struct Buf:
 
 cdef struct BufPool:
     void *free_slabs[3]    # per class: base/chunk's list (private)
+    Spares spares[3]
     uint64_t used          # bytes in blocks handed out
     uint64_t held          # bytes in slabs held from malloc
     uint64_t budget        # hard limit on `used`

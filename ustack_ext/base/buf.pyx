@@ -15,6 +15,7 @@ cdef enum:
 
     CHUNK_BYTES = 262144
     LARGE_CHUNK_BYTES = 524288
+    KEEP_BYTES = 8 << 20   # a class, when nothing is in use: about what one bulk connection's queues swing by
 
 
 cdef inline uint32_t class_cap(int cls) noexcept nogil:
@@ -25,6 +26,8 @@ cdef inline ChunkList class_chunks(BufPool *p, int cls) noexcept nogil:
     cdef ChunkList l
     l.head = &p.free_slabs[cls]
     l.held = &p.held
+    l.spares = &p.spares[cls]
+    l.keep = KEEP_BYTES // (LARGE_CHUNK_BYTES if cls == BUF_LARGE else CHUNK_BYTES)
     l.chunk = LARGE_CHUNK_BYTES if cls == BUF_LARGE else CHUNK_BYTES
     l.object = class_cap(cls) + HEADER
     return l
@@ -34,6 +37,8 @@ cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil:
     cdef int cls
     for cls in range(BUF_CLASSES):
         p.free_slabs[cls] = NULL
+        p.spares[cls].first = NULL
+        p.spares[cls].count = 0
     p.used = 0
     p.held = 0
     p.budget = budget

@@ -3,8 +3,14 @@
 # the caller's.
 from libc.stdint cimport uint32_t, uint64_t
 
+cdef struct Spares:        # wholly free chunks kept for the next rise of the load
+    void *first
+    uint32_t count
+
 cdef struct ChunkList:
     void **head            # where the owner keeps the list's head (NULL: no chunk)
+    Spares *spares         # ... and its spares beyond the one in the list; NULL: none are kept
+    uint32_t keep          # spares at most
     uint64_t *held         # the owner's count of bytes held from malloc
     uint32_t chunk         # bytes a chunk: a power of two, also its alignment
     uint32_t object        # bytes an object: a multiple of 16; two at least fit beside the chunk's header

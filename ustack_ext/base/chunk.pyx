@@ -3,8 +3,8 @@
 #     [at most one wholly free chunk, the spare] [chunks in use with free objects] [full chunks]
 #
 # so the spare, a free object and "nothing free" are each found by looking at the first two chunks. The spare is used
-# last and a second one goes back to malloc: memory follows the load down, without malloc and free taking turns in a
-# steady state.
+# last. Further ones are kept aside, up to the owner's limit, and go back to malloc beyond it: memory follows the load
+# down, but a queue that swings by megabytes doesn't map and fault in the same pages over and over.
 #
 # Under AddressSanitizer every object is a chunk of its own, so that use after free and overruns are seen.
 from libc.stdint cimport uint32_t
@@ -74,7 +74,14 @@ cdef inline size_t chunk_size(const ChunkList *l) noexcept nogil:
 
 
 cdef Chunk *new_chunk(const ChunkList *l) noexcept nogil:
-    cdef Chunk *c = <Chunk *>aligned_alloc(l.chunk, l.chunk)
+    cdef Chunk *c
+    if l.spares != NULL and l.spares.count > 0:
+        c = <Chunk *>l.spares.first
+        l.spares.first = c.next
+        l.spares.count -= 1
+        link_first(l, c)
+        return c
+    c = <Chunk *>aligned_alloc(l.chunk, l.chunk)
     if c == NULL:
         return NULL
     l.held[0] += l.chunk
@@ -90,6 +97,17 @@ cdef void drop_chunk(const ChunkList *l, Chunk *c) noexcept nogil:
     unlink(l, c)
     l.held[0] -= chunk_size(l)
     free(c)
+
+
+cdef void put_aside(const ChunkList *l, Chunk *c) noexcept nogil:
+    """A second wholly free chunk: kept if there is room for it."""
+    if l.spares == NULL or l.spares.count >= l.keep:
+        drop_chunk(l, c)
+        return
+    unlink(l, c)
+    c.next = <Chunk *>l.spares.first
+    l.spares.first = c
+    l.spares.count += 1
 
 
 cdef Chunk *usable_chunk(const ChunkList *l) noexcept nogil:
@@ -149,7 +167,7 @@ cdef void chunk_give(const ChunkList *l, void *object) noexcept nogil:
         return
     head = <Chunk *>l.head[0]
     if c.live == 0 and head != c and head.live == 0:
-        drop_chunk(l, c)
+        put_aside(l, c)
         return
     unlink(l, c)
     link_first(l, c)
@@ -159,5 +177,7 @@ cdef void chunk_give(const ChunkList *l, void *object) noexcept nogil:
 
 
 cdef void chunk_free_all(const ChunkList *l) noexcept nogil:
+    while l.spares != NULL and l.spares.count > 0:
+        new_chunk(l)
     while l.head[0] != NULL:
         drop_chunk(l, <Chunk *>l.head[0])

@@ -15,6 +15,8 @@ cdef inline ChunkList slab_chunks(Slab *s) noexcept nogil:
     cdef ChunkList l
     l.head = &s.free_chunks
     l.held = &s.held
+    l.spares = NULL
+    l.keep = 0
     l.object = s.size
     l.chunk = MIN_CHUNK
     while l.chunk < MAX_CHUNK and l.chunk < s.size * WANTED:

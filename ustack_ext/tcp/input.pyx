@@ -287,6 +287,7 @@ cdef void update_window(Tcb *c, SegIn *s) noexcept nogil:
 
 
 cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
+    tcb_raise(t, c, EV_WRITABLE)                             # SO_LINGER waits for this
     if c.state == TCP_FIN_WAIT1:
         c.state = TCP_FIN_WAIT2
         if c.flags & TF_ORPHAN:                              # nobody will read what comes: don't wait for ever
@@ -322,6 +323,11 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         count(t.core, TCPAbortOnData)
         send_rst(t, c)
         tcb_done(t, c, 0)
+        return
+    if t.core.pool.used > t.core.pool.budget:                # what is left is for ACKs, which free memory
+        count(t.core, TCPRcvQDrop)
+        s.h.flags &= <unsigned char>~TH_FIN
+        c.flags |= TF_ACK_NOW
         return
     if s.h.seq == c.rcv_nxt:
         in_order(t, c, s)

@@ -112,6 +112,7 @@ cdef enum TimerWhat:               # what rto_at stands for
     TIMER_TLP
     TIMER_REO
     TIMER_PERSIST
+    TIMER_MEMORY                   # there was no buffer for a send: tell the application when to try again
 
 cdef enum TcbFlags:
     TF_SACK_OK = 1

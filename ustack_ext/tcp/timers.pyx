@@ -6,10 +6,11 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
+from ustack_ext.base.event cimport EV_WRITABLE
 from ustack_ext.net.mib cimport (
     DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe,
 )
-from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done
+from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
@@ -17,7 +18,7 @@ from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent
 from ustack_ext.tcp.tcb cimport (
     SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN, TF_TLP_OUT,
-    TF_TLP_RETRANS, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait,
+    TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
 
@@ -45,7 +46,10 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
             c.flags |= TF_ACK_NOW
     if t.core.now >= c.rto_at:
         c.rto_at = UINT64_MAX
-        if c.timer_what == TIMER_PERSIST:
+        if c.timer_what == TIMER_MEMORY:
+            c.timer_what = TIMER_NONE
+            tcb_raise(t, c, EV_WRITABLE)
+        elif c.timer_what == TIMER_PERSIST:
             window_probe(t, c)
         elif c.timer_what == TIMER_TLP:
             loss_probe(t, c)

@@ -23,8 +23,8 @@ from ustack_ext.tcp.reassembly cimport rcvq_read
 from ustack_ext.tcp.sendqueue cimport sendq_append
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_ACK_NOW,
-    TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, Bind, Listener, Tcb, Tcp,
-    TcpConf, tcb_rcv_wnd,
+    TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TIMER_MEMORY, Bind, Listener,
+    Tcb, Tcp, TcpConf, tcb_rcv_wnd,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_none, addr_v4
 
@@ -33,6 +33,7 @@ cdef enum:
     SHUT_WR = 1
     NS = 1000000000
     LOCALHOST = 0x7F000001
+    MEMORY_RETRY_NS = 50000000
 
 
 # ---- OPEN ----
@@ -195,7 +196,11 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         return -EAGAIN
     taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.sndq_bytes), want))
     if taken == 0:
-        return -EAGAIN if c.sndq_bytes else -ENOBUFS
+        if c.sndq_bytes == 0:                                # no ACK will come that makes room: look again in a while
+            c.timer_what = TIMER_MEMORY
+            c.rto_at = t.core.now + MEMORY_RETRY_NS
+            tcb_dirty(t, c)
+        return -EAGAIN
     c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE
     tcb_dirty(t, c)
     return taken
