@@ -1,4 +1,4 @@
-"""What TCP does when nothing comes: retransmission and its back-off, probes, delayed ACKs, keep-alive, the ends of FIN-WAIT-2 and TIME-WAIT.
+"""What TCP does when nothing comes: back-off, probes, delayed ACKs, keep-alive, the ends of FIN-WAIT-2 and TIME-WAIT.
 
 Every time here is the virtual clock's; a segment is expected within a span, and silence before it is asserted too.
 """

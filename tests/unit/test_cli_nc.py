@@ -76,14 +76,17 @@ def test_refused() -> None:
 def test_listen_takes_one_connection() -> None:
     port = free_port()
     with nc("-l", "-v", "127.0.0.1", str(port)) as process:
+        assert process.stdout is not None
         assert process.stderr is not None
         assert process.stderr.readline() == f"Listening on 127.0.0.1 {port}\n".encode()
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             client.sendall(b"from the client")
-            client.shutdown(socket.SHUT_WR)
-            out, err = process.communicate(b"from the listener", timeout=30)
+            assert process.stdin is not None
+            process.stdin.write(b"from the listener")
+            process.stdin.close()
             assert read_all(client) == b"from the listener"
-    assert process.returncode == 0
+        out, err = process.stdout.read(), process.stderr.read()    # nc ends with the connection
+        assert process.wait(30) == 0
     assert out == b"from the client"
     assert err.startswith(b"Connection received on 127.0.0.1 ")
 
