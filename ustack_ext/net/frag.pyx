@@ -22,7 +22,7 @@ from ustack_ext.wire.addr cimport addr_eq
 from ustack_ext.wire.bytes cimport put_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_store
 from ustack_ext.wire.headers cimport ICMP_TIME_EXCEEDED, IP4_MF, IPPROTO_TCP_, TCP_HLEN
-from ustack_ext.base.buf cimport BUF_SMALL, buf_alloc, buf_ref, buf_truesize, buf_unref
+from ustack_ext.base.buf cimport BUF_SMALL, buf_alloc, buf_ref, buf_truesize, buf_unref, pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_FRAG, Entry
 from ustack_ext.base.slab cimport slab_alloc, slab_free
@@ -86,18 +86,19 @@ cdef void free_queue(Net *n, FragQueue *q) noexcept nogil:
 
 
 cdef bint make_room(Net *n, uint32_t need, FragQueue *keep) noexcept nogil:
-    """Evicts the oldest datagrams until `need` more bytes stay below the threshold, or a quarter of a small budget."""
+    """Evicts the oldest datagrams until `need` more bytes stay below the threshold, or a quarter of a small budget, and
+    while memory is short."""
     cdef uint64_t most = min(<uint64_t>n.knobs.ipfrag_high_thresh, n.core.pool.budget // 4)
     cdef FragQueue *q = n.frag_oldest
     cdef FragQueue *newer
-    while n.frag_memory + need > most and q != NULL:
+    while q != NULL and (n.frag_memory + need > most or pool_above(&n.core.pool, 12)):
         newer = q.newer
         if q != keep:
             count(n.core, IpReasmFails)
             count(n.core, DropFragMemory)
             free_queue(n, q)
         q = newer
-    return n.frag_memory + need <= most
+    return n.frag_memory + need <= most and not pool_above(&n.core.pool, 12)
 
 
 cdef FragQueue *new_queue(Net *n, const RxPkt *rx, uint16_t ident) noexcept nogil:
