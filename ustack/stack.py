@@ -48,7 +48,6 @@ class Stack(StackCore):
         self._is_closed = True
         self._start(_make_driver(driver, seed, memory))
         self._is_closed = False
-        self.sysctl = Sysctl(self)
 
     # -- life
 
@@ -291,6 +290,12 @@ class Stack(StackCore):
         return sock
 
     # -- what it knows
+
+    @property
+    def sysctl(self) -> Sysctl:
+        """The knobs by Linux's names, to read and to write: stack.sysctl["net.ipv4.tcp_sack"] = 0."""
+        # Made anew each time: kept, it would make a cycle, and a stack that is dropped would wait for the collector.
+        return Sysctl(self)
 
     def connections(self) -> list[Connection]:
         """Every TCP connection (also those in SYN-RECEIVED and TIME-WAIT), listener and datagram socket."""

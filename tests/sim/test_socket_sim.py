@@ -9,15 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.socket_worlds import SimWorld, fails
+from tests.unit.socket_worlds import SimWorld, fails, open_world
 
 SECOND = 1_000_000_000
 
 
 @pytest.fixture
 def world() -> Iterator[SimWorld]:
-    made = SimWorld()
-    with made.cleanup:
+    for made in open_world("sim"):
+        assert isinstance(made, SimWorld)
         yield made
 
 

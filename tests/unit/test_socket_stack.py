@@ -57,6 +57,18 @@ def test_a_closed_socket_goes_quietly(stack: ustack.Stack) -> None:
     assert stack.live()["sockets"] == 0
 
 
+def test_a_socket_in_a_cycle_with_its_stack_goes() -> None:
+    stack = ustack.Stack()
+    sock = stack.create_server(("127.0.0.1", 0))
+    stack.kept = sock  # type: ignore[attr-defined]
+    reference = weakref.ref(stack)
+    del stack, sock
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    assert reference() is None
+
+
 def test_weak_references_and_subclasses(stack: ustack.Stack) -> None:
     class Mine(ustack.Socket):
         pass

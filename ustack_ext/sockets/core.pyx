@@ -5,7 +5,7 @@ Responsible for: arguments and results as CPython's socketmodule has them, buffe
 sockets/datagram), options by number, files and messages with ancillary data (ustack/socket.py).
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cython cimport no_gc
+from cython cimport no_gc_clear
 from libc.errno cimport EAGAIN, EALREADY, EINPROGRESS, EINVAL, EOPNOTSUPP
 from libc.stdint cimport UINT64_MAX, uint16_t, uint64_t
 from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE
@@ -48,7 +48,7 @@ cdef Buffers room_in(object buffer, Py_ssize_t nbytes, str caller):
     return into
 
 
-@no_gc
+@no_gc_clear
 cdef class SocketCore(SocketHandle):
     """The calls of a TCP, UDP or ping socket; see SocketHandle for how one is made."""
 

@@ -4,14 +4,16 @@ Responsible for: every call's way into the engine and out again (the lock, waiti
 opening and closing, the descriptor, names and options. Not for: the calls that move data and make connections
 (sockets/core), what a call means in which state (sockets/stream, sockets/datagram).
 
-One Python object a socket, without dictionary or garbage collector header: it is part of what an idle connection costs.
+One small Python object a socket, without a dictionary: it is part of what an idle connection costs. The collector
+knows it (a socket holds its stack, and a program may keep its sockets at the stack), but doesn't clear it: the stack
+is needed to close it.
 All that points into the engine is read and written under the lock and gone once the socket is closed, so that a call in
 another thread finds a closed socket rather than freed memory; the SockState it waits on lives as long as this object.
 """
 import os as _os
 import socket as _socket
 
-from cython cimport no_gc
+from cython cimport no_gc_clear
 from libc.errno cimport EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, EPROTONOSUPPORT, ESOCKTNOSUPPORT
 from libc.stdint cimport UINT64_MAX, int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free
@@ -98,7 +100,7 @@ cdef void move(SockState *s, SockState *new) noexcept nogil:
     waiters_fire(s, EV_CLOSED)
 
 
-@no_gc
+@no_gc_clear
 cdef class SocketHandle:
     """A TCP, UDP or ping socket of one stack.
 
