@@ -38,10 +38,11 @@ def ns(privileged: None) -> Iterator[Namespace]:
         yield namespace
 
 
-@pytest.fixture
-def net(ns: Namespace) -> Iterator[Net]:
-    """The stack behind a TAP, the kernel on the other side of it."""
-    with direct(ns) as made:
+@pytest.fixture(params=["plain", "offload"])
+def net(ns: Namespace, request: pytest.FixtureRequest) -> Iterator[Net]:
+    """The stack behind a TAP, the kernel on the other side of it; as it is, and with checksums and segmentation left
+    to the kernel."""
+    with direct(ns, offload=request.param == "offload") as made:
         yield made
 
 

@@ -107,12 +107,12 @@ def echo(connection: Any) -> None:
 
 
 @contextlib.contextmanager
-def direct(ns: Namespace) -> Iterator[Net]:
-    """The stack has the descriptor of a TAP whose netdev the kernel in `ns` has."""
+def direct(ns: Namespace, offload: bool = False) -> Iterator[Net]:
+    """The stack has the descriptor of a TAP whose netdev the kernel in `ns` has; offload: with a virtio header."""
     with contextlib.ExitStack() as cleanup:
-        tap = cleanup.enter_context(KernelTap(ns, addresses=[KERNEL + PREFIX]))
+        tap = cleanup.enter_context(KernelTap(ns, addresses=[KERNEL + PREFIX], vnet_hdr=offload))
         stack = cleanup.enter_context(ustack.Stack())
-        stack.attach(ustack.Tap(fd=tap.dup()), addresses=[STACK + PREFIX], gateway=KERNEL)
+        stack.attach(ustack.Tap(fd=tap.dup(), offload=offload), addresses=[STACK + PREFIX], gateway=KERNEL)
         yield Net(ns, stack, cleanup)
 
 

@@ -207,7 +207,7 @@ cdef class Driver:
                 self.slots[at].iface = iface
                 self.slots[at].ops = link.ops
                 self.slots[at].link = <void *>link
-                self.slots[at].need = BUF_HEADROOM + mtu + FRAME_MIN_ROOM
+                self.slots[at].need = BUF_HEADROOM + max(mtu, link.receive_max) + FRAME_MIN_ROOM
                 self.slots[at].gone = 0
             self.unlock()
         if iface == NULL:

@@ -47,6 +47,7 @@ cdef class Link:
     cdef object driver_ref             # weak reference to the driver while attached, else None
     cdef public str name
     cdef readonly int mtu              # bytes of IP
+    cdef int receive_max               # bytes of IP in a frame it hands over, where that may be more than the MTU
     cdef readonly str medium           # "ethernet" or "ip"
     cdef readonly bytes mac            # of the stack's side; 6 bytes, ethernet only (else None)
     cdef readonly bint closed

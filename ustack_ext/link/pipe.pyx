@@ -108,8 +108,8 @@ cdef class PipeEnd(Link):
                 raise ValueError(f"a frame on this pipe has 1 to {self.state.frame_max} bytes, not {view.len}")
             iov.base = view.buf
             iov.len = view.len
-            with nogil:
-                failed = frameq_push(&self.state.core.q[1 - self.state.side], &iov, 1)
+            # The GIL stays held: fork() in another thread must not find the queue locked.
+            failed = frameq_push(&self.state.core.q[1 - self.state.side], &iov, 1)
         finally:
             PyBuffer_Release(&view)
         return failed == 0

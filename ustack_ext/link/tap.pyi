@@ -5,6 +5,8 @@ from ustack_ext.link.link import Link
 class _Tuntap(Link):
     @property
     def persistent(self) -> bool: ...
+    @property
+    def offload(self) -> bool: ...
     def fileno(self) -> int: ...
 
 class Tap(_Tuntap):
@@ -18,6 +20,7 @@ class Tap(_Tuntap):
         fd: int | None = None,
         persistent: bool = False,
         owner: int | None = None,
+        offload: bool = False,
     ) -> None: ...
 
 class Tun(_Tuntap):
@@ -30,4 +33,5 @@ class Tun(_Tuntap):
         fd: int | None = None,
         persistent: bool = False,
         owner: int | None = None,
+        offload: bool = False,
     ) -> None: ...

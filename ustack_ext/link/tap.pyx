@@ -2,7 +2,8 @@
 
 Responsible for: the descriptor (created, attached to, or given), reading and writing frames, and the kernel's side when
 asked (host_addresses). Not for: who reads when (driver/), addresses of the stack (net/).
-Devices carry frames without the packet-information header (IFF_NO_PI).
+Devices carry frames without the packet-information header (IFF_NO_PI). With offload=True a virtio header goes before each
+frame (IFF_VNET_HDR): the kernel then takes TCP superframes and unfinished checksums, and hands them over.
 """
 
 import errno
@@ -15,18 +16,23 @@ import struct
 from ustack_ext.link import netlink
 
 from libc.errno cimport EAGAIN, EINTR, errno as c_errno
-from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
 from posix.unistd cimport read
 from ustack_ext.base.buf cimport Buf
-from ustack_ext.base.iov cimport IoVec, Offload
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
 from ustack_ext.link.link cimport Link, RxFrame, check_mac, check_mtu
+from ustack_ext.net.state cimport TX_IOV_MAX
 
 cdef extern from "<linux/if_tun.h>" nogil:
     unsigned long c_TUNSETIFF "TUNSETIFF"
     unsigned long c_TUNGETIFF "TUNGETIFF"
     unsigned long c_TUNSETPERSIST "TUNSETPERSIST"
     unsigned long c_TUNSETOWNER "TUNSETOWNER"
+    unsigned long c_TUNSETVNETHDRSZ "TUNSETVNETHDRSZ"
+    unsigned long c_TUNSETOFFLOAD "TUNSETOFFLOAD"
+    int c_TUN_F_CSUM "TUN_F_CSUM"
+    int c_TUN_F_TSO4 "TUN_F_TSO4"
     int c_IFF_TUN "IFF_TUN"
     int c_IFF_TAP "IFF_TAP"
     int c_IFF_NO_PI "IFF_NO_PI"
@@ -50,11 +56,25 @@ cdef extern from * nogil:
         pass
     ssize_t writev(int fd, const iovec_t *iov, int count)
 
+cdef extern from "<linux/virtio_net.h>" nogil:
+    cdef struct virtio_net_hdr:
+        uint8_t flags
+        uint8_t gso_type
+        uint16_t hdr_len
+        uint16_t gso_size
+        uint16_t csum_start
+        uint16_t csum_offset
+    int VIRTIO_NET_HDR_F_NEEDS_CSUM
+    int VIRTIO_NET_HDR_F_DATA_VALID
+    int VIRTIO_NET_HDR_GSO_TCPV4
+
 DEVICE = "/dev/net/tun"
+SUPERFRAME = 65535                 # bytes of IP the kernel may hand over at once
 TXQUEUELEN = 4096                  # frames the kernel keeps for us; its default of 500 or 1000 is a burst of one window
 
 cdef struct State:
     int fd
+    bint offload               # a virtio header goes before each frame
 
 
 cdef int tap_transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
@@ -68,24 +88,57 @@ cdef int tap_transmit(void *link, const IoVec *iov, int niov, const Offload *off
     return 0
 
 
+cdef int tap_transmit_offload(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
+    cdef State *s = <State *>link
+    cdef IoVec all[TX_IOV_MAX + 1]
+    cdef virtio_net_hdr h
+    memset(&h, 0, sizeof(h))
+    if off.flags & OFF_CSUM_WANTED:
+        h.flags = <uint8_t>VIRTIO_NET_HDR_F_NEEDS_CSUM
+        h.csum_start = off.csum_start
+        h.csum_offset = off.csum_offset
+    if off.flags & OFF_GSO_TCP4 and off.gso_size:
+        h.gso_type = <uint8_t>VIRTIO_NET_HDR_GSO_TCPV4
+        h.gso_size = off.gso_size
+        h.hdr_len = off.hdr_len
+    all[0].base = &h
+    all[0].len = sizeof(h)
+    memcpy(&all[1], iov, niov * sizeof(IoVec))
+    return tap_transmit(s, all, niov + 1, off)
+
+
+cdef void read_header(const virtio_net_hdr *h, Offload *off) noexcept nogil:
+    """Both flags mean that nobody needs to look at the checksum: verified, or never on a wire."""
+    if h.flags & (VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID):
+        off.flags |= OFF_CSUM_VERIFIED
+    if h.gso_type == VIRTIO_NET_HDR_GSO_TCPV4 and h.gso_size:
+        off.flags |= OFF_GSO_TCP4
+        off.gso_size = h.gso_size
+
+
 cdef int tap_receive(void *link, RxFrame *frames, int most) noexcept nogil:
     cdef State *s = <State *>link
     cdef Buf *b
+    cdef virtio_net_hdr h
     cdef ssize_t got
+    cdef uint32_t before = sizeof(virtio_net_hdr) if s.offload else 0      # read into the headroom
     cdef int n = 0
     while n < most:
         b = frames[n].buf
-        got = read(s.fd, b.data + b.off, b.cap - b.off)
+        got = read(s.fd, b.data + b.off - before, b.cap - b.off + before)
         if got < 0:
             if c_errno == EINTR:
                 continue
             if c_errno == EAGAIN or n > 0:
                 break
             return -c_errno
-        if got == 0:
+        if got <= before:
             break
-        b.len = <uint32_t>got
+        b.len = <uint32_t>got - before
         memset(&frames[n].off, 0, sizeof(Offload))
+        if before:
+            memcpy(&h, b.data + b.off - before, sizeof(h))
+            read_header(&h, &frames[n].off)
         n += 1
     return n
 
@@ -123,7 +176,12 @@ cdef class _Tuntap(Link):
             raise OSError(errno.EBADF, "the link is closed")
         return self.state.fd
 
-    cdef open_device(self, int kind, name, host_addresses, mtu, mac, fd, persistent, owner):
+    @property
+    def offload(self):
+        """Whether checksums and TCP segmentation are left to the kernel."""
+        return self.state.offload
+
+    cdef open_device(self, int kind, name, host_addresses, mtu, mac, fd, persistent, owner, offload):
         """Everything of the constructors; on an error nothing is left open."""
         if self.ops.state != NULL:
             raise TypeError("a link is initialised once")
@@ -133,15 +191,17 @@ cdef class _Tuntap(Link):
         if fd is not None:
             if persistent or owner is not None:
                 raise ValueError("persistent and owner are for devices opened by name, not by fd")
-            opened = adopt(fd, kind)
+            opened = adopt(fd, kind, offload)
         else:
-            opened = attach(name, kind, persistent, owner)
+            opened = attach(name, kind, persistent, owner, offload)
         self.state.fd = opened
         self.ops.state = &self.state
         self.ops.transmit = tap_transmit
         self.ops.receive = tap_receive
         self.ops.fd = opened
         try:
+            if offload and device_of(opened)[1] & c_IFF_VNET_HDR:
+                self.use_offload()
             self.name = device_of(opened)[0]
             self.persistent = persistent
             if kind == c_IFF_TAP:
@@ -153,6 +213,18 @@ cdef class _Tuntap(Link):
             self.closed = True
             self.shut()
             raise
+
+    cdef use_offload(self):
+        """Tells the kernel what it may hand over unfinished; what it refuses stays off."""
+        fcntl.ioctl(self.state.fd, c_TUNSETVNETHDRSZ, struct.pack("i", sizeof(virtio_net_hdr)))
+        self.state.offload = True
+        self.ops.transmit = tap_transmit_offload
+        try:
+            fcntl.ioctl(self.state.fd, c_TUNSETOFFLOAD, c_TUN_F_CSUM | c_TUN_F_TSO4)
+        except OSError:
+            return
+        self.offloads = OFF_CSUM_WANTED | OFF_GSO_TCP4
+        self.receive_max = SUPERFRAME
 
     cdef int configure(self, host_addresses, wanted_mtu, by_fd) except -1:
         """Set up the kernel's side as far as it was asked for; the MTU both sides have now."""
@@ -182,7 +254,8 @@ cdef class Tap(_Tuntap):
     device is also brought up; None: the kernel's side is left as it is. mtu, bytes of IP (default: the device's, 1500
     for a new one). mac, the stack's Ethernet address (bytes or "02:00:00:00:00:01"; default: random). fd, an open TAP
     descriptor to take over instead (it is closed with the link; IFF_NO_PI, no IFF_VNET_HDR). persistent, the device
-    outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege.
+    outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege. offload, leave
+    checksums and the cutting of TCP segments to the kernel, both ways (`offload` then says whether it does).
 
     Raises OSError: ENOENT (no /dev/net/tun), EPERM (needs CAP_NET_ADMIN, or the device is another user's), EBUSY
     (another process has it), EINVAL (the name is another kind of device), each with what to do; ValueError for a wrong
@@ -190,9 +263,10 @@ cdef class Tap(_Tuntap):
     The link works on when the thread later leaves the network namespace it was made in.
     """
 
-    def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None):
+    def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None,
+                 offload=False):
         self.medium = "ethernet"
-        self.open_device(c_IFF_TAP, name, host_addresses, mtu, mac, fd, bool(persistent), owner)
+        self.open_device(c_IFF_TAP, name, host_addresses, mtu, mac, fd, bool(persistent), owner, bool(offload))
 
 
 cdef class Tun(_Tuntap):
@@ -201,9 +275,10 @@ cdef class Tun(_Tuntap):
     A TUN device: IP packets to and from the kernel, without Ethernet. Parameters and errors are those of Tap.
     """
 
-    def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None):
+    def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None,
+                 offload=False):
         self.medium = "ip"
-        self.open_device(c_IFF_TUN, name, host_addresses, mtu, None, fd, bool(persistent), owner)
+        self.open_device(c_IFF_TUN, name, host_addresses, mtu, None, fd, bool(persistent), owner, bool(offload))
 
 
 def if_index(name):
@@ -211,7 +286,7 @@ def if_index(name):
     return socket.if_nametoindex(name)
 
 
-def adopt(fd, int kind):
+def adopt(fd, int kind, bint offload):
     """Check a descriptor that the caller made; it is ours from now on."""
     fd = fd if isinstance(fd, int) else fd.fileno()
     try:
@@ -223,13 +298,16 @@ def adopt(fd, int kind):
     word = "TAP" if kind == c_IFF_TAP else "TUN"
     if not flags & kind:
         raise ValueError(f"fd: {name} is not a {word} device")
-    if not flags & c_IFF_NO_PI or flags & c_IFF_VNET_HDR:
-        raise ValueError(f"fd: {name} puts a header before its frames; open it with IFF_NO_PI and without IFF_VNET_HDR")
+    if not flags & c_IFF_NO_PI:
+        raise ValueError(f"fd: {name} puts a header before its frames; open it with IFF_NO_PI")
+    if bool(flags & c_IFF_VNET_HDR) != offload:
+        raise ValueError(f"fd: {name} was opened {'with' if flags & c_IFF_VNET_HDR else 'without'} IFF_VNET_HDR: "
+                         f"say offload={not offload}")
     os.set_blocking(fd, False)
     return fd
 
 
-def attach(name, int kind, persistent, owner):
+def attach(name, int kind, persistent, owner, bint offload):
     """Open /dev/net/tun and create or attach to the device `name`; a non-blocking descriptor."""
     raw = name.encode() if isinstance(name, str) else bytes(name)
     if not 0 < len(raw) <= 15 or b"/" in raw or b"\0" in raw or b" " in raw:
@@ -238,7 +316,7 @@ def attach(name, int kind, persistent, owner):
         fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with explained(f"attaching to {name}", advice_device):
-            set_device(fd, raw, kind | c_IFF_NO_PI)
+            set_device(fd, raw, kind | c_IFF_NO_PI | (c_IFF_VNET_HDR if offload else 0))
             if owner is not None:
                 fcntl.ioctl(fd, c_TUNSETOWNER, int(owner))
             if persistent:

@@ -324,11 +324,6 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         send_rst(t, c)
         tcb_done(t, c, 0)
         return
-    if t.core.pool.used > t.core.pool.budget:                # what is left is for ACKs, which free memory
-        count(t.core, TCPRcvQDrop)
-        s.h.flags &= <unsigned char>~TH_FIN
-        c.flags |= TF_ACK_NOW
-        return
     if s.h.seq == c.rcv_nxt:
         in_order(t, c, s)
     else:
