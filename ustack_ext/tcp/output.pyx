@@ -270,7 +270,7 @@ cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
     cdef Options o
     cdef Seg *s = c.seg_head
     cdef uint32_t wnd = min(window_limit(t, c), <uint32_t>WINDOW_MAX)
-    cdef bint reply = c.state == TCP_SYN_RECV
+    cdef bint reply = c.state != TCP_SYN_SENT                # SYN-RECEIVED, or closed from there already
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return False
     if s == NULL:

@@ -109,6 +109,8 @@ cdef void drop_connections(Tcp *t) noexcept nogil:
     cdef Entry *e
     cdef Entry *nxt
     cdef Tcb *c
+    if t.conns.buckets == NULL:                              # tcp_init() found no memory
+        return
     for i in range(t.conns.mask + 1):
         e = t.conns.buckets[i]
         while e != NULL:
