@@ -135,8 +135,8 @@ def _readable(symbol: str, file: str) -> str:
     rest = re.sub(r"^__pyx_[a-z]+_", "", symbol)
     while rest != symbol and (match := re.match(r"(\d+)(.*)", rest)):
         length, rest = int(match[1]), match[2]
-        if length >= len(rest):
-            break  # a number in front of a method is not a length
+        if rest[length : length + 1] != "_":
+            break  # a method's number, not a name's length
         words.append(rest[:length])
         rest = rest[length + 1 :]
     module = f"{_package(file)}/{Path(file).name.split('.')[0]}"

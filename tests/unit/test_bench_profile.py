@@ -70,6 +70,18 @@ def test_system_calls(caller: str, told: str) -> None:
     assert profile.purpose([("do_syscall_64", profile.KERNEL), (caller, "/usr/lib/libc.so.6")]) == told
 
 
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("__pyx_f_10ustack_ext_7sockets_6handle_send", "sockets/handle send"),
+        ("__pyx_pw_10ustack_ext_7sockets_6handle_12SocketHandle_7_close_now", "sockets/handle SocketHandle._close_now"),
+        ("plain_c", "sockets/handle plain_c"),
+    ],
+)
+def test_names_are_readable(symbol: str, name: str) -> None:
+    assert profile.function([(symbol, SO.format("sockets/handle"))]) == name
+
+
 def test_table_adds_up() -> None:
     lines = profile.table("what", Counter({"much": 900, "some": 99, "little": 1}), 1000).splitlines()
     assert lines[2:] == ["| much | 90.0 |", "| some | 9.9 |", "| everything else | 0.1 |"]
