@@ -90,6 +90,7 @@ cdef class ThreadDriver(Driver):
     cdef int waiting                   # threads that want the lock
     cdef int stop
     cdef int busy                      # the thread is reading or asleep, outside the lock (set and cleared under it)
+    cdef int reading                   # the thread is in a link's receive function
     cdef int asleep
     cdef int woken                     # somebody wants the thread to look again
     cdef int wakefd
@@ -204,10 +205,12 @@ cdef class ThreadDriver(Driver):
                 self.release_buffers()
                 self.sleep_until = deadline
             self.busy = 1
+            self.reading = more
             pthread_mutex_unlock(&self.mutex)
             self.give_way()
             if more:
                 self.read_links()
+                atomic_set(&self.reading, 0)
             else:
                 self.doze(deadline)
 
@@ -376,7 +379,12 @@ cdef class ThreadDriver(Driver):
 
     cdef bint hold(self):
         """For fork(): the lock, without ever waiting for the GIL with it."""
-        return pthread_mutex_trylock(&self.mutex) == 0
+        if pthread_mutex_trylock(&self.mutex) != 0:
+            return False
+        # A link's own lock must not be taken in the child either. Reading never blocks, and needs neither lock nor GIL.
+        while atomic_get(&self.reading):
+            sched_yield()
+        return True
 
     cdef void let_go(self, bint child) noexcept:
         cdef int i
