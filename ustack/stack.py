@@ -212,6 +212,20 @@ class Stack(StackCore):
                 return
         raise OSError(errno.ESRCH, f"there is no route to {destination}")
 
+    def add_neighbor(self, interface: str, address: str, mac: bytes | str) -> None:
+        """Make a neighbour's link address permanent: it is never asked for and never ages, as `ip neigh replace`.
+
+        mac: 6 bytes, or "02:00:00:00:00:01". Raises ValueError, OSError: ENODEV, EINVAL (no Ethernet).
+        """
+        raw = bytes.fromhex(mac.replace(":", "")) if isinstance(mac, str) else bytes(mac)
+        if len(raw) != 6 or raw[0] & 1:
+            raise ValueError(f"mac: {mac!r} is not one station's Ethernet address")
+        config.change_neighbor(self, interface, _address(address), raw)
+
+    def del_neighbor(self, interface: str, address: str) -> None:
+        """Forget a neighbour, permanent or learnt. Raises ValueError, OSError: ENODEV, ENOENT."""
+        config.change_neighbor(self, interface, _address(address), None)
+
     def _change_route(
         self,
         add: bool,

@@ -2,8 +2,8 @@
 
 Responsible for: the descriptor (created, attached to, or given), reading and writing frames, and the kernel's side when
 asked (host_addresses). Not for: who reads when (driver/), addresses of the stack (net/).
-Devices carry frames without the packet-information header (IFF_NO_PI). With offload=True a virtio header goes before each
-frame (IFF_VNET_HDR): the kernel then takes TCP superframes and unfinished checksums, and hands them over.
+Devices carry frames without the packet-information header (IFF_NO_PI). With offload=True a virtio header goes before
+each frame (IFF_VNET_HDR): the kernel then takes TCP superframes and unfinished checksums, and hands them over.
 """
 
 import errno
@@ -254,8 +254,8 @@ cdef class Tap(_Tuntap):
     device is also brought up; None: the kernel's side is left as it is. mtu, bytes of IP (default: the device's, 1500
     for a new one). mac, the stack's Ethernet address (bytes or "02:00:00:00:00:01"; default: random). fd, an open TAP
     descriptor to take over instead (it is closed with the link; IFF_NO_PI, no IFF_VNET_HDR). persistent, the device
-    outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege. offload, leave
-    checksums and the cutting of TCP segments to the kernel, both ways (`offload` then says whether it does).
+    outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege. offload,
+    leave checksums and the cutting of TCP segments to the kernel, both ways (`offload` then says whether it does).
 
     Raises OSError: ENOENT (no /dev/net/tun), EPERM (needs CAP_NET_ADMIN, or the device is another user's), EBUSY
     (another process has it), EINVAL (the name is another kind of device), each with what to do; ValueError for a wrong

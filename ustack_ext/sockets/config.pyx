@@ -1,4 +1,4 @@
-"""A stack's interfaces, addresses and routes, changed from Python.
+"""A stack's interfaces, addresses, routes and static neighbours, changed from Python.
 
 Responsible for: turning Python's values into calls of net/, under the lock, and errno into OSError. Not for: reading
 text (ustack/stack.py gives addresses as 128-bit integers, prefix lengths counted in 128 bits), or what net/ makes of
@@ -7,10 +7,12 @@ them.
 import os as _os
 
 from libc.errno cimport ENODEV
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.link.link cimport Link
-from ustack_ext.net.net cimport iface_add_addr, iface_by_name, iface_del_addr, route_add, route_del
+from ustack_ext.net.net cimport (
+    iface_add_addr, iface_by_name, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del,
+)
 from ustack_ext.net.state cimport Iface
 from ustack_ext.sockets.address cimport addr_from_int
 from ustack_ext.sockets.stackcore cimport StackCore, running
@@ -112,3 +114,26 @@ def change_route(StackCore stack not None, bint add, object prefix, int plen, ob
         d.unlock()
     d.after()
     answer(rc, "route")
+
+
+def change_neighbor(StackCore stack not None, str name not None, object address, bytes mac):
+    """Make an entry of the neighbour table permanent, or (mac None) delete it. Raises OSError."""
+    cdef Driver d = running(stack)
+    cdef Addr a = addr_from_int(address)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef bint delete = mac is None
+    cdef bytes six = bytes(6) if mac is None else mac
+    cdef const uint8_t *hw = six
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        if i == NULL:
+            rc = -ENODEV
+        else:
+            rc = net_neigh_del(&d.engine.net, i, &a) if delete else net_neigh_set(&d.engine.net, i, &a, hw)
+        d.unlock()
+    d.after()
+    answer(rc, name)
