@@ -90,7 +90,10 @@ def test_tiny_segments_out_of_order(lab: Lab) -> None:
     random.Random(5).shuffle(places)
     for start in range(0, len(places), 512):
         lab.carrier.send_many(
-            [end.path.frame(end.snd + at, end.rcv, ACK | PSH, data=bytes([at % 251])) for at in places[start : start + 512]]
+            [
+                end.path.frame(end.snd + at, end.rcv, ACK | PSH, data=bytes([at % 251]))
+                for at in places[start : start + 512]
+            ]
         )
         assert lab.stack.live()["buffer_bytes"] <= 4 * WINDOW
     lab.segments()
@@ -120,8 +123,19 @@ def test_fin_before_the_data_behind_it(lab: Lab) -> None:
 
 def fragment(lab: Lab, ident: int, offset: int, size: int) -> bytes:
     """A UDP fragment that is never the last."""
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + size, ident, 0x2000 | offset // 8, 64, 17, 0,
-                         socket.inet_aton(lab.peer.ip), socket.inet_aton(lab.peer.target))
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        0,
+        20 + size,
+        ident,
+        0x2000 | offset // 8,
+        64,
+        17,
+        0,
+        socket.inet_aton(lab.peer.ip),
+        socket.inet_aton(lab.peer.target),
+    )
     total = sum(struct.unpack("!10H", header))
     total = (total & 0xFFFF) + (total >> 16)
     header = header[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + header[12:]
@@ -207,21 +221,26 @@ def converse(lab: Lab, end: RawEnd, sock: Any) -> None:
     lab.segments()
 
 
-FILLS = {"unread": fill_unread, "out of order": fill_out_of_order, "unsent": fill_unsent, "fragments": fill_fragments,
-         "datagrams": fill_datagrams}
+FILLS = {
+    "unread": fill_unread,
+    "out of order": fill_out_of_order,
+    "unsent": fill_unsent,
+    "fragments": fill_fragments,
+    "datagrams": fill_datagrams,
+}
 
 
 @pytest.mark.parametrize("kind", [*FILLS, "all"])
 def test_budget_used_up(kind: str) -> None:
-    """2 MiB for everything, and somebody who takes it: established traffic and new clients go on, the rest comes back."""
+    """2 MiB, and somebody who takes it all: established traffic and new clients go on, and all of it comes back."""
     with small_lab(2048 * KIB) as lab:
         health = lab.health
         base = lab.stack.live()
         talking, mine = connect(lab, 50000)
         held: list[Any] = []
         for number, (name, fill) in enumerate(FILLS.items()):
-                if kind in (name, "all"):
-                    held += fill(lab, range(20000 + 1000 * number, 20060 + 1000 * number))
+            if kind in (name, "all"):
+                held += fill(lab, range(20000 + 1000 * number, 20060 + 1000 * number))
         used = lab.stack.live()["buffer_bytes"]
         assert used > (256 if kind == "fragments" else 1024) * KIB, "nothing is short: the test tests nothing"
         assert used <= 2048 * KIB + 256 * KIB

@@ -6,7 +6,6 @@ Figures are printed (pytest -s). Limits: 1 KiB for an idle connection; for what 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,13 +21,6 @@ KIB = 1 << 10
 SLACK = 3 << 20
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
 def open_and_close(lab: Lab, count: int) -> None:
     """So many connections with a request and an answer, ended in every way, in the order of their numbers."""
     for k in range(count):
@@ -40,22 +32,22 @@ def open_and_close(lab: Lab, count: int) -> None:
         lab.write(sock, b"answer")
         end.rcv = (end.rcv + 6) % MODULUS
         way = k % 4
-        if way == 0:                                     # the peer resets
+        if way == 0:  # the peer resets
             lab.carrier.send(end.frame(RST | ACK))
             sock.close()
-        elif way == 1:                                   # the peer closes first
+        elif way == 1:  # the peer closes first
             lab.carrier.send(end.frame(FIN | ACK))
             end.snd += 1
             sock.close()
             end.rcv += 1
             lab.carrier.send(end.frame(ACK))
-        elif way == 2:                                   # we do
+        elif way == 2:  # we do
             lab.carrier.send(end.frame(ACK))
             sock.close()
             lab.carrier.pump()
             end.rcv += 1
             lab.carrier.send(end.frame(FIN | ACK))
-        else:                                            # we do, unread data: a reset
+        else:  # we do, unread data: a reset
             lab.carrier.send(end.frame(ACK | PSH, b"unread"))
             sock.close()
         lab.carrier.drain()
@@ -73,8 +65,10 @@ def test_ten_thousand_opened_and_closed(lab: Lab) -> None:
     gc.collect()
     after, left = rss(), lab.stack.live()
     print(f"\n{MANY} connections opened and closed: RSS {before / 1e6:.1f} -> {after / 1e6:.1f} MB")
-    volatile = {"pool_bytes", "object_bytes", "timers"}   # spare chunks; the neighbour's ageing
-    assert {k: v for k, v in left.items() if k not in volatile} == {k: v for k, v in counters.items() if k not in volatile}
+    volatile = {"pool_bytes", "object_bytes", "timers"}  # spare chunks; the neighbour's ageing
+    assert {k: v for k, v in left.items() if k not in volatile} == {
+        k: v for k, v in counters.items() if k not in volatile
+    }
     assert left["timers"] <= counters["timers"] + 1
     assert left["object_bytes"] <= counters["object_bytes"] + 512 * KIB
     assert after - before < SLACK
@@ -110,8 +104,10 @@ def test_ten_thousand_idle(lab: Lab) -> None:
     assert after["tcbs"] - before["tcbs"] == MANY
     assert after["buffers"] == before["buffers"]
     each = (after["object_bytes"] - before["object_bytes"]) / MANY
-    print(f"\n{MANY} idle connections: {each:.0f} bytes each in the data plane, {(now - resident) / MANY:.0f} bytes of RSS "
-          "each with the Python sockets")
+    print(
+        f"\n{MANY} idle connections: {each:.0f} bytes each in the data plane, "
+        f"{(now - resident) / MANY:.0f} bytes of RSS each with the Python sockets"
+    )
     assert each <= KIB
     for sock in held:
         sock.close()

@@ -21,7 +21,9 @@ MAX_LEN = 6144
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="how long, for each medium (default 60)")
-    parser.add_argument("--medium", choices=[*corpus.MEDIA, "both"], default="both", help="what the frames are (default both)")
+    parser.add_argument(
+        "--medium", choices=[*corpus.MEDIA, "both"], default="both", help="what the frames are (default both)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes that share one corpus (default 1)")
     parser.add_argument("--nice", type=int, default=10, help="niceness of the fuzzer (default 10)")
     parser.add_argument("--input", type=Path, help="run this one file instead, with the medium its name begins with")
@@ -30,8 +32,13 @@ def arguments() -> argparse.Namespace:
 
 def environment(lib: Path, medium: str) -> dict[str, str]:
     packages = os.pathsep.join(path for path in sys.path if path)
-    return os.environ | {"USTACK_FUZZ_LIB": str(lib), "USTACK_FUZZ_MEDIUM": str(corpus.MEDIA.index(medium)), "PYTHONPATH": packages,
-                         "ASAN_OPTIONS": ASAN, "UBSAN_OPTIONS": "print_stacktrace=1"}
+    return os.environ | {
+        "USTACK_FUZZ_LIB": str(lib),
+        "USTACK_FUZZ_MEDIUM": str(corpus.MEDIA.index(medium)),
+        "PYTHONPATH": packages,
+        "ASAN_OPTIONS": ASAN,
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
 
 
 def fuzz(program: Path, lib: Path, medium: str, options: argparse.Namespace) -> list[Path]:
@@ -45,13 +52,28 @@ def fuzz(program: Path, lib: Path, medium: str, options: argparse.Namespace) -> 
     grown.mkdir(exist_ok=True)
     made = corpus.write(seeds, medium)
     log = work / "log"
-    command = [str(program), f"-max_total_time={options.seconds}", f"-max_len={MAX_LEN}", "-print_final_stats=1", "-timeout=60",
-               "-rss_limit_mb=4096", f"-artifact_prefix={found}/", *([f"-fork={options.jobs}"] if options.jobs > 1 else []),
-               str(grown), str(seeds), str(REGRESSIONS)]
+    command = [
+        str(program),
+        f"-max_total_time={options.seconds}",
+        f"-max_len={MAX_LEN}",
+        "-print_final_stats=1",
+        "-timeout=60",
+        "-rss_limit_mb=4096",
+        f"-artifact_prefix={found}/",
+        *([f"-fork={options.jobs}"] if options.jobs > 1 else []),
+        str(grown),
+        str(seeds),
+        str(REGRESSIONS),
+    ]
     print(f"{medium}: {made} seeds, {options.seconds} s, log in {log.relative_to(build.ROOT)}", flush=True)
     with log.open("w", encoding="utf-8") as out:
-        done = subprocess.run(["nice", "-n", str(options.nice), *command], cwd=work, env=environment(lib, medium), stdout=out,
-                              stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            ["nice", "-n", str(options.nice), *command],
+            cwd=work,
+            env=environment(lib, medium),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
     report(medium, log.read_text(encoding="utf-8", errors="replace"))
     kept = keep(found, medium)
     if done.returncode and not kept:
@@ -64,8 +86,10 @@ def report(medium: str, log: str) -> None:
     if state:
         runs, edges, features, inputs = state[-1]
         average = re.findall(r"stat::average_exec_per_sec:\s*(\d+)", log)
-        print(f"{medium}: {runs} runs{f', {average[-1]} a second' if average else ''}, {edges} edges, {features} features, "
-              f"{inputs} inputs kept")
+        print(
+            f"{medium}: {runs} runs{f', {average[-1]} a second' if average else ''}, "
+            f"{edges} edges, {features} features, {inputs} inputs kept"
+        )
     for line in re.findall(r"^.*(?:INVARIANT|ERROR: |SUMMARY: |runtime error).*$", log, re.M)[:6]:
         print(f"{medium}: {line}")
 

@@ -26,8 +26,15 @@ COVERAGE = ["-fsanitize=fuzzer-no-link", "-fno-sanitize-coverage=trace-cmp"]
 # Where coverage says nothing about the input: the harness, hashing, sums.
 UNCOVERED = ("fz_", "ustack_ext.base.table", "ustack_ext.base.rng", "ustack_ext.wire.checksum")
 # Cython's own helpers cast functions and compare pointers in ways that are none of our business.
-COMMON = ["-g", "-fPIC", "-fno-strict-aliasing", "-fno-omit-frame-pointer", "-Wno-unused-function",
-          "-DCYTHON_WITHOUT_ASSERTIONS", "-DUSTACK_DEBUG=1"]
+COMMON = [
+    "-g",
+    "-fPIC",
+    "-fno-strict-aliasing",
+    "-fno-omit-frame-pointer",
+    "-Wno-unused-function",
+    "-DCYTHON_WITHOUT_ASSERTIONS",
+    "-DUSTACK_DEBUG=1",
+]
 
 
 class Missing(Exception):
@@ -64,8 +71,14 @@ def translate(modules: dict[str, Path], into: Path) -> dict[str, Path]:
     os.chdir(ROOT)
     try:
         extensions = [Extension(name, [str(path.relative_to(ROOT))]) for name, path in modules.items()]
-        done = cythonize(extensions, compiler_directives=directives(), nthreads=os.cpu_count() or 1, build_dir=str(into),
-                         include_path=[str(HERE / "target"), str(ROOT)], quiet=True)
+        done = cythonize(
+            extensions,
+            compiler_directives=directives(),
+            nthreads=os.cpu_count() or 1,
+            build_dir=str(into),
+            include_path=[str(HERE / "target"), str(ROOT)],
+            quiet=True,
+        )
     finally:
         os.chdir(was)
         sys.path.remove(str(HERE / "target"))
@@ -109,8 +122,10 @@ def clang() -> str:
         path = shutil.which(name) if name else None
         if path and runtime(path).exists():
             return path
-    raise Missing("The fuzzer needs clang with its compiler-rt (libFuzzer). On Debian or Ubuntu:\n"
-                  "    sudo apt-get install clang libclang-rt-14-dev    # the number is that of `clang --version`")
+    raise Missing(
+        "The fuzzer needs clang with its compiler-rt (libFuzzer). On Debian or Ubuntu:\n"
+        "    sudo apt-get install clang libclang-rt-14-dev    # the number is that of `clang --version`"
+    )
 
 
 def runtime(compiler: str) -> Path:
@@ -141,8 +156,26 @@ def build_fuzzer() -> tuple[Path, Path]:
     program = out / "engine_fuzzer"
     main = HERE / "fuzz_main.c"
     if not program.exists() or program.stat().st_mtime < main.stat().st_mtime:
-        run([compiler, "-O1", *COMMON, *SANITIZE, *COVERAGE, f"-I{sysconfig.get_path('include')}", str(main), str(runtime(compiler)),
-             "-o", str(program), "-rdynamic", *python_library(), "-lstdc++", "-lm", "-lpthread", "-ldl"])
+        run(
+            [
+                compiler,
+                "-O1",
+                *COMMON,
+                *SANITIZE,
+                *COVERAGE,
+                f"-I{sysconfig.get_path('include')}",
+                str(main),
+                str(runtime(compiler)),
+                "-o",
+                str(program),
+                "-rdynamic",
+                *python_library(),
+                "-lstdc++",
+                "-lm",
+                "-lpthread",
+                "-ldl",
+            ]
+        )
     return program, lib
 
 

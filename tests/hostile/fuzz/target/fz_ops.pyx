@@ -459,7 +459,7 @@ cdef void step(World *w, uint8_t what, uint8_t how, uint8_t which, uint8_t more,
     put_be16(r + 4, a)
     put_be16(r + 6, b)
     put_be16(r + 8, 20000)
-    engine_enter(w.e, w.e.core.now + 10 * MS)
+    engine_enter(w.e, w.e.core.now + MS)
     one_op(w, r)
     world_poll(w)
 
@@ -476,27 +476,26 @@ cdef void active(World *w, uint8_t options_off) noexcept nogil:
 
 
 cdef void set_scene(World *w) noexcept nogil:
-    step(w, OP_CALL, 1, 0, 0, 0, 0)                         # listen
+    cdef uint8_t port
+    step(w, OP_CALL, 1, 0, 0, 4, 0)                         # listen, backlog 4
     step(w, OP_DATAGRAM, 0, 0, 0, 0, 0)                     # a bound one, a connected one, a ping one
     step(w, OP_DATAGRAM, 1, 1, 0, 0, 0)
     step(w, OP_DATAGRAM, 2, 2, 0, 0, 0)
     passive(w, 1, 15)                                       # 0: every option
     passive(w, 2, 1)                                        # 1: MSS only
     passive(w, 3, 5)                                        # 2: SACK, no timestamps
-    step(w, OP_CALL, 3, 0, 0, 20000, 0)                     # 0 has much in flight
-    step(w, OP_CALL, 3, 1, 0, 20000, 0)                     # so has 1
-    step(w, OP_CALL, 3, 2, 0, 3000, 0)
     active(w, 0)                                            # 3: ours
     active(w, 1)                                            # 4: ours, no options
-    step(w, OP_SEGMENT, TH_ACK | TH_PSH, 3, 0, 0, 0)
-    step(w, OP_CALL, 0, 0, 0, 1, 0)                         # 5: SYN-SENT
-    passive(w, 4, 15)
-    step(w, OP_SEGMENT, TH_ACK | TH_FIN, 6, 0, 0, 0)        # 6: CLOSE-WAIT
-    passive(w, 5, 15)
-    step(w, OP_CALL, 5, 7, 1, 0, 0)                         # 7: FIN-WAIT-1
-    passive(w, 6, 15)
-    step(w, OP_CALL, 6, 8, 0, 0, 0)                         # an orphan
-    step(w, OP_OPEN, 0, 7, 15, 100, 0)                      # one in the SYN queue
-    step(w, OP_OPEN, 0, 8, 15, 100, 0)
+    for port in range(4, 7):
+        passive(w, port, 15)                                # 5, 6, 7
+    step(w, OP_OPEN, 0, 7, 15, 100, 0)
     step(w, OP_ANSWER, TH_ACK, 0, 0, 0, 0)                  # one in the accept queue
+    step(w, OP_OPEN, 0, 8, 15, 100, 0)                      # one in the SYN queue
+    step(w, OP_CALL, 0, 0, 0, 1, 0)                         # 8: SYN-SENT
+    step(w, OP_SEGMENT, TH_ACK | TH_FIN, 5, 0, 0, 0)        # 5: CLOSE-WAIT
+    step(w, OP_CALL, 5, 6, 1, 0, 0)                         # 6: FIN-WAIT-1
+    step(w, OP_CALL, 6, 7, 0, 0, 0)                         # 7: closed, an orphan
+    step(w, OP_CALL, 3, 0, 0, 20000, 0)                     # data in flight on 0, 1, 2
+    step(w, OP_CALL, 3, 1, 0, 20000, 0)
+    step(w, OP_CALL, 3, 2, 0, 20000, 0)
     check_world(w)

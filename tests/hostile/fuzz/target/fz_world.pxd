@@ -23,6 +23,7 @@ cdef struct World:
     Engine *e
     Iface *iface
     int medium
+    bint offloads              # the link cuts superframes and fills in checksums, and hands some in
     Tcb *tcbs[24]              # held as a socket holds them: until tcp_close
     Listener *listeners[4]
     UdpSock *udps[8]
@@ -39,9 +40,10 @@ cdef struct World:
     int failed_state
     uint32_t failed_flags
     uint8_t frame[70000]       # a frame being built
+    uint8_t out[70000]         # a frame sent, in one piece
     uint8_t data[70000]        # what applications write, and read into
 
-cdef bint world_open(World *w, int medium, uint8_t config) noexcept nogil      # False: no memory for an engine
+cdef bint world_open(World *w, int medium, uint8_t config, bint offloads) noexcept nogil      # False: no memory for an engine
 cdef void world_close(World *w) noexcept nogil                                 # closes every socket, lets time pass, frees
 cdef void world_drop(World *w) noexcept nogil                                  # frees the engine with everything open
 cdef void world_feed(World *w, const uint8_t *frame, uint32_t n, bint at_end) noexcept nogil

@@ -7,14 +7,14 @@ from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport Buf, buf_alloc
 from ustack_ext.base.event cimport Source, event_pop
-from ustack_ext.base.iov cimport IoVec, Offload
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
 from ustack_ext.engine.engine cimport engine_enter, engine_free, engine_input, engine_new, engine_next, engine_poll
 from ustack_ext.net.net cimport iface_add, iface_add_addr, net_neigh_set, route_add
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, Iface
 from ustack_ext.tcp.tcp cimport tcp_close, tcp_close_listener
 from ustack_ext.udp.udp cimport udp_close
 from ustack_ext.wire.addr cimport Addr, V4_BITS, addr_none, addr_v4
-from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
+from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport (ARP_LEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, IP4_MF, IPPROTO_ICMP_,
                                       IPPROTO_TCP_, IPPROTO_UDP_, WIRE_OK, ArpPkt, EthHdr, Ip4Hdr, TcpHdr, UdpHdr,
                                       arp_parse, eth_parse, ip4_parse, tcp_parse, udp_parse)
@@ -23,6 +23,7 @@ cdef enum:
     MTU = 1500
     CLOSING_POLLS = 4000           # far more than every retransmission of every held connection
     FIRST_NOW = 1000000000
+    DUE_ROUNDS = 100               # what is due at one moment is done in few rounds, or never
 
 cdef uint8_t OUR_MAC[6]
 cdef uint8_t PEER_MAC[6]
@@ -57,20 +58,20 @@ cdef const char *bad_transport(const Ip4Hdr *h, const uint8_t *p, uint32_t n) no
     return NULL
 
 
-cdef const char *bad_packet(const uint8_t *p, uint32_t n) noexcept nogil:
+cdef const char *bad_packet(const uint8_t *p, uint32_t n, uint32_t mtu) noexcept nogil:
     cdef Ip4Hdr h
     if ip4_parse(p, n, &h) != WIRE_OK:
         return b"sent: malformed IP header"
-    if n > MTU:
+    if n > mtu:
         return b"sent: longer than the MTU"
     return bad_transport(&h, p + h.hlen, h.total_len - h.hlen)
 
 
-cdef const char *bad_frame(int medium, const uint8_t *p, uint32_t n) noexcept nogil:
+cdef const char *bad_frame(int medium, const uint8_t *p, uint32_t n, uint32_t mtu) noexcept nogil:
     cdef EthHdr eth
     cdef ArpPkt arp
     if medium == MEDIUM_IP:
-        return bad_packet(p, n)
+        return bad_packet(p, n, mtu)
     if eth_parse(p, n, &eth) != WIRE_OK:
         return b"sent: no Ethernet header"
     if eth.ethertype == ETHERTYPE_ARP:
@@ -79,29 +80,42 @@ cdef const char *bad_frame(int medium, const uint8_t *p, uint32_t n) noexcept no
         return NULL
     if eth.ethertype != ETHERTYPE_IPV4:
         return b"sent: unknown EtherType"
-    return bad_packet(p + ETH_HLEN, n - ETH_HLEN)
+    return bad_packet(p + ETH_HLEN, n - ETH_HLEN, mtu)
+
+
+cdef const char *bad_offload(const World *w, uint32_t n, const Offload *off) noexcept nogil:
+    """Does what the link was asked to do, on w.out; then the packet must be right like any other."""
+    cdef uint32_t at = off.csum_start + off.csum_offset
+    if off.flags & ~(OFF_CSUM_WANTED | OFF_GSO_TCP4 | OFF_CSUM_VERIFIED) or (off.flags and not w.offloads):
+        return b"sent: an offload the link does not have"
+    if off.flags & OFF_GSO_TCP4 and (off.gso_size == 0 or off.gso_size > MTU - 40 or not off.flags & OFF_CSUM_WANTED):
+        return b"sent: segmentation without sense"
+    if off.flags & OFF_CSUM_WANTED:
+        if at + 2 > n or off.csum_start > n:
+            return b"sent: checksum field outside the frame"
+        csum_store(<uint8_t *>w.out + at, csum_fold(csum_partial(w.out + off.csum_start, n - off.csum_start, 0)))
+    return NULL
 
 
 cdef int transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
     cdef World *w = <World *>link
-    cdef uint8_t *at
-    cdef uint8_t whole[16384]
     cdef uint32_t n = 0, slot
     cdef const char *bad
     cdef int i
     for i in range(niov):
-        if n + iov[i].len > sizeof(whole):
-            world_fail(w, b"sent: longer than any MTU")
+        if n + iov[i].len > sizeof(w.out):
+            world_fail(w, b"sent: longer than any frame")
             return -1
-        memcpy(whole + n, iov[i].base, iov[i].len)
+        memcpy(w.out + n, iov[i].base, iov[i].len)
         n += <uint32_t>iov[i].len
-    bad = bad_frame(w.medium, whole, n)
+    bad = bad_offload(w, n, off)
+    if bad == NULL:
+        bad = bad_frame(w.medium, w.out, n, 65535 if off.flags & OFF_GSO_TCP4 else MTU)
     if bad != NULL:
         world_fail(w, bad)
     slot = w.captures % CAPTURES
-    at = w.captured[slot]
     w.captured_len[slot] = min(n, <uint32_t>CAPTURE_MAX)
-    memcpy(at, whole, w.captured_len[slot])
+    memcpy(w.captured[slot], w.out, w.captured_len[slot])
     w.captures += 1
     return -1 if w.tx_fail and w.captures % w.tx_fail == 0 else 0
 
@@ -136,7 +150,7 @@ cdef void limit_memory(World *w, uint8_t config) noexcept nogil:
         w.tx_fail = 5
 
 
-cdef bint world_open(World *w, int medium, uint8_t config) noexcept nogil:
+cdef bint world_open(World *w, int medium, uint8_t config, bint offloads) noexcept nogil:
     cdef uint8_t seed[32]
     cdef uint64_t budget = 16 << 20
     cdef Addr us = addr_v4(US), peer = addr_v4(PEER), none = addr_none(), any4 = addr_v4(0)
@@ -149,7 +163,9 @@ cdef bint world_open(World *w, int medium, uint8_t config) noexcept nogil:
     if w.e == NULL:
         return False
     w.medium = MEDIUM_ETHERNET if medium == 0 else MEDIUM_IP
-    w.iface = iface_add(&w.e.net, b"fuzz0", w.medium, OUR_MAC if medium == 0 else NULL, MTU, 0, transmit, w)
+    w.offloads = offloads
+    w.iface = iface_add(&w.e.net, b"fuzz0", w.medium, OUR_MAC if medium == 0 else NULL, MTU,
+                        OFF_CSUM_WANTED | OFF_GSO_TCP4 if offloads else 0, transmit, w)
     iface_add_addr(&w.e.net, w.iface, &us, V4_BITS + 24, False)
     if medium == 0:
         net_neigh_set(&w.e.net, w.iface, &peer, PEER_MAC)
@@ -175,18 +191,28 @@ cdef void world_fail(World *w, const char *what) noexcept nogil:
 cdef void world_feed(World *w, const uint8_t *frame, uint32_t n, bint at_end) noexcept nogil:
     """at_end: the frame's last byte is the buffer's last, so that AddressSanitizer sees every byte read past it."""
     cdef Buf *b = buf_alloc(&w.e.core.pool, n + 64)
+    cdef Offload off
     if b == NULL:
         return
+    memset(&off, 0, sizeof(off))
+    if w.offloads and n > 200:                     # as a link hands in what it put together
+        off.flags = OFF_GSO_TCP4
+        off.gso_size = 100
     b.off = b.cap - n if at_end else 64
     b.len = n
     memcpy(b.data + b.off, frame, n)
     w.settled = False
-    engine_input(w.e, w.iface, b, NULL)
+    engine_input(w.e, w.iface, b, &off if w.offloads else NULL)
 
 
 cdef void world_poll(World *w) noexcept nogil:
+    """As a driver does: until nothing is due any more."""
     cdef Source *s
+    cdef int rounds = 0
     engine_poll(w.e)
+    while engine_next(w.e) <= w.e.core.now and rounds < DUE_ROUNDS:
+        engine_poll(w.e)
+        rounds += 1
     s = event_pop(&w.e.core.events)
     while s != NULL:
         s.pending = 0
