@@ -99,7 +99,9 @@ class Namespace:
         stdin: int = subprocess.DEVNULL,
     ) -> Child:
         """Start argv inside the namespace; it ends with the namespace at the latest."""
-        child = Child(self.command(argv), fds=[self.fd, *fds], env=env, stdin=stdin)
+        child = Child(
+            self.command(argv), fds=[self.fd, *fds], env=plain_environment() if env is None else env, stdin=stdin
+        )
         self._children.append(child)
         return child
 
@@ -114,6 +116,7 @@ class Namespace:
         return subprocess.run(
             self.command(argv),
             pass_fds=[self.fd],
+            env=plain_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -152,6 +155,11 @@ class Namespace:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment for programs of the system: without the sanitizer that may be loaded into ours."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
 def in_thread(function: Callable[[], T]) -> T:
