@@ -1,4 +1,4 @@
-"""pytest fixtures for tests against the kernel; a conftest.py imports the ones it wants.
+"""pytest fixtures for tests against the kernel or a scripted neighbour; a conftest.py imports the ones it wants.
 
 What cannot run on this machine is skipped with the reason. USTACK_FULL=1 makes everything as large as the acceptance
 criteria say.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tap_harness.lab import Lab
 from tap_harness.need import missing_privilege
 from tap_harness.net import Net, direct, over_wire
 from tap_harness.netns import Namespace
@@ -51,3 +52,11 @@ def impaired(ns: Namespace) -> Iterator[Callable[[Impairment], Net]]:
     """A function that makes a Net whose wire is as bad as the Impairment it is given (both directions alike)."""
     with contextlib.ExitStack() as cleanup:
         yield lambda impairment: cleanup.enter_context(over_wire(ns, impairment))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A stack on the manual driver with a scripted neighbour, in memory."""
+    made = Lab()
+    yield made
+    made.close()

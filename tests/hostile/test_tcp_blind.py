@@ -5,8 +5,6 @@ RFC 5961, 9293 §3.10.7.4, 7323 §5, 1337.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from scapy.layers.inet import TCP
 
@@ -15,13 +13,6 @@ from tap_harness.lab import Lab, Situation
 from tap_harness.segment import ACK, MODULUS, PSH, RST, SYN
 
 WINDOW = 65536  # how far around RCV.NXT the sprays go
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
 
 
 def spray(lab: Lab, flow: Flow, flags: int, offsets: range, data: bytes = b"") -> int:

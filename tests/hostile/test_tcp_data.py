@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -22,13 +21,6 @@ from tap_harness.packets import payload
 from tap_harness.segment import ACK, MODULUS, PSH, seq_diff
 
 SACK_PERMITTED: Options = [("MSS", 1460), ("NOP", None), ("NOP", None), ("SAckOK", b"")]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
 
 
 # -- sequence space

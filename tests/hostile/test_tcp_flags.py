@@ -6,8 +6,6 @@ every choice is accepted. attacks: SYN+FIN, SYN+RST, null, Christmas tree, split
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from scapy.layers.inet import TCP
 
@@ -17,13 +15,6 @@ from tap_harness.packets import describe
 ALL_FLAGS = ["".join(letter for bit, letter in enumerate("FSRPAU") if number >> bit & 1) for number in range(64)]
 SILENCE = ""
 DELAYED_ACK = 0.19  # seconds an answer may take: less than the shortest retransmission time
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
 
 
 def closed_or_listen(state: str, flags: str) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -24,13 +23,6 @@ IMPOSSIBLE_SOURCES = [
     "10.9.0.255",
     "10.9.0.2",
 ]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
 
 
 @pytest.mark.rfc("9293", "MUST-10")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from scapy.layers.inet import TCP
 
@@ -14,13 +12,6 @@ from tap_harness.segment import ACK, MODULUS, PSH, RST, SYN, Path, seq_diff
 
 KNOWN = [0, 1, 2, 3, 4, 5, 8, 19, 29, 30, 34]
 UNKNOWN = [6, 7, 69, 100, 253, 254, 255]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
 
 
 def exchange(lab: Lab, path: Path, **segment: object) -> list[int]:

@@ -1,17 +1,5 @@
-"""A laboratory for each scripted test in virtual time."""
+"""Fixtures for scripted tests in virtual time: see tap_harness.fixtures."""
 
-from __future__ import annotations
+from tap_harness.fixtures import lab
 
-from collections.abc import Iterator
-
-import pytest
-
-from tap_harness.lab import Lab
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    """A stack on the manual driver with a scripted neighbour."""
-    made = Lab()
-    yield made
-    made.close()
+__all__ = ["lab"]
