@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ from tap_harness.process import Child
 
 BRIEF = "0.3"  # seconds
 SMOKE = "1"
+pytestmark = pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="optional: speed under a sanitizer means nothing, and the bench's processes have not loaded its runtime",
+)
 # Without these the bench has no reference and no subject; the others are peers that may not be installed.
 ALWAYS = ("kernel", "ustack")
 
