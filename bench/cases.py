@@ -97,6 +97,7 @@ _SHORT = {
     "kernel": ("kernel", "short", "Linux over veth, server in C, epoll"),
     "kernel-python": ("kernel-python", "short", "Linux over veth, server in Python, one after the other"),
     "ustack": ("ustack", "short", "ustack on a plain TAP, server in Python, one after the other"),
+    "ustack-offload": ("ustack-offload", "short", "the same with offloads"),
     "kernel-selector": ("kernel-python", "select", "Linux over veth, server in Python, selectors"),
     "ustack-selector": ("ustack", "select", "ustack on a plain TAP, server in Python, selectors"),
     "lwip": ("lwip", "short", "lwIP on a plain TAP, server in C"),
@@ -147,7 +148,7 @@ CASES = {
         Case(
             "bulk",
             f"TCP, one stream, MTU {rigs.MTU}; the client is the kernel's TCP",
-            _titles("kernel", "kernel-plain", "ustack", "lwip"),
+            _titles("kernel", "kernel-plain", "ustack", "ustack-offload", "lwip"),
             ("in", "out"),
             (*_bulk_columns("in", "client→server"), *_bulk_columns("out", "server→client")),
             _bulk,
@@ -157,7 +158,7 @@ CASES = {
         Case(
             "ping",
             f"{PING_SIZE}-byte ping-pong, µs a round trip; client and server pinned",
-            _titles("kernel", "kernel-python", "ustack", "lwip"),
+            _titles("kernel", "kernel-python", "ustack", "ustack-offload", "lwip"),
             ("one", "two"),
             (
                 Column("one", "p50", "one core, median", 1, compared=True),

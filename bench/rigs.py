@@ -36,8 +36,8 @@ CPUCLOCK_SCHED = 2  # include/linux/posix-timers_types.h: user and system time o
 class Contender:
     """A stack with a program on it, behind a device.
 
-    server: service and TAP descriptor -> the command that serves it. place: "veth", "veth-plain" or "tap". missing:
-    None, or why it cannot be measured here.
+    server: service and TAP descriptor -> the command that serves it. place: a key of PLACES. missing: None, or why it
+    cannot be measured here.
     """
 
     name: str
@@ -56,7 +56,11 @@ def _in_python(service: str, _fd: int) -> list[str]:
 
 
 def _on_ustack(service: str, fd: int) -> list[str]:
-    return [sys.executable, "-m", "bench.server", service, str(fd), SERVER, str(PORT)]
+    return [sys.executable, "-m", "bench.server", service, f"tap:{fd}", SERVER, str(PORT)]
+
+
+def _on_ustack_with_offloads(service: str, fd: int) -> list[str]:
+    return [sys.executable, "-m", "bench.server", service, f"offload:{fd}", SERVER, str(PORT)]
 
 
 def _on_lwip(service: str, fd: int) -> list[str]:
@@ -83,6 +87,12 @@ CONTENDERS = {
         Contender("kernel-plain", "the same, veth without offloads", "veth-plain", _in_c, _no_ethtool),
         Contender("kernel-python", "Linux over veth, server in Python", "veth", _in_python),
         Contender("ustack", "ustack on a plain TAP, server in Python", "tap", _on_ustack),
+        Contender(
+            "ustack-offload",
+            "ustack on a TAP with offloads, server in Python",
+            "tap-offload",
+            _on_ustack_with_offloads,
+        ),
         Contender("lwip", "lwIP on a plain TAP, server in C", "tap", _on_lwip, _no_lwip),
     )
 }
@@ -122,17 +132,26 @@ def _veth(offloads: bool) -> Iterator[Rig]:
 
 
 @contextlib.contextmanager
-def _tap() -> Iterator[Rig]:
-    with Namespace() as namespace, KernelTap(namespace, addresses=[one + PREFIX for one in CLIENTS], mtu=MTU) as tap:
-        yield Rig(namespace, namespace, (tap.fd,))
+def _tap(offloads: bool) -> Iterator[Rig]:
+    addresses = [one + PREFIX for one in CLIENTS]
+    with Namespace() as namespace:
+        with KernelTap(namespace, addresses=addresses, mtu=MTU, vnet_hdr=offloads) as tap:
+            yield Rig(namespace, namespace, (tap.fd,))
+
+
+PLACES = {
+    "veth": functools.partial(_veth, True),
+    "veth-plain": functools.partial(_veth, False),
+    "tap": functools.partial(_tap, False),
+    "tap-offload": functools.partial(_tap, True),
+}
 
 
 @contextlib.contextmanager
 def running(name: str, service: str, cpu: int | None) -> Iterator[tuple[Rig, Child]]:
     """A contender's server for `service`, ready, pinned to a CPU if one is given."""
     contender = CONTENDERS[name]
-    place = _tap() if contender.place == "tap" else _veth(offloads=contender.place == "veth")
-    with place as rig:
+    with PLACES[contender.place]() as rig:
         command = contender.server(service, rig.fds[0] if rig.fds else -1)
         child = rig.server.popen(pinned(command, cpu), fds=rig.fds)
         child.wait_line("^ready$", START)

@@ -1,9 +1,10 @@
 """The services in ordinary Python, on kernel sockets or on ustack's: the same code on both.
 
-    python -m bench.server sink|source|echo|short|select KERNEL_OR_TAP_FD ADDRESS PORT
+    python -m bench.server sink|source|echo|short|select kernel|tap:FD|offload:FD ADDRESS PORT
 
-Prints "ready" and serves until it is killed, one connection after the other; `select` is `short` with a selector and
-many connections at a time. What a service says and hears is described at the client: load.c.
+FD is of a TAP, without or with offloads. Prints "ready" and serves until it is killed, one connection after the other;
+`select` is `short` with a selector and many connections at a time. What a service says and hears is described at the
+client: load.c.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def main(name: str, where: str, address: str, port: str) -> None:
         import ustack
 
         stack = ustack.Stack()
-        stack.attach(ustack.Tap(fd=int(where)), addresses=[f"{address}/24"])
+        kind, _, fd = where.partition(":")
+        stack.attach(ustack.Tap(fd=int(fd), offload=kind == "offload"), addresses=[f"{address}/24"])
         listener = stack.create_server((address, int(port)), backlog=BACKLOG)
     print("ready", flush=True)
     if name == "select":

@@ -179,7 +179,7 @@ class TestNames:
 
     def test_somebody_with_variants_and_what_ratios_are_to(self) -> None:
         (rows,) = selected(["connect", "ustack"]).values()
-        assert rows == ["kernel", "ustack", "ustack-selector"]
+        assert rows == ["kernel", "ustack", "ustack-offload", "ustack-selector"]
 
     @pytest.mark.parametrize(
         "argv", [["no-such"], ["--docs", "bulk"], ["--runs", "0"], ["--seconds", "-1"], ["--seconds", "x"]]
