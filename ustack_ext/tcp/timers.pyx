@@ -4,6 +4,7 @@ delayed ACK, keep-alive (§3.8.4), FIN-WAIT-2's end, 2 MSL, and the SYN queue's 
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
+from ustack_ext.base.buf cimport pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.event cimport EV_WRITABLE
@@ -124,7 +125,9 @@ cdef void window_probe(Tcp *t, Tcb *c) noexcept nogil:
     brings an ACK.
     """
     cdef uint32_t usable = c.snd_una + c.snd_wnd - c.snd_nxt
-    if given_up(t, c, c.probes, t.knobs.retries2):           # MUST-37: answered probes don't count
+    # MUST-37: answered probes don't count; but nobody waits for an orphan, which its peer could keep for ever so.
+    if given_up(t, c, max(c.probes, c.backoff) if c.flags & TF_ORPHAN else c.probes, t.knobs.retries2) or (
+            c.flags & TF_ORPHAN and pool_above(&t.core.pool, 13)):
         if c.flags & TF_ORPHAN:
             send_rst(t, c)
         give_up(t, c)
