@@ -13,6 +13,7 @@ from typing import Protocol
 
 import ustack
 
+SEED = bytes(range(32))  # what the stack draws its secrets from: the same ones in every run, unless a test wants others
 SETTLE = 15.0  # virtual seconds for address probes and announcements (RFC 5227: less than 10) to be over
 
 
@@ -34,7 +35,7 @@ class MemoryCarrier:
 
     Parameters: address, the stack's own as "10.9.0.2/24"; gateway; medium "ethernet" or "ip"; mtu in bytes; start, the
     time in seconds at which its life begins; settle, let the address probing and announcing pass before the test
-    begins; memory, the stack's budget in bytes, None for its default.
+    begins; memory, the stack's budget in bytes, None for its default; seed, of the stack's secrets (32 bytes).
 
     Attributes: stack, link; apps, callables run after every step of the stack (a server in the stack, say), each
     returning whether it did anything.
@@ -50,11 +51,12 @@ class MemoryCarrier:
         start: float = 1000.0,
         settle: bool = True,
         memory: int | None = None,
+        seed: bytes = SEED,
     ) -> None:
         self._now = round(start * 1e9)
         self._out: deque[bytes] = deque()
         self.apps: list[Callable[[], bool]] = []
-        self.stack = ustack.Stack(driver="manual", memory=memory)
+        self.stack = ustack.Stack(driver="manual", memory=memory, seed=seed)
         self.link = ustack.Callback(send=self._transmitted, medium=medium, mtu=mtu)
         self.stack.poll(self._now)
         self.stack.attach(self.link, addresses=[address], gateway=gateway)
