@@ -35,7 +35,7 @@ def test_regression(target: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("medium", corpus.MEDIA)
 def test_seeds(target: Any, medium: str, tmp_path: Path) -> None:
-    """Every hand-made program and recorded exchange, with plenty of memory and with little, with and without offloads."""
+    """Every hand-made program and recorded exchange, with plenty of memory and with little, with offloads or not."""
     count = corpus.write(tmp_path, medium)
     broken = {}
     for path in sorted(tmp_path.iterdir()):
