@@ -150,6 +150,9 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         "--mtu", metavar="BYTES", type=mtu, help="largest packet on the device (default: its own; 1500 for a new one)"
     )
     group.add_argument(
+        "--offload", action="store_true", help="leave checksums and the cutting of TCP segments to the kernel: faster"
+    )
+    group.add_argument(
         "--netns",
         metavar="WHERE",
         help="the network namespace to run in: 'new', the id of a process in it, its path, or its `ip netns` name",
@@ -241,7 +244,7 @@ def _open_link(args: argparse.Namespace) -> tuple[Any, list[str]]:
     host_addresses = _host_addresses(args, name)
     make = ustack.Tap if kind == "tap" else ustack.Tun
     try:
-        return make(name, host_addresses=host_addresses, mtu=args.mtu), host_addresses or []
+        return make(name, host_addresses=host_addresses, mtu=args.mtu, offload=args.offload), host_addresses or []
     except OSError as error:
         host = (args.host_address or [DEFAULT_HOST_ADDRESS])[0]
         raise CommandError(explain_device(error, name, kind, host)) from None
