@@ -25,7 +25,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.mark.rfc("9293", "MUST-36")
 def test_shut_window_with_every_probe_answered(lab: Lab) -> None:
-    """While the application holds the connection it stays open, for an hour; an orphan ends within minutes, with RST."""
+    """While the application holds the connection it stays open; an orphan ends within minutes, with RST."""
     end = lab.open_raw(40000, PORT)
     sock = lab.accept()
     lab.carrier.send(end.frame(ACK, win=0))
