@@ -14,6 +14,7 @@ from typing import Protocol
 import ustack
 
 SEED = bytes(range(32))  # what the stack draws its secrets from: the same ones in every run, unless a test wants others
+QUEUE = 1 << 16  # frames the stack may send at one moment: only the test loses any
 SETTLE = 15.0  # virtual seconds for address probes and announcements (RFC 5227: less than 10) to be over
 
 
@@ -57,7 +58,7 @@ class MemoryCarrier:
         self._out: deque[bytes] = deque()
         self.apps: list[Callable[[], bool]] = []
         self.stack = ustack.Stack(driver="manual", memory=memory, seed=seed)
-        self.link = ustack.Callback(send=self._transmitted, medium=medium, mtu=mtu)
+        self.link = ustack.Callback(send=self._transmitted, medium=medium, mtu=mtu, queue=QUEUE)
         self.stack.poll(self._now)
         self.stack.attach(self.link, addresses=[address], gateway=gateway)
         self.pump()
