@@ -9,7 +9,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import ustack
 
@@ -29,6 +29,28 @@ class Carrier(Protocol):
 
     def now(self) -> float:
         """The time at the stack in seconds."""
+
+
+class LabCarrier(Carrier, Protocol):
+    """What a Lab needs beyond that: the stack itself, and a hand on its time."""
+
+    stack: Any
+    apps: list[Callable[[], bool]]
+
+    def send_many(self, frames: list[bytes]) -> None:
+        """Hand a burst of frames to the stack."""
+
+    def pump(self) -> None:
+        """Let the stack and the apps do what is to be done now."""
+
+    def drain(self) -> list[bytes]:
+        """The frames from the stack that wait."""
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, where it is in the test's hand."""
+
+    def close(self) -> None:
+        """End the stack."""
 
 
 class MemoryCarrier:
@@ -57,7 +79,7 @@ class MemoryCarrier:
         self._now = round(start * 1e9)
         self._out: deque[bytes] = deque()
         self.apps: list[Callable[[], bool]] = []
-        self.stack = ustack.Stack(driver="manual", memory=memory, seed=seed)
+        self.stack: Any = ustack.Stack(driver="manual", memory=memory, seed=seed)
         self.link = ustack.Callback(send=self._transmitted, medium=medium, mtu=mtu, queue=QUEUE)
         self.stack.poll(self._now)
         self.stack.attach(self.link, addresses=[address], gateway=gateway)

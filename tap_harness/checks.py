@@ -1,8 +1,8 @@
 """The health of a stack after something bad was done to it.
 
 Four questions: does it live, does it answer a ping within 100 ms, does a new TCP connection echo a megabyte unharmed,
-and have memory and tables come back to where they were. In memory (MemoryHealth) and with the kernel as the neighbour
-(kernel_health).
+and have memory and tables come back to where they were. By a scripted peer (ScriptedHealth) and with the kernel as the
+neighbour (kernel_health).
 """
 
 import functools
@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from tap_harness import segment
-from tap_harness.carrier import MemoryCarrier
+from tap_harness.carrier import LabCarrier
 from tap_harness.netns import Namespace
 from tap_harness.scapy_peer import Peer
 from tap_harness.segment import ACK, FIN, PSH, RST, SYN, Path, parse, seq_diff
@@ -42,17 +42,15 @@ def rss() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-class MemoryHealth:
-    """Health of the stack in a MemoryCarrier that has an echo on `port`; the base is taken when this is made.
+class ScriptedHealth:
+    """Health of the stack in a carrier that has an echo on `port`; the base is taken when this is made.
 
-    Parameters: peer, whose carrier and addresses are used; port, of the echo service.
+    Parameters: peer, whose addresses are used; carrier, its way to the stack; port, of the echo service.
     """
 
-    def __init__(self, peer: Peer, port: int = 80) -> None:
-        if not isinstance(peer.carrier, MemoryCarrier):
-            raise TypeError("MemoryHealth needs a peer on a MemoryCarrier")
+    def __init__(self, peer: Peer, carrier: LabCarrier, port: int = 80) -> None:
         self.peer = peer
-        self.carrier: MemoryCarrier = peer.carrier
+        self.carrier = carrier
         self.port = port
         self._next_port = 61000
         peer.ping()
@@ -85,7 +83,7 @@ class MemoryHealth:
 class _EchoClient:
     """The least TCP that can send to an echo and read the answer where nothing is lost."""
 
-    def __init__(self, carrier: MemoryCarrier, peer: Peer, sport: int, dport: int) -> None:
+    def __init__(self, carrier: LabCarrier, peer: Peer, sport: int, dport: int) -> None:
         self.carrier = carrier
         self.path = Path(peer.mac, peer.target_mac, peer.ip, peer.target, sport, dport)
         self.arp = peer

@@ -1,5 +1,4 @@
-"""A stack on the manual driver with an echo, a scripted neighbour and a health check: what most scripted tests start
-with.
+"""A stack with an echo, a scripted neighbour and a health check: what most scripted tests start with.
 
 And the way into each state of RFC 9293 figure 5 for one connection (`Lab.reach`).
 """
@@ -12,8 +11,8 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from tap_harness.carrier import MemoryCarrier
-from tap_harness.checks import MemoryHealth
+from tap_harness.carrier import LabCarrier, MemoryCarrier
+from tap_harness.checks import ScriptedHealth
 from tap_harness.diff import ANY
 from tap_harness.flow import SYN_OPTIONS, Flow, Options
 from tap_harness.scapy_peer import Peer
@@ -66,24 +65,24 @@ class RawEnd:
 class Lab:
     """The stack 10.9.0.2 (`stack`, in `carrier`) and the peer 10.9.0.1 (`peer`). `health` is made at its first use.
 
-    Keyword arguments go to MemoryCarrier.
+    Without a carrier it has a fresh ustack.Stack on the manual driver; keyword arguments go to MemoryCarrier.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self.carrier = MemoryCarrier(**options)
+    def __init__(self, carrier: LabCarrier | None = None, **options: Any) -> None:
+        self.carrier: LabCarrier = carrier if carrier is not None else MemoryCarrier(**options)
         self.stack = self.carrier.stack
         self.echo = EchoService(self.stack, ECHO_PORT, keep=True)
         self.carrier.apps.append(self.echo.step)
         self.listener = self.stack.create_server(("", PORT), backlog=64)
         self.listener.setblocking(False)
         self.peer = Peer(self.carrier)
-        self._health: MemoryHealth | None = None
+        self._health: ScriptedHealth | None = None
 
     @property
-    def health(self) -> MemoryHealth:
+    def health(self) -> ScriptedHealth:
         """The health check, its base taken at the first use."""
         if self._health is None:
-            self._health = MemoryHealth(self.peer, ECHO_PORT)
+            self._health = ScriptedHealth(self.peer, self.carrier, ECHO_PORT)
         return self._health
 
     def close(self) -> None:
