@@ -12,7 +12,7 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
-from ustack_ext.tcp.tcb cimport SEG_FIN, TF_FIN_SENT, Seg, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp
 
 cdef enum:
     BULK = 8192                # a write at least this long gets medium blocks
@@ -99,7 +99,12 @@ cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil:
-    return c.sndq_bytes - (c.snd_nxt - c.snd_una - (1 if c.flags & TF_FIN_SENT else 0))
+    cdef uint32_t sent = c.snd_nxt - c.snd_una
+    if c.flags & TF_FIN_SENT:
+        sent -= 1
+    if c.seg_head != NULL and c.seg_head.flags & SEG_SYN:    # closed in SYN-RECEIVED
+        sent -= 1
+    return c.sndq_bytes - sent
 
 
 cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
