@@ -57,6 +57,14 @@ def answer(flags: int = 0, back: int = 0, **rest: int) -> Record:
 
 def programs() -> Iterator[tuple[str, Program]]:
     """Name and records of every hand-made program. Connections are those of fz_ops' scene."""
+    yield from transfers()
+    yield from lives()
+    yield from crowds()
+    yield from packets_and_places()
+
+
+def transfers() -> Iterator[tuple[str, Program]]:
+    """Data, acknowledgments and losses."""
     receive = [segment(0, ACK | PSH, 100) for _ in range(6)]
     yield "receive", [*receive, call(0, RECV, 1000), deadlines(3)]
     yield (
@@ -82,6 +90,10 @@ def programs() -> Iterator[tuple[str, Program]]:
             segment(0, wnd=9),
         ],
     )
+
+
+def lives() -> Iterator[tuple[str, Program]]:
+    """Connections opened and ended in every order."""
     yield "reset", [segment(k, RST | ACK) for k in range(8)]
     yield "blind-reset", [segment(k, RST, a=50) for k in range(8)] + [segment(k, SYN, a=50) for k in range(8)]
     for number, order in enumerate(((FIN, CLOSE), (CLOSE, FIN), (SHUTDOWN, FIN), (FIN, SHUTDOWN), (CLOSE, CLOSE))):
@@ -148,6 +160,11 @@ def programs() -> Iterator[tuple[str, Program]]:
             deadlines(),
         ],
     )
+
+
+def crowds() -> Iterator[tuple[str, Program]]:
+    """Queues of listeners, the ends of connections, options."""
+    receive = [segment(0, ACK | PSH, 100) for _ in range(6)]
     yield "syn-flood", [record(OPEN, 0, k, k & 15, a=k) for k in range(30)] + [deadlines(), deadlines(), deadlines()]
     yield (
         "accept-queue",
@@ -158,6 +175,11 @@ def programs() -> Iterator[tuple[str, Program]]:
     yield "keep-alive", [call(k, CONF, options=8, x=1) for k in range(5)] + [deadlines() for _ in range(4)]
     yield "linger", [call(k, CONF, options=16, x=k & 1) for k in range(5)] + [call(k, CLOSE) for k in range(5)]
     yield "small-buffers", [call(k, CONF, options=6, x=8) for k in range(4)] + receive + [call(0, RECV, 90)] + receive
+
+
+def packets_and_places() -> Iterator[tuple[str, Program]]:
+    """Datagrams, ICMP, fragments, neighbours, and changes of configuration."""
+    receive = [segment(0, ACK | PSH, 100) for _ in range(6)]
     yield (
         "udp",
         [
@@ -207,6 +229,7 @@ def programs() -> Iterator[tuple[str, Program]]:
         [record(NET, 2, 0, 0), call(0, SEND, 5000), deadlines(5), record(NET, 2, 0, 1), deadlines(5)],
     )
     yield "routes", [record(NET, 3, 0, 7, a=0x0108, wnd=0xC000, n=0x0200), record(NET, 4, 0, 1, wnd=0xC000, n=0x0200)]
+    yield "unplugged", [call(0, SEND, 900), record(NET, 0xF8), call(1, SEND, 900), segment(0, n=9), deadlines(9)]
     yield "batch", [record(BATCH, 1), *receive, *receive, record(BATCH, 0), deadlines(2)]
     yield "replay", [record(REPLAY, how, back, 1 | 2 | 8, a=30, wnd=40) for how in range(8) for back in range(4)]
 

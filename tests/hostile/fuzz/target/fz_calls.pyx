@@ -12,8 +12,8 @@ from ustack_ext.udp.udp cimport (UdpMeta, UdpSock, udp_bind, udp_close, udp_conn
                                  udp_send, udp_shutdown)
 from ustack_ext.wire.addr cimport Addr, V4_BITS, addr_none, addr_v4
 from ustack_ext.wire.bytes cimport get_be16, get_be32
-from fz_world cimport (LISTEN_PORT, LISTENERS, PEER, TCBS, UDP_PORT, UDPS, US, World, world_fail, world_hold, world_poll,
-                       world_tcb)
+from fz_world cimport (LISTEN_PORT, LISTENERS, PEER, TCBS, UDP_PORT, UDPS, US, World, world_fail, world_hold, world_plug,
+                       world_tcb, world_unplug)
 
 cdef enum:
     CALL_CONNECT
@@ -27,6 +27,8 @@ cdef enum:
     CALL_CONF
     CALL_BIND_CONNECT
     CALL_COUNT
+
+    UNPLUG = 0xF8
 
 
 cdef Addr somewhere(const uint8_t *r) noexcept nogil:
@@ -269,7 +271,7 @@ cdef void op_net(World *w, const uint8_t *r) noexcept nogil:
     cdef Addr prefix = addr_v4(get_be32(r + 8) & <uint32_t>0xFFFF0000)
     cdef Addr peer = addr_v4(PEER + (r[2] & 31)), none = addr_none()
     cdef uint8_t mac[6]
-    cdef uint8_t what = r[1] % 9
+    cdef uint8_t what = r[1] % 9 if r[1] < UNPLUG else UNPLUG
     memset(mac, r[4] & 0xFE, 6)
     w.settled = False
     if what == 0:
@@ -291,3 +293,6 @@ cdef void op_net(World *w, const uint8_t *r) noexcept nogil:
         w.tx_fail = r[2] & 7
     elif what == 8:
         turn_knob(w, r)
+    elif what == UNPLUG:
+        world_unplug(w)
+        world_plug(w)

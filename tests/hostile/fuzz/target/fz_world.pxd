@@ -31,7 +31,6 @@ cdef struct World:
     uint32_t captured_len[8]
     uint32_t captures
     uint32_t tx_fail           # every so many-th frame is refused; 0: none
-    uint32_t rng               # of the harness: lengths and pieces that need not be chosen
     bint batching              # no poll until this is off again
     bint settled               # the engine was polled since the last input
     const char *failed         # the first invariant that did not hold, NULL: none
@@ -44,6 +43,8 @@ cdef struct World:
     uint8_t data[70000]        # what applications write, and read into
 
 cdef bint world_open(World *w, int medium, uint8_t config, bint offloads) noexcept nogil      # False: no memory for an engine
+cdef void world_plug(World *w) noexcept nogil                                  # the interface, its address, its route
+cdef void world_unplug(World *w) noexcept nogil
 cdef void world_close(World *w) noexcept nogil                                 # closes every socket, lets time pass, frees
 cdef void world_drop(World *w) noexcept nogil                                  # frees the engine with everything open
 cdef void world_feed(World *w, const uint8_t *frame, uint32_t n, bint at_end) noexcept nogil

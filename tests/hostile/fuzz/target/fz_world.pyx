@@ -9,7 +9,7 @@ from ustack_ext.base.buf cimport Buf, buf_alloc
 from ustack_ext.base.event cimport Source, event_pop
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
 from ustack_ext.engine.engine cimport engine_enter, engine_free, engine_input, engine_new, engine_next, engine_poll
-from ustack_ext.net.net cimport iface_add, iface_add_addr, net_neigh_set, route_add
+from ustack_ext.net.net cimport iface_add, iface_add_addr, iface_remove, net_neigh_set, route_add
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, Iface
 from ustack_ext.tcp.tcp cimport tcp_close, tcp_close_listener
 from ustack_ext.udp.udp cimport udp_close
@@ -150,13 +150,27 @@ cdef void limit_memory(World *w, uint8_t config) noexcept nogil:
         w.tx_fail = 5
 
 
+cdef void world_plug(World *w) noexcept nogil:
+    cdef Addr us = addr_v4(US), peer = addr_v4(PEER), none = addr_none(), any4 = addr_v4(0)
+    cdef bint ethernet = w.medium == MEDIUM_ETHERNET
+    w.iface = iface_add(&w.e.net, b"fuzz0", w.medium, OUR_MAC if ethernet else NULL, MTU,
+                        OFF_CSUM_WANTED | OFF_GSO_TCP4 if w.offloads else 0, transmit, w)
+    iface_add_addr(&w.e.net, w.iface, &us, V4_BITS + 24, False)
+    if ethernet:
+        net_neigh_set(&w.e.net, w.iface, &peer, PEER_MAC)
+    route_add(&w.e.net, &any4, V4_BITS, &peer if ethernet else &none, w.iface, 0, 0, &none)
+
+
+cdef void world_unplug(World *w) noexcept nogil:
+    iface_remove(&w.e.net, w.iface)
+    w.iface = NULL
+
+
 cdef bint world_open(World *w, int medium, uint8_t config, bint offloads) noexcept nogil:
     cdef uint8_t seed[32]
     cdef uint64_t budget = 16 << 20
-    cdef Addr us = addr_v4(US), peer = addr_v4(PEER), none = addr_none(), any4 = addr_v4(0)
     memset(w, 0, <size_t>(<char *>&w.frame - <char *>w))
     memset(seed, 7, sizeof(seed))
-    w.rng = 1
     if config & 3:
         budget = 65536 << (2 * (config & 3))       # 256 KiB, 1 MiB, 4 MiB
     w.e = engine_new(seed, budget, FIRST_NOW)
@@ -164,12 +178,7 @@ cdef bint world_open(World *w, int medium, uint8_t config, bint offloads) noexce
         return False
     w.medium = MEDIUM_ETHERNET if medium == 0 else MEDIUM_IP
     w.offloads = offloads
-    w.iface = iface_add(&w.e.net, b"fuzz0", w.medium, OUR_MAC if medium == 0 else NULL, MTU,
-                        OFF_CSUM_WANTED | OFF_GSO_TCP4 if offloads else 0, transmit, w)
-    iface_add_addr(&w.e.net, w.iface, &us, V4_BITS + 24, False)
-    if medium == 0:
-        net_neigh_set(&w.e.net, w.iface, &peer, PEER_MAC)
-    route_add(&w.e.net, &any4, V4_BITS, &peer if medium == 0 else &none, w.iface, 0, 0, &none)
+    world_plug(w)
     if config & 4:
         w.e.tcp.knobs.timestamps = 0
     if config & 8:
