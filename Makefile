@@ -28,7 +28,7 @@ build: $(VENV)/.build  ## build the extension modules in place, what changed of 
 
 .PHONY: lint
 lint: $(VENV)/.test  ## ruff, mypy (Python and stubs), cython-lint
-	$(PY) -m ruff check .
+	$(PY) -m ruff check --output-format concise .
 	$(PY) -m mypy
 	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint ustack_ext
 

@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("ustack", "ustack_ext", "tap_harness", "tests", "bench", "examples", "tools")
-DOCUMENTS = (
-    "README.md", "CONTRIBUTING.md", "docs/README.md", "docs/architecture.md", "docs/cli.md", "examples/README.md",
-    "tap_harness/README.md",
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (".", "docs", "examples", "bench", "tap_harness")
+    for path in (ROOT / folder).glob("*.md")
 )
 
 MOST_LINES_IN_A_FILE = 600
