@@ -8,7 +8,6 @@ cdef enum Mib:
     IpInHdrErrors
     IpInAddrErrors
     IpInUnknownProtos
-    IpInDiscards
     IpInDelivers
     IpOutRequests
     IpOutDiscards
@@ -75,9 +74,7 @@ cdef enum Mib:
     ListenDrops
     TCPReqQFullDrop
     DelayedACKs
-    DelayedACKLost
     TCPPureAcks
-    TCPHPHits
     TCPLossProbes
     TCPLossProbeRecovery
     TCPTimeouts
@@ -86,7 +83,6 @@ cdef enum Mib:
     TCPRenoRecovery
     TCPSlowStartRetrans
     TCPLostRetransmit
-    TCPSpuriousRtxHostQueues
     TCPDSACKOldSent
     TCPDSACKOfoSent
     TCPDSACKRecv
@@ -97,12 +93,9 @@ cdef enum Mib:
     TCPOFOMerge
     TCPRcvCollapsed
     TCPRcvQDrop
-    TCPBacklogDrop
     TCPZeroWindowDrop
     TCPChallengeACK
     TCPSYNChallenge
-    TCPACKSkippedSynRecv
-    TCPACKSkippedPAWS
     TCPACKSkippedSeq
     TCPACKSkippedChallenge
     TCPAbortOnData
@@ -110,7 +103,6 @@ cdef enum Mib:
     TCPAbortOnMemory
     TCPAbortOnTimeout
     TCPAbortOnLinger
-    TCPAbortFailed
     TCPKeepAlive
     TCPTimeWaitOverflow
     TW
@@ -121,9 +113,7 @@ cdef enum Mib:
     TCPWinProbe
     TCPFromZeroWindowAdv
     TCPToZeroWindowAdv
-    TCPMinTTLDrop
     OutOfWindowIcmps
-    LockDroppedIcmps
     TCPMemoryPressures
     # frames and packets dropped, by reason
     DropNoBuffer
@@ -152,7 +142,6 @@ cdef enum Mib:
     DropIcmpUnmatched
     DropUdpMalformed
     DropTcpMalformed
-    DropTcpOptions
     DropTcpBroadcast
     DropTcpNoSocket
     DropTcpOutOfWindow
@@ -164,7 +153,6 @@ cdef enum Mib:
     DropTcpClosedData
     DropTxQueueFull
     DropTxTooBig
-    DropTxDeviceError
     DropIfaceDown
     MIB_COUNT
 

@@ -137,7 +137,6 @@ cdef struct FragQueue:         # one datagram being put together (RFC 791 §3.2,
 
 cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint8_t ip_default_ttl                 # 64
-    uint8_t ip_forward                     # 0 (a later issue)
     uint8_t icmp_echo_ignore_all           # 0
     uint8_t icmp_echo_ignore_broadcasts    # 1
     uint32_t icmp_ratelimit                # ms between errors to one target: 1000

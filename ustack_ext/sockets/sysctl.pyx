@@ -62,7 +62,6 @@ cdef list net_knobs(NetKnobs *n):
     cdef str neigh = "net.ipv4.neigh.default."
     return [
         knob("net.ipv4.ip_default_ttl", &n.ip_default_ttl, 1, 1, 255),
-        knob("net.ipv4.ip_forward", &n.ip_forward, 1, 0, 0),
         knob("net.ipv4.icmp_echo_ignore_all", &n.icmp_echo_ignore_all, 1, 0, 1),
         knob("net.ipv4.icmp_echo_ignore_broadcasts", &n.icmp_echo_ignore_broadcasts, 1, 0, 1),
         knob("net.ipv4.icmp_ratelimit", &n.icmp_ratelimit, 4, 0, U31),
@@ -97,9 +96,7 @@ cdef list tcp_switches(TcpKnobs *t):
         knob(tcp + "slow_start_after_idle", &t.slow_start_after_idle, 1, 0, 1),
         knob(tcp + "abort_on_overflow", &t.abort_on_overflow, 1, 0, 1),
         knob(tcp + "rfc1337", &t.rfc1337, 1, 0, 1),
-        knob(tcp + "tw_reuse", &t.tw_reuse, 1, 0, 2),
         knob(tcp + "moderate_rcvbuf", &t.moderate_rcvbuf, 1, 0, 1),
-        knob(tcp + "recovery", &t.recovery, 1, 0, 7),
         knob(tcp + "early_retrans", &t.early_retrans, 1, 0, 4),
     ]
 

@@ -86,7 +86,7 @@ cdef Tcb *tcb_new(Tcp *t) noexcept nogil:
     c.rto_at = UINT64_MAX
     c.delack_at = UINT64_MAX
     c.idle_at = UINT64_MAX
-    c.rcv_ssthresh = 65535
+    c.rcv_ssthresh = t.knobs.rmem_default // 2
     c.ato = t.knobs.delack_min_us
     c.quick = 16
     rtt_init(t, c)

@@ -13,7 +13,7 @@ from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
 from ustack_ext.net.mib cimport (
     DropTcpBadAck, DropTcpClosedData, DropTcpNoAck, DropTcpNoSocket, DropTcpOldAck, DropTcpOutOfWindow, DropTcpPaws,
     DropTcpRst, PAWSActive, PAWSEstab, TCPAbortOnData, TcpAttemptFails, TCPDSACKOldSent, TcpEstabResets, TCPOFOQueue,
-    TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge,
+    TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge, TCPZeroWindowDrop,
 )
 from ustack_ext.net.net cimport net_confirm
 from ustack_ext.net.state cimport RxPkt
@@ -176,6 +176,7 @@ cdef bint sequence_ok(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
             if s.len == 0 or s.h.flags & TH_RST:
                 return True
             # zero window: ACK, RST and URG are still taken (MUST-66), the data is not
+            count(t.core, TCPZeroWindowDrop)
             s.n = 0
             s.h.flags &= <unsigned char>~TH_FIN
             s.len = 0

@@ -49,12 +49,15 @@ cdef uint32_t ts_now(Tcp *t, uint32_t offset) noexcept nogil:
 # ---- windows and sizes ----
 
 cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
-    return c.conf.rcvbuf // 2 if c.conf.rcvbuf else c.rcv_ssthresh
+    return max(c.conf.rcvbuf, t.knobs.rmem_min) // 2 if c.conf.rcvbuf else c.rcv_ssthresh
 
 
 cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
     """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it."""
-    c.sndbuf = c.conf.sndbuf if c.conf.sndbuf else min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max)
+    if c.conf.sndbuf:
+        c.sndbuf = max(c.conf.sndbuf, t.knobs.wmem_min)
+    else:
+        c.sndbuf = min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max)
 
 
 cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil:

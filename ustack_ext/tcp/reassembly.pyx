@@ -12,7 +12,7 @@ from ustack_ext.base.buf cimport Buf, buf_alloc, buf_ref, buf_truesize, buf_unre
 from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
-from ustack_ext.net.mib cimport TCPOFODrop, TCPOFOMerge, TCPRcvCollapsed
+from ustack_ext.net.mib cimport TCPDSACKOfoSent, TCPOFODrop, TCPOFOMerge, TCPRcvCollapsed
 from ustack_ext.tcp.options cimport OPT_SACK, Options
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport TCP_OFO_RANGES_MAX, TF_DSACK_PENDING, Range, Reasm, Tcb, Tcp
@@ -185,7 +185,8 @@ cdef void touch(Reasm *r, uint32_t seq) noexcept nogil:
         r.nrecent += 1
 
 
-cdef void note_duplicate(Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
+cdef void note_duplicate(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
+    count(t.core, TCPDSACKOfoSent)
     c.dup_seq = seq
     c.dup_end = end
     c.flags |= TF_DSACK_PENDING
@@ -204,10 +205,10 @@ cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint
     # Trim against the ranges on both sides: bytes we already have win.
     if at < r.count and seq_leq(r.ranges[at].seq, seq) and seq_gt(r.ranges[at].end, seq):
         if seq_geq(r.ranges[at].end, end):
-            note_duplicate(c, seq, end)
+            note_duplicate(t, c, seq, end)
             touch(r, r.ranges[at].seq)
             return True
-        note_duplicate(c, seq, r.ranges[at].end)
+        note_duplicate(t, c, seq, r.ranges[at].end)
         data += r.ranges[at].end - seq
         seq = r.ranges[at].end
     kept = place(t, c, r, buf, data, seq, end, limit)
@@ -225,11 +226,11 @@ cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq,
     nxt = at + 1 if joins else at
     # whole ranges under the new data: they are superseded
     while nxt < r.count and seq_leq(r.ranges[nxt].end, end):
-        note_duplicate(c, r.ranges[nxt].seq, r.ranges[nxt].end)
+        note_duplicate(t, c, r.ranges[nxt].seq, r.ranges[nxt].end)
         forget_chain(t, c, r.ranges[nxt].head)
         remove_range(r, nxt)
     if nxt < r.count and seq_lt(r.ranges[nxt].seq, end):
-        note_duplicate(c, r.ranges[nxt].seq, end)
+        note_duplicate(t, c, r.ranges[nxt].seq, end)
         end = r.ranges[nxt].seq
     if r.truesize >= limit or pool_above(&t.core.pool, 10):            # the first to go when memory is short
         count(t.core, TCPOFODrop)
@@ -272,7 +273,7 @@ cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil:
     while r.count > 0 and seq_leq(r.ranges[0].seq, c.rcv_nxt):
         first = &r.ranges[0]
         if seq_leq(first.end, c.rcv_nxt):                               # wholly delivered by a segment that covered it
-            note_duplicate(c, first.seq, first.end)
+            note_duplicate(t, c, first.seq, first.end)
             forget_chain(t, c, first.head)
             remove_range(r, 0)
             continue

@@ -351,7 +351,6 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         c.retries = 0
         c.retrans_since = t.core.now if c.seg_head != NULL else 0
     take_rtt(t, c, o, &d, advanced)
-    c.delivered += d.bytes
     tlp_check(t, c, ack, d.dsack)
     if advanced:
         c.dupacks = 0

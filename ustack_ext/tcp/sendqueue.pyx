@@ -195,7 +195,6 @@ cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil:
 cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     seg_untime(c, s)
     s.xmit_ns = t.core.now
-    s.delivered = c.delivered
     s.tprev = c.time_tail
     if c.time_tail == NULL:
         c.time_head = s

@@ -83,7 +83,6 @@ cdef struct Seg:                   # a sent segment: a range of sequence space w
     uint32_t seq
     uint32_t end
     uint32_t block_off
-    uint32_t delivered             # tcb.delivered when it was sent
     uint8_t flags
 
 cdef struct Range:                 # contiguous out-of-order data
@@ -115,30 +114,30 @@ cdef enum TimerWhat:               # what rto_at stands for
     TIMER_MEMORY                   # there was no buffer for a send: tell the application when to try again
 
 cdef enum TcbFlags:
-    TF_SACK_OK = 1
-    TF_TS_OK = 2
-    TF_WS_OK = 4
-    TF_ACK_NOW = 8                 # an ACK must leave before the engine goes on
-    TF_ACK_DELAYED = 16            # ... or when delack_at comes
-    TF_FIN_QUEUED = 32             # the application closed its sending side
-    TF_FIN_SENT = 64
-    TF_FIN_RCVD = 128
-    TF_ORPHAN = 256                # the application is gone
-    TF_RD_SHUT = 512
-    TF_TLP_OUT = 1024              # a loss probe is in flight
-    TF_TLP_RETRANS = 2048          # ... and it was a retransmission
-    TF_PASSIVE = 4096
-    TF_REO_SEEN = 16384
-    TF_RTT_SEEN = 32768            # SRTT holds a sample
-    TF_CWND_LIMITED = 65536
-    TF_DSACK_PENDING = 131072
-    TF_DIRTY = 524288              # on tcp.dirty: has output or an ACK due after this batch
-    TF_ACCEPTQ = 1048576           # waits in its listener's accept queue
-    TF_CONNECTED = 2097152         # has been ESTABLISHED
-    TF_FIN_OOO = 4194304           # the peer's FIN is at fin_seq, data before it is missing
-    TF_DEAD = 8388608              # CLOSED and reported; kept only for the socket that still holds it
-    TF_FREE = 16777216             # to be freed when it leaves the dirty list
-    TF_MORE = 33554432             # the last write said MSG_MORE: a small segment waits for the next
+    TF_SACK_OK = 1 << 0
+    TF_TS_OK = 1 << 1
+    TF_WS_OK = 1 << 2
+    TF_ACK_NOW = 1 << 3            # an ACK must leave before the engine goes on
+    TF_ACK_DELAYED = 1 << 4        # ... or when delack_at comes
+    TF_FIN_QUEUED = 1 << 5         # the application closed its sending side
+    TF_FIN_SENT = 1 << 6
+    TF_FIN_RCVD = 1 << 7
+    TF_ORPHAN = 1 << 8             # the application is gone
+    TF_RD_SHUT = 1 << 9
+    TF_TLP_OUT = 1 << 10           # a loss probe is in flight
+    TF_TLP_RETRANS = 1 << 11       # ... and it was a retransmission
+    TF_PASSIVE = 1 << 12
+    TF_REO_SEEN = 1 << 13
+    TF_RTT_SEEN = 1 << 14          # SRTT holds a sample
+    TF_CWND_LIMITED = 1 << 15
+    TF_DSACK_PENDING = 1 << 16
+    TF_DIRTY = 1 << 17             # on tcp.dirty: has output or an ACK due after this batch
+    TF_ACCEPTQ = 1 << 18           # waits in its listener's accept queue
+    TF_CONNECTED = 1 << 19         # has been ESTABLISHED
+    TF_FIN_OOO = 1 << 20           # the peer's FIN is at fin_seq, data before it is missing
+    TF_DEAD = 1 << 21              # CLOSED and reported; kept only for the socket that still holds it
+    TF_FREE = 1 << 22              # to be freed when it leaves the dirty list
+    TF_MORE = 1 << 23              # the last write said MSG_MORE: a small segment waits for the next
 
 cdef struct Listener
 cdef struct SynReq
@@ -208,7 +207,6 @@ cdef struct Tcb:
     uint32_t sacked                # bytes
     uint32_t lost                  # bytes marked lost and not retransmitted since
     uint32_t dupacks
-    uint32_t delivered             # bytes, wraps
     uint32_t high_sacked           # highest SACKed sequence number + 1
     uint32_t rack_end
     uint32_t rack_rtt              # us
@@ -323,10 +321,8 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t slow_start_after_idle
     uint8_t abort_on_overflow
     uint8_t rfc1337
-    uint8_t tw_reuse
     uint8_t moderate_rcvbuf
     uint8_t dsack
-    uint8_t recovery               # 1: RACK
     uint8_t early_retrans          # 3: TLP
     uint32_t init_cwnd             # segments
     uint32_t fin_timeout           # s

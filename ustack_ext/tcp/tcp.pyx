@@ -43,6 +43,7 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.slow_start_after_idle = 1
     k.moderate_rcvbuf = 1
     k.early_retrans = 3
+    k.rfc1337 = 1                      # Linux has 0: a reset would end TIME-WAIT there
     k.init_cwnd = 10
     k.fin_timeout = 60
     k.max_tw_buckets = 131072

@@ -8,7 +8,7 @@ from ustack_ext.base.entry cimport ENTRY_TIMEWAIT
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
-from ustack_ext.net.mib cimport TW, DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow
+from ustack_ext.net.mib cimport TW, TWRecycled, DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow
 from ustack_ext.tcp.conn cimport conn_hash, tcb_done
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_bare, ts_now
@@ -89,8 +89,10 @@ cdef void acknowledge(Tcp *t, TimeWait *w) noexcept nogil:
 cdef bint timewait_input(Tcp *t, TimeWait *w, SegIn *s, uint32_t *iss) noexcept nogil:
     cdef bint with_ts = w.ts_ok and s.o.have & OPT_TS
     cdef bint older = with_ts and <int32_t>(s.o.tsval - w.ts_recent) < 0
-    if s.h.flags & TH_RST:                                    # RFC 1337
+    if s.h.flags & TH_RST:
         count(t.core, DropTcpRst)
+        if not t.knobs.rfc1337 and s.h.seq == w.rcv_nxt:
+            timewait_free(t, w)
         return False
     if s.h.flags & TH_SYN and not s.h.flags & TH_ACK:
         if not older and (seq_gt(s.h.seq, w.rcv_nxt) or (with_ts and s.o.tsval != w.ts_recent)):
@@ -98,6 +100,7 @@ cdef bint timewait_input(Tcp *t, TimeWait *w, SegIn *s, uint32_t *iss) noexcept 
             if iss[0] == 0:
                 iss[0] = 1
             timewait_free(t, w)
+            count(t.core, TWRecycled)
             return True
         acknowledge(t, w)
         return False

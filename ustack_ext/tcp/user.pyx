@@ -10,7 +10,7 @@ from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, 
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_hash, table_insert, table_remove
-from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TcpActiveOpens
+from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TCPAbortOnMemory, TcpActiveOpens
 from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
 from ustack_ext.tcp.conn cimport (
     bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done, tcb_insert, tcb_new,
@@ -289,7 +289,7 @@ cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
         return
     if (c.conf.linger and c.conf.linger_time == 0) or c.rcvq_bytes > 0 or t.n_orphans > t.knobs.max_orphans:
         # RFC 2525 §2.17: the peer must know it was not read
-        count(t.core, TCPAbortOnClose if c.rcvq_bytes else TCPAbortOnLinger)
+        count(t.core, TCPAbortOnClose if c.rcvq_bytes else (TCPAbortOnLinger if c.conf.linger else TCPAbortOnMemory))
         send_rst(t, c)
         tcb_done(t, c, 0)
         return
