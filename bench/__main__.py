@@ -126,7 +126,7 @@ class Run:
 
 def main(argv: Sequence[str]) -> int:
     chosen = arguments(argv)
-    about = {
+    about: dict[str, Any] = {
         "command": " ".join(["python -m bench", *argv]),
         "date": time.strftime("%Y-%m-%d"),
         "runs": chosen.runs,
@@ -135,6 +135,7 @@ def main(argv: Sequence[str]) -> int:
     }
     run = Run(selected(chosen.names), chosen.runs, chosen.seconds)
     run.go()
+    about["load_end"] = machine.load()
     made = report.compose(about, run.values, run.missing, run.failed)
     print(json.dumps(made, indent=1) if chosen.json else report.text(made))
     if chosen.docs:

@@ -191,7 +191,7 @@ CASES = {
             "two ustack stacks over ustack.pipe(), one stream, no device",
             {row: title for row, (_, _, title) in _MEMORY.items()},
             ("copy",),
-            (Column("copy", "gbit", "Gbit/s", 2), Column("copy", "cpu", "CPU s/GB, both stacks", 3)),
+            (Column("copy", "gbit", "Gbit/s", 2, compared=True), Column("copy", "cpu", "CPU s/GB, both stacks", 3)),
             _memory,
             lambda _row, _load: None,
         ),

@@ -22,7 +22,7 @@ Values = dict[str, dict[str, dict[str, list[float]]]]
 def compose(about: dict[str, Any], values: Values, missing: list[dict[str, str]], failed: list[str]) -> dict[str, Any]:
     """The report of a run.
 
-    about: command, date, runs, seconds, machine. missing: case, row, reason of what could not be measured here.
+    about: command, date, runs, seconds, machine, load_end. missing: case, row, reason of what could not be measured here.
     failed: what was tried and broke.
     """
     cases = []
@@ -90,7 +90,8 @@ def _absent(report: dict[str, Any]) -> list[str]:
 
 def _head(report: dict[str, Any]) -> str:
     return (
-        f"{report['date']}, {machine.sentence(report['machine'])}. Medians of {report['runs']} alternating runs of "
+        f"{report['date']}, {machine.sentence(report['machine'])}, "
+        f"{report['load_end']} when it ended. Medians of {report['runs']} alternating runs of "
         f"{report['seconds']:g} s each (lowest–highest)."
     )
 

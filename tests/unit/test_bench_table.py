@@ -21,9 +21,18 @@ MACHINE = {
     "kernel": "Linux 6.1",
     "python": "3.12.0",
     "ustack": "0.1.0",
+    "commit": "abc123",
+    "nice": 0,
     "load": 0.0,
 }
-ABOUT = {"command": "python -m bench", "date": "2026-01-02", "runs": 3, "seconds": 2.0, "machine": MACHINE}
+ABOUT = {
+    "command": "python -m bench",
+    "date": "2026-01-02",
+    "runs": 3,
+    "seconds": 2.0,
+    "machine": MACHINE,
+    "load_end": 1.0,
+}
 
 
 @pytest.fixture
