@@ -12,7 +12,7 @@ from tap_harness.netns import ROOT
 
 
 def describe() -> dict[str, object]:
-    """The CPU's name, how many there are for us, whether it is a virtual machine; kernel, Python, ustack; how busy it is."""
+    """CPU, how many there are for us, whether it is a virtual machine; kernel, Python, ustack; how busy it is."""
     name, virtual = _cpu()
     return {
         "cpu": name,

@@ -22,7 +22,7 @@ Values = dict[str, dict[str, dict[str, list[float]]]]
 def compose(about: dict[str, Any], values: Values, missing: list[dict[str, str]], failed: list[str]) -> dict[str, Any]:
     """The report of a run.
 
-    about: command, date, runs, seconds, machine, load_end. missing: case, row, reason of what could not be measured here.
+    about: command, date, runs, seconds, machine, load_end. missing: case, row, reason of what could not be measured.
     failed: what was tried and broke.
     """
     cases = []
