@@ -22,7 +22,7 @@ from ustack_ext.tcp.conn cimport conn_find, listener_find, tcb_dirty, tcb_done, 
 from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.options cimport OPT_TS
-from ustack_ext.tcp.output cimport send_ack, send_rst, send_syn, tune_sndbuf, ts_now, window_limit
+from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
 from ustack_ext.tcp.reassembly cimport ofo_clear, ofo_collect, ofo_insert, rcvq_append
 from ustack_ext.tcp.recovery cimport recovery_ack
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
@@ -322,7 +322,7 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         return
     if c.flags & TF_ORPHAN:                                  # SHLD-3: nobody will read it, and the peer must know
         count(t.core, TCPAbortOnData)
-        send_rst(t, c)
+        reply_reset(t, s)
         tcb_done(t, c, 0)
         return
     if s.h.seq == c.rcv_nxt:
