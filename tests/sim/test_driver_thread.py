@@ -185,7 +185,8 @@ def test_the_thread_blocks_every_signal() -> None:
 
 def test_fork_leaves_the_parent_alone_and_closes_the_child() -> None:
     done = run("""
-import os, threading, ustack
+import os, threading, warnings, ustack
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: fork() with threads
 a, b = ustack.pipe()
 left, right = ustack.Stack(), ustack.Stack()
 left.attach(a, addresses=["10.0.0.1/24"])
