@@ -64,8 +64,6 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil
 # ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate
 # limited).
 cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexcept nogil
-cdef void icmp_send_time_exceeded(Net *n, RxPkt *rx, uint8_t code) noexcept nogil
-cdef void icmp_send_param_problem(Net *n, RxPkt *rx, uint8_t pointer) noexcept nogil
 # Sends an ICMP echo request with the given id/seq and payload already in *t (for ping sockets). 0 or -errno.
 cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
                         uint16_t seq, TxPkt *t) noexcept nogil

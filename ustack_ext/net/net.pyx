@@ -8,7 +8,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from ustack_ext.wire.addr cimport addr_is_v4
-from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_PARAM_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACH, IP4_HLEN)
+from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_UNREACH, IP4_HLEN)
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_NEIGH
@@ -214,14 +214,6 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
 
 cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexcept nogil:
     icmp_error_about(n, rx, ICMP_UNREACH, code, mtu)
-
-
-cdef void icmp_send_time_exceeded(Net *n, RxPkt *rx, uint8_t code) noexcept nogil:
-    icmp_error_about(n, rx, ICMP_TIME_EXCEEDED, code, 0)
-
-
-cdef void icmp_send_param_problem(Net *n, RxPkt *rx, uint8_t pointer) noexcept nogil:
-    icmp_error_about(n, rx, ICMP_PARAM_PROBLEM, 0, <uint32_t>pointer << 24)
 
 
 cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,

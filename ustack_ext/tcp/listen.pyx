@@ -24,7 +24,7 @@ from ustack_ext.tcp.rtt cimport rtt_sample
 from ustack_ext.tcp.segment cimport SegIn, reply_reset
 from ustack_ext.tcp.seq cimport seq_geq, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_ACCEPTQ, TF_PASSIVE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener,
+    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_ACCEPTQ, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener,
     SynReq, Tcb, Tcp,
 )
 from ustack_ext.wire.addr cimport addr_is_v4
@@ -179,7 +179,7 @@ cdef Tcb *promote(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     c.lport = r.lport
     c.rport = r.rport
     c.conf = l.conf
-    c.flags = TF_PASSIVE | TF_ACCEPTQ | r.opts
+    c.flags = TF_ACCEPTQ | r.opts
     c.iss = r.iss
     c.irs = r.irs
     c.snd_una = r.iss + 1

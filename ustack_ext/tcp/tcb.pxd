@@ -126,18 +126,17 @@ cdef enum TcbFlags:
     TF_RD_SHUT = 1 << 9
     TF_TLP_OUT = 1 << 10           # a loss probe is in flight
     TF_TLP_RETRANS = 1 << 11       # ... and it was a retransmission
-    TF_PASSIVE = 1 << 12
-    TF_REO_SEEN = 1 << 13
-    TF_RTT_SEEN = 1 << 14          # SRTT holds a sample
-    TF_CWND_LIMITED = 1 << 15
-    TF_DSACK_PENDING = 1 << 16
-    TF_DIRTY = 1 << 17             # on tcp.dirty: has output or an ACK due after this batch
-    TF_ACCEPTQ = 1 << 18           # waits in its listener's accept queue
-    TF_CONNECTED = 1 << 19         # has been ESTABLISHED
-    TF_FIN_OOO = 1 << 20           # the peer's FIN is at fin_seq, data before it is missing
-    TF_DEAD = 1 << 21              # CLOSED and reported; kept only for the socket that still holds it
-    TF_FREE = 1 << 22              # to be freed when it leaves the dirty list
-    TF_MORE = 1 << 23              # the last write said MSG_MORE: a small segment waits for the next
+    TF_REO_SEEN = 1 << 12
+    TF_RTT_SEEN = 1 << 13          # SRTT holds a sample
+    TF_CWND_LIMITED = 1 << 14
+    TF_DSACK_PENDING = 1 << 15
+    TF_DIRTY = 1 << 16             # on tcp.dirty: has output or an ACK due after this batch
+    TF_ACCEPTQ = 1 << 17           # waits in its listener's accept queue
+    TF_CONNECTED = 1 << 18         # has been ESTABLISHED
+    TF_FIN_OOO = 1 << 19           # the peer's FIN is at fin_seq, data before it is missing
+    TF_DEAD = 1 << 20              # CLOSED and reported; kept only for the socket that still holds it
+    TF_FREE = 1 << 21              # to be freed when it leaves the dirty list
+    TF_MORE = 1 << 22              # the last write said MSG_MORE: a small segment waits for the next
 
 cdef struct Listener
 cdef struct SynReq
@@ -370,10 +369,6 @@ cdef struct Tcp:
     uint64_t challenge_epoch       # s
     uint32_t challenge_left
     uint64_t ofo_memory            # truesize of all out-of-order data
-
-
-cdef inline bint tcb_synchronized(const Tcb *c) noexcept nogil:
-    return c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and c.state != TCP_CLOSED
 
 
 cdef inline uint32_t tcb_rcv_wnd(const Tcb *c) noexcept nogil:
