@@ -96,6 +96,8 @@ class Run:
                 self._doable[case.name, load] = [row for row in rows if self._can(case, row, load)]
 
     def _can(self, case: Case, row: str, load: str) -> bool:
+        if (row, load) in case.without:
+            return False
         reason = case.missing(row, load)
         if reason is not None:
             entry = {"case": case.name, "row": case.rows[row], "reason": reason}

@@ -67,6 +67,13 @@ def _on_lwip(service: str, fd: int) -> list[str]:
     return [build.lwip(), service, str(fd), SERVER, str(PORT)]
 
 
+def _limit(offloads: str, *more: str) -> Callable[[str, int], list[str]]:
+    def command(service: str, fd: int) -> list[str]:
+        return [build.program("peers/limit_tap.c"), service, str(fd), SERVER, str(PORT), offloads, *more]
+
+    return command
+
+
 def _no_lwip() -> str | None:
     try:
         build.lwip()
@@ -93,6 +100,9 @@ CONTENDERS = {
             "tap-offload",
             _on_ustack_with_offloads,
         ),
+        Contender("limit", "limit: TCP only faked, on a plain TAP", "tap", _limit("plain")),
+        Contender("limit-offload", "limit: TCP only faked, on a TAP with offloads", "tap-offload", _limit("offload")),
+        Contender("limit-busy", "the same, busy-polled", "tap", _limit("plain", "busy")),
         Contender("lwip", "lwIP on a plain TAP, server in C", "tap", _on_lwip, _no_lwip),
     )
 }
