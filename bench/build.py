@@ -1,12 +1,18 @@
-"""Makes the C programs of the bench when they are needed, in build/bench/, with the system's compiler."""
+"""Makes the C programs and the extension module of the bench when they are needed, in build/bench/."""
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "build" / "bench"
@@ -47,3 +53,58 @@ def lwip() -> str:
     if not Path(LWIP, "lwip", "tcp.h").exists():
         raise CannotBuild("apt-get install liblwip-dev")
     return program("peers/lwip_tap.c", f"-I{LWIP}", "-llwip")
+
+
+# A phase of a load has to stay a function of its own, whoever calls it.
+MODULE_FLAGS = ("-O2", "-g", "-fno-strict-aliasing", "-fno-inline-functions-called-once", "-fno-inline-small-functions")
+
+
+def engines() -> ModuleType:
+    """The module bench/engines.pyx, newly translated and compiled where it or what it cimports changed.
+
+    Needs Cython, as the build of ustack itself does, and the extension modules in place. Raises CannotBuild.
+    """
+    try:
+        from Cython.Build import cythonize
+        from setuptools import Extension
+    except ImportError as error:
+        raise CannotBuild(f"{error.name} is not installed: pip install cython setuptools") from None
+    was = os.getcwd()
+    os.chdir(HERE.parent)
+    try:
+        (made,) = cythonize(
+            [Extension("bench_engines", ["bench/engines.pyx"])],
+            compiler_directives=_directives(),
+            build_dir=str(TARGET.relative_to(HERE.parent)),
+            include_path=["."],
+            quiet=True,
+        )
+    finally:
+        os.chdir(was)
+    code = HERE.parent / made.sources[0]
+    built = TARGET / f"bench_engines{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not built.exists() or built.stat().st_mtime <= code.stat().st_mtime:
+        fresh = built.with_name(f"{built.name}.{os.getpid()}")
+        compiler = (sysconfig.get_config_var("CC") or "cc").split()
+        include = f"-I{sysconfig.get_path('include')}"
+        command = [*compiler, *MODULE_FLAGS, "-fPIC", "-shared", include, str(code), "-o", str(fresh)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise CannotBuild(f"engines.pyx does not compile: {done.stderr.strip()}")
+        fresh.replace(built)
+    spec = importlib.util.spec_from_file_location("bench_engines", built)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _directives() -> dict[str, Any]:
+    """The Cython directives of setup.py: the same source has to mean the same thing here."""
+    for node in ast.parse((HERE.parent / "setup.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "DIRECTIVES" and node.value:
+            found: dict[str, Any] = ast.literal_eval(node.value)
+            return found
+    raise LookupError("setup.py has no DIRECTIVES")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import rigs
+from bench import build, rigs
 from tap_harness.netns import ROOT
 
 GB = 1e9
@@ -124,28 +124,42 @@ def _connect(row: str, _load: str, seconds: float) -> dict[str, float]:
 
 # -- in memory
 
+# row: (module of the bench, its arguments, title)
 _MEMORY = {
-    f"{driver}-{mtu}": (driver, mtu, title)
-    for driver, mtu, title in (
-        ("manual", 1500, "one thread for both stacks, MTU 1500"),
-        ("manual", 65535, "one thread for both stacks, MTU 65535"),
-        ("thread", 1500, "a thread for each stack, MTU 1500"),
-        ("thread", 65535, "a thread for each stack, MTU 65535"),
-    )
+    "manual-1500": ("memory", ("manual", "1500"), "stacks, one thread for both, MTU 1500"),
+    "manual-65535": ("memory", ("manual", "65535"), "stacks, one thread for both, MTU 65535"),
+    "thread-1500": ("memory", ("thread", "1500"), "stacks, a thread for each, MTU 1500"),
+    "thread-65535": ("memory", ("thread", "65535"), "stacks, a thread for each, MTU 65535"),
+    "segments": ("pair", ("segments",), "engines, one stream, each segment of 1448 bytes"),
+    "superframes": ("pair", ("superframes",), "engines, one stream, each superframe of up to 64 KB"),
+    "round-trips": ("pair", ("ping",), "engines, each 64-byte round trip"),
+    "connections": ("pair", ("connect",), "engines, each short connection"),
 }
 
 
 def _memory(row: str, _load: str, seconds: float) -> dict[str, float]:
-    driver, mtu, _ = _MEMORY[row]
-    command = [sys.executable, "-m", "bench.memory", driver, str(mtu), str(seconds)]
+    module, arguments, _ = _MEMORY[row]
+    command = [sys.executable, "-m", f"bench.{module}", *arguments, str(seconds)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 60, check=False)
     if done.returncode != 0:
         raise AssertionError(f"exit code {done.returncode} from {' '.join(command)}: {done.stderr}")
     found = json.loads(done.stdout)
-    return {
-        "gbit": found["bytes"] * 8 / found["seconds"] / GB,
-        "cpu": found["cpu_seconds"] / (found["bytes"] / GB),
-    }
+    numbers = {}
+    if found["bytes"]:
+        numbers["gbit"] = found["bytes"] * 8 / found.get("seconds", found["cpu_seconds"]) / GB
+        numbers["cpu"] = found["cpu_seconds"] / (found["bytes"] / GB)
+    if "each" in found:
+        numbers["each"] = found["cpu_seconds"] / found["each"] * 1e9
+    return numbers
+
+
+def _memory_missing(row: str, _load: str) -> str | None:
+    if _MEMORY[row][0] == "pair":
+        try:
+            build.engines()
+        except build.CannotBuild as error:
+            return str(error)
+    return None
 
 
 CASES = {
@@ -198,12 +212,17 @@ CASES = {
         ),
         Case(
             "memory",
-            "two ustack stacks over ustack.pipe(), one stream, no device",
+            "in memory, no device: two stacks over ustack.pipe() with Python sockets, one stream; two engines in one "
+            "thread of C",
             {row: title for row, (_, _, title) in _MEMORY.items()},
             ("copy",),
-            (Column("copy", "gbit", "Gbit/s", 2, compared=True), Column("copy", "cpu", "CPU s/GB, both stacks", 3)),
+            (
+                Column("copy", "gbit", "Gbit/s", 2, compared=True),
+                Column("copy", "cpu", "CPU s/GB, both", 3),
+                Column("copy", "each", "ns each, both", 0, compared=True),
+            ),
             _memory,
-            lambda _row, _load: None,
+            _memory_missing,
         ),
     )
 }
