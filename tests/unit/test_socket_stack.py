@@ -86,6 +86,14 @@ def test_weak_references_and_subclasses(stack: ustack.Stack) -> None:
     assert reference() is None
 
 
+def test_what_an_idle_socket_weighs(stack: ustack.Stack) -> None:
+    """Part of the 512 bytes that an idle connection may cost all in: its Tcb has the rest."""
+    with stack.socket() as sock:
+        assert not hasattr(sock, "__dict__")
+        weight = sys.getsizeof(sock)  # with the collector's header
+        assert -(-weight // 16) * 16 <= 112  # as Python's allocator rounds
+
+
 def test_a_socket_is_not_made_twice_or_copied(stack: ustack.Stack) -> None:
     import copy
     import pickle

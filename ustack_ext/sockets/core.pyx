@@ -14,7 +14,7 @@ from ustack_ext.driver.driver cimport Driver
 from ustack_ext.sockets.address cimport format_address, parse_address
 from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
-from ustack_ext.sockets.handle cimport DGRAM, PROTO_ICMP, STREAM, SocketHandle, check, closed_error, error, op_init
+from ustack_ext.sockets.handle cimport PROTO_ICMP, SocketHandle, check, closed_error, error, op_init
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, Op,
@@ -69,7 +69,7 @@ cdef class SocketCore(SocketHandle):
             op.niov = 1
             op.room = iov.len
             op.grow = size > SMALL
-            if flags & MSG_PEEK and flags & MSG_WAITALL and deadline == UINT64_MAX and self._type == STREAM:
+            if flags & MSG_PEEK and flags & MSG_WAITALL and deadline == UINT64_MAX and self.is_stream():
                 op.lowat = size
             n = self.perform(op, deadline)
             if n != OP_GROW:
@@ -106,7 +106,7 @@ cdef class SocketCore(SocketHandle):
     cdef long receive_into(self, Buffers into, int flags, Op *op) except -1:
         """recv into the caller's memory; with MSG_WAITALL on a blocking stream until one buffer is full."""
         cdef uint64_t deadline = self.deadline(flags)
-        cdef bint whole = flags & MSG_WAITALL and deadline == UINT64_MAX and self._type == STREAM and into.count == 1
+        cdef bint whole = flags & MSG_WAITALL and deadline == UINT64_MAX and self.is_stream() and into.count == 1
         cdef IoVec rest
         cdef long done = 0
         cdef long n
@@ -135,7 +135,7 @@ cdef class SocketCore(SocketHandle):
             raise ValueError("negative buffersize in recv")
         if bufsize == 0:
             return b""                 # as CPython, which makes no system call then
-        if flags & MSG_WAITALL and not flags & (MSG_PEEK | MSG_DONTWAIT) and self._type == STREAM \
+        if flags & MSG_WAITALL and not flags & (MSG_PEEK | MSG_DONTWAIT) and self.is_stream() \
                 and self.timeout_ns < 0:
             return self.receive_all(bufsize, flags)
         return self.receive(bufsize, flags, &op)
@@ -179,7 +179,7 @@ cdef class SocketCore(SocketHandle):
 
     cdef tuple message_details(self, Op *op, long taken):
         details = None
-        if self._type == STREAM:
+        if self.is_stream():
             return taken, None, None
         if self.state.cmsg:
             details = (self.state.cmsg, op.meta.ttl, op.meta.tos, op.meta.ifindex, format_address(&op.meta.dst, 0)[0])
@@ -187,13 +187,13 @@ cdef class SocketCore(SocketHandle):
 
     cdef object sender(self, Op *op):
         """Where a datagram came from; a stream's peer is not told with each piece."""
-        if self._type == STREAM:
+        if self.is_stream():
             return None
-        return format_address(&op.meta.src, 0 if self.proto == PROTO_ICMP else op.meta.sport)
+        return format_address(&op.meta.src, 0 if self.protocol() == PROTO_ICMP else op.meta.sport)
 
     cdef object _length(self, long taken, int flags, long full):
         """recv(2): with MSG_TRUNC a datagram's real length."""
-        return full if flags & MSG_TRUNC and self._type == DGRAM else taken
+        return full if flags & MSG_TRUNC and not self.is_stream() else taken
 
     # -- sending
 
@@ -204,7 +204,7 @@ cdef class SocketCore(SocketHandle):
         but tells the part if it has to end before.
         """
         cdef uint64_t deadline = self.deadline(flags)
-        cdef bint whole = self._type == STREAM and (all_of_it or deadline == UINT64_MAX)
+        cdef bint whole = self.is_stream() and (all_of_it or deadline == UINT64_MAX)
         cdef size_t done = 0
         cdef int i = 0
         cdef long n
@@ -311,9 +311,9 @@ cdef class SocketCore(SocketHandle):
         op_init(&op, OP_ACCEPT, 0, EV_READABLE)
         op.accepted = &new.state
         op.sockets = &self.stack.sockets
-        new._adopt(self.stack, self._type, self.proto)
+        new._adopt(self.stack, self.state.shape)
         check(self.perform(&op, self.deadline(0)))
-        new._closed = False
+        new.state.done = 0
         return new, new._names()[1]
 
     def connect(self, address, /):

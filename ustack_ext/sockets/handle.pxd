@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.sockets.stackcore cimport StackCore
-from ustack_ext.sockets.state cimport Op, OpKind, SockState
+from ustack_ext.sockets.state cimport SHAPE_STREAM, Op, OpKind, SockState
 
 cdef enum:
     STREAM = 1                     # SOCK_STREAM, SOCK_DGRAM: Linux's numbers, checked in handle.pyx
@@ -18,13 +18,15 @@ cdef class SocketHandle:
     cdef readonly StackCore stack
     cdef SockState state
     cdef int64_t timeout_ns        # -1: blocking, 0: non-blocking
-    cdef public int _io_refs       # files that makefile() made and nobody closed
-    cdef public bint _closed
-    cdef readonly int _type        # SOCK_STREAM or SOCK_DGRAM
-    cdef readonly int proto
     cdef object __weakref__
 
-    cdef _adopt(self, StackCore stack, int type, int proto)
+    cdef inline bint is_stream(self) noexcept nogil:
+        return self.state.shape & SHAPE_STREAM != 0
+
+    cdef inline int protocol(self) noexcept nogil:
+        return self.state.shape & ~SHAPE_STREAM
+
+    cdef _adopt(self, StackCore stack, int shape)
     cdef Driver _usable(self)
     # When a call that begins now gives up: ns of the driver's clock, 0 for at once, UINT64_MAX for never.
     cdef uint64_t deadline(self, int flags)

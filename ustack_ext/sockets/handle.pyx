@@ -15,8 +15,7 @@ import socket as _socket
 
 from cython cimport no_gc_clear
 from libc.errno cimport EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, EPROTONOSUPPORT, ESOCKTNOSUPPORT
-from libc.stdint cimport UINT64_MAX, int64_t, uint16_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memset
 from ustack_ext.base.event cimport EV_CLOSED, EV_WRITABLE
 from ustack_ext.driver.driver cimport Driver, Waiter, waiter_get, waiter_put
@@ -25,13 +24,15 @@ from ustack_ext.sockets.address cimport format_address
 from ustack_ext.sockets.datagram cimport datagram_attempt, datagram_names, datagram_open, datagram_release
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT
 from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, option_get, option_set
-from ustack_ext.sockets.ready cimport pair_close, pair_open
+from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_RAISED, OP_TIMED_OUT, OPEN, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Op,
-    OpKind, SockState, sock_delist, sock_enlist,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_RAISED, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP,
+    Op, OpKind, SockState, sock_delist, sock_enlist,
 )
-from ustack_ext.sockets.stream cimport stream_attempt, stream_begin_linger, stream_names, stream_open, stream_release
+from ustack_ext.sockets.stream cimport (
+    stream_attempt, stream_begin_linger, stream_forget, stream_names, stream_open, stream_release,
+)
 from ustack_ext.sockets.wait cimport sock_sync, waiter_link, waiter_unlink, waiters_fire
 from ustack_ext.tcp.tcb cimport Listener, Tcb
 from ustack_ext.udp.udp cimport UdpSock
@@ -92,10 +93,7 @@ cdef void move(SockState *s, SockState *new) noexcept nogil:
         (<UdpSock *>s.obj).source.user = new
     s.kind = SK_NONE
     s.obj = NULL
-    s.bind = NULL
-    s.conf = NULL
-    s.fd_user = -1
-    s.fd_engine = -1
+    s.watch = NULL
     s.closed = CLOSED_BY_USER
     waiters_fire(s, EV_CLOSED)
 
@@ -110,10 +108,8 @@ cdef class SocketHandle:
     """
 
     def __cinit__(self):
-        self.state.fd_user = -1
-        self.state.fd_engine = -1
         self.state.closed = CLOSED_BY_USER
-        self._closed = True
+        self.state.done = 1
         self.timeout_ns = -1
 
     def __init__(self, StackCore stack not None, int family=_socket.AF_INET, int type=_socket.SOCK_STREAM, int proto=0):
@@ -133,7 +129,7 @@ cdef class SocketHandle:
             raise error(ESOCKTNOSUPPORT)
         if not (proto <= 0 or (proto == PROTO_TCP if stream else proto == PROTO_UDP or proto == PROTO_ICMP)):
             raise error(EPROTONOSUPPORT)
-        self._adopt(stack, kind, max(proto, 0))
+        self._adopt(stack, max(proto, 0) | (SHAPE_STREAM if stream else 0))
         with nogil:
             d.lock()
             if stack.shut or d.closed:
@@ -146,14 +142,13 @@ cdef class SocketHandle:
                 sock_enlist(&stack.sockets, &self.state)
             d.unlock()
         check(rc)
-        self._closed = False
+        self.state.done = 0
         if type & SOCK_NONBLOCK:
             self.timeout_ns = 0
 
-    cdef _adopt(self, StackCore stack, int type, int proto):
+    cdef _adopt(self, StackCore stack, int shape):
         self.stack = stack
-        self._type = type
-        self.proto = proto
+        self.state.shape = <uint8_t>shape
         default = _socket.getdefaulttimeout()
         if default is not None:
             self.settimeout(default)
@@ -256,14 +251,13 @@ cdef class SocketHandle:
                 s.closed = CLOSED_BY_USER
                 sock_delist(&self.stack.sockets, s)
                 if gone:
-                    free(s.conf)
-                    s.conf = NULL
+                    stream_forget(s)
                 elif s.kind == SK_UDP:
                     datagram_release(d.engine, s)
                 else:
                     stream_release(d.engine, s, False)
             s.closed = CLOSED_BY_USER
-            pair_close(s)
+            watch_close(s)
             d.unlock()
         d.after()
         return 0
@@ -273,7 +267,7 @@ cdef class SocketHandle:
         cdef SocketHandle new = self.__class__.__new__(self.__class__)
         cdef Driver d = self._usable()
         cdef int rc = 0
-        new._adopt(self.stack, self._type, self.proto)
+        new._adopt(self.stack, self.state.shape)
         new.timeout_ns = self.timeout_ns
         with nogil:
             d.lock()
@@ -285,7 +279,7 @@ cdef class SocketHandle:
                 rc = closed_error(&self.state)
             d.unlock()
         check(rc)
-        new._closed = False
+        new.state.done = 0
         return new
 
     cdef Driver _usable(self):
@@ -294,6 +288,33 @@ cdef class SocketHandle:
         return self.stack.driver
 
     # -- what it is
+
+    @property
+    def _type(self):
+        return STREAM if self.is_stream() else DGRAM
+
+    @property
+    def proto(self):
+        """The protocol asked for: 0, IPPROTO_TCP, IPPROTO_UDP or IPPROTO_ICMP."""
+        return self.protocol()
+
+    # What the standard library's socket object has, for socket.SocketIO and for close().
+
+    @property
+    def _closed(self):
+        return self.state.done != 0
+
+    @_closed.setter
+    def _closed(self, bint done):
+        self.state.done = done
+
+    @property
+    def _io_refs(self):
+        return self.state.io_refs
+
+    @_io_refs.setter
+    def _io_refs(self, uint16_t count):
+        self.state.io_refs = count
 
     def fileno(self):
         """A descriptor that select, poll, epoll and asyncio can wait on, for reading, writing and hang-up; -1 once
@@ -304,17 +325,20 @@ cdef class SocketHandle:
         """
         cdef Driver d
         cdef int rc = 0
+        cdef int fd = -1
         if self.stack is None:
             return -1
         d = self.stack.driver
         with nogil:
             d.lock()
-            if self.state.closed != CLOSED_BY_USER and self.state.fd_user < 0 and not d.closed:
+            if self.state.closed != CLOSED_BY_USER and not d.closed:
                 rc = pair_open(&self.state)
                 sock_sync(&self.state)
+            if rc == 0 and self.state.watch != NULL:
+                fd = self.state.watch.fd_user
             d.unlock()
         check(rc)
-        return self.state.fd_user
+        return fd
 
     def _names(self):
         """-> (own address, peer's address or None)."""

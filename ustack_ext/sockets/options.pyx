@@ -6,7 +6,7 @@ platform's numbers and byte layouts (ustack/options.py). The engine's lock is he
 from libc.errno cimport EINVAL, ENOPROTOOPT, ENOTCONN
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.sockets.state cimport CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_TCB, SK_UDP, SockState
+from ustack_ext.sockets.state cimport CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState
 from ustack_ext.sockets.stream cimport stream_conf
 from ustack_ext.tcp.tcb cimport TCP_CLOSED, TCP_MSS_DEFAULT_V4, Tcb, TcpConf
 from ustack_ext.tcp.tcp cimport tcp_conf_changed, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
@@ -147,8 +147,8 @@ cdef int tcp_set(SockState *s, TcpConf *conf, int which, long long value) noexce
         conf.linger_time = 0xFFFF if value > 0xFFFF else <uint16_t>value
     elif which == OPT_REUSEADDR:
         conf.reuseaddr = value != 0
-        if s.bind != NULL:
-            s.bind.reuse = conf.reuseaddr
+        if s.kind == SK_NONE and (<Draft *>s.obj).bind != NULL:
+            (<Draft *>s.obj).bind.reuse = conf.reuseaddr
     elif which == OPT_NODELAY:
         conf.nodelay = value != 0
     elif which == OPT_QUICKACK:

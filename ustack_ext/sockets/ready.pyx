@@ -11,17 +11,37 @@ true of a socket (sockets/wait asks the engine).
 An eventfd could show the first only. Edge-triggered epoll sees an edge when a state begins, so a caller that reads
 until EAGAIN (or a short read), as epoll(7) asks, misses nothing.
 """
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint16_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from posix.fcntl cimport F_GETFD, FD_CLOEXEC, F_GETFL, F_SETFD, F_SETFL, O_NONBLOCK, fcntl
+from posix.fcntl cimport FD_CLOEXEC, F_SETFD, fcntl
 from posix.unistd cimport close, dup2, read, write
 from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE
-from ustack_ext.sockets.state cimport SockState
+from ustack_ext.sockets.state cimport SockState, Watch
 
-cdef extern from "<sys/socket.h>" nogil:
-    int AF_UNIX, SOCK_STREAM, SOL_SOCKET, SO_SNDBUF, SHUT_RDWR
-    int socketpair(int domain, int type, int protocol, int *fds)
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <sys/socket.h>
+    /* A non-blocking, close-on-exec pair: in one call where the system can, a pair is made for each connection. */
+    static int make_pair(int *fds) {
+    #if defined(SOCK_NONBLOCK) && defined(SOCK_CLOEXEC)
+        return socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0 ? 0 : -errno;
+    #else
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0)
+            return -errno;
+        for (int i = 0; i < 2; i++) {
+            fcntl(fds[i], F_SETFD, FD_CLOEXEC);
+            fcntl(fds[i], F_SETFL, fcntl(fds[i], F_GETFL) | O_NONBLOCK);
+        }
+        return 0;
+    #endif
+    }
+    """
+    int make_pair(int *fds)            # 0 or -errno
+    int SOL_SOCKET, SO_SNDBUF, SHUT_RDWR
     int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
     int shutdown(int fd, int how)
 
@@ -34,58 +54,67 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout)
 
 cdef enum:
-    FILL_PIECE = 2048          # one such write already fills Linux's smallest send buffer
+    FILL_PIECE = 2048                  # one such write already fills Linux's smallest send buffer
 
 
-cdef int make_pair(int *fds) noexcept nogil:
-    """A non-blocking, close-on-exec pair whose first end has the smallest send buffer there is. 0 or -errno."""
-    cdef int smallest = 1
-    cdef int i
-    if socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0:
-        return -errno
-    for i in range(2):
-        fcntl(fds[i], F_SETFD, fcntl(fds[i], F_GETFD) | FD_CLOEXEC)
-        fcntl(fds[i], F_SETFL, fcntl(fds[i], F_GETFL) | O_NONBLOCK)
-    setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &smallest, sizeof(smallest))
-    return 0
+cdef Watch *watch_of(SockState *s) noexcept nogil:
+    cdef Watch *w = s.watch
+    if w == NULL:
+        w = <Watch *>malloc(sizeof(Watch))
+        if w != NULL:
+            memset(w, 0, sizeof(Watch))
+            w.fd_user = -1
+            w.fd_engine = -1
+            s.watch = w
+    return w
+
+
+cdef void watch_close(SockState *s) noexcept nogil:
+    cdef Watch *w = s.watch
+    if w == NULL:
+        return
+    s.watch = NULL
+    if w.fd_user >= 0:
+        close(w.fd_user)
+        close(w.fd_engine)
+    free(w)
+
+
+cdef void show_new(Watch *w, int fd_engine) noexcept nogil:
+    w.fd_engine = fd_engine
+    w.readable = 0
+    w.writable = 1
+    w.hangup = 0
+    w.small = 0
 
 
 cdef int pair_open(SockState *s) noexcept nogil:
+    cdef Watch *w = watch_of(s)
     cdef int fds[2]
-    cdef int rc = make_pair(fds)
-    if rc != 0:
-        return rc
-    s.fd_user = fds[0]
-    s.fd_engine = fds[1]
-    s.fd_readable = 0
-    s.fd_writable = 1
-    s.fd_hangup = 0
-    return 0
+    cdef int rc
+    if w == NULL:
+        return -ENOMEM
+    if w.fd_user >= 0:
+        return 0
+    rc = make_pair(fds)
+    if rc == 0:
+        w.fd_user = fds[0]
+        show_new(w, fds[1])
+    return rc
 
 
-cdef void pair_close(SockState *s) noexcept nogil:
-    if s.fd_user >= 0:
-        close(s.fd_user)
-        close(s.fd_engine)
-    s.fd_user = -1
-    s.fd_engine = -1
-
-
-cdef void revive(SockState *s) noexcept nogil:
+cdef void revive(Watch *w) noexcept nogil:
     """A hang-up can't be taken back on one pair, but a refused connect may be tried again: another pair under the
     same number.
     """
     cdef int fds[2]
     if make_pair(fds) != 0:
         return
-    dup2(fds[0], s.fd_user)
+    dup2(fds[0], w.fd_user)
     close(fds[0])
-    fcntl(s.fd_user, F_SETFD, FD_CLOEXEC)
-    close(s.fd_engine)
-    s.fd_engine = fds[1]
-    s.fd_readable = 0
-    s.fd_writable = 1
-    s.fd_hangup = 0
+    fcntl(w.fd_user, F_SETFD, FD_CLOEXEC)
+    close(w.fd_engine)
+    show_new(w, fds[1])
 
 
 cdef void drain(int fd) noexcept nogil:
@@ -93,51 +122,60 @@ cdef void drain(int fd) noexcept nogil:
     cdef ssize_t n
     while True:
         n = read(fd, scratch, sizeof(scratch))
-        if n == 0 or (n < 0 and errno != EINTR):
+        # Short: that was all. What is written into the pair is never touched by anybody else.
+        if 0 <= n < <ssize_t>sizeof(scratch) or (n < 0 and errno != EINTR):
             return
 
 
-cdef void set_readable(SockState *s, bint readable) noexcept nogil:
+cdef void set_readable(Watch *w, bint readable) noexcept nogil:
     cdef char byte = 0
     if readable:
-        write(s.fd_engine, &byte, 1)
+        write(w.fd_engine, &byte, 1)
     else:
-        drain(s.fd_user)
-    s.fd_readable = readable
+        drain(w.fd_user)
+    w.readable = readable
 
 
-cdef void set_writable(SockState *s, bint writable) noexcept nogil:
+cdef void fill(Watch *w) noexcept nogil:
     cdef char filling[FILL_PIECE]
     cdef pollfd state
+    cdef int smallest = 1
+    if not w.small:                    # only now: most sockets are never seen full
+        setsockopt(w.fd_user, SOL_SOCKET, SO_SNDBUF, &smallest, sizeof(smallest))
+        w.small = 1
+    memset(filling, 0, sizeof(filling))
+    state.fd = w.fd_user
+    state.events = <short>POLLOUT
+    # Writing until EAGAIN alone would do on Linux; asking poll is what makes it true wherever poll is.
+    while poll(&state, 1, 0) == 1 and state.revents & POLLOUT:
+        if write(w.fd_user, filling, sizeof(filling)) <= 0 and errno != EINTR:
+            break
+
+
+cdef void set_writable(Watch *w, bint writable) noexcept nogil:
     if writable:
-        drain(s.fd_engine)
+        drain(w.fd_engine)
     else:
-        memset(filling, 0, sizeof(filling))
-        state.fd = s.fd_user
-        state.events = <short>POLLOUT
-        # Writing until EAGAIN alone would do on Linux; asking poll is what makes it true wherever poll is.
-        while poll(&state, 1, 0) == 1 and state.revents & POLLOUT:
-            if write(s.fd_user, filling, sizeof(filling)) <= 0 and errno != EINTR:
-                break
-    s.fd_writable = writable
+        fill(w)
+    w.writable = writable
 
 
-cdef void pair_sync(SockState *s, uint16_t bits) noexcept nogil:
+cdef void pair_sync(Watch *w, uint16_t bits) noexcept nogil:
     # As poll(2) has it for TCP: whatever is over or in error can be read and written without blocking.
     cdef bint over = (bits & (EV_ERROR | EV_HANGUP)) != 0
     cdef uint8_t readable = over or (bits & EV_READABLE) != 0
     cdef uint8_t writable = over or (bits & EV_WRITABLE) != 0
     cdef uint8_t hangup = (bits & EV_HANGUP) != 0
-    if s.fd_user < 0:
+    if w.fd_user < 0:
         return
-    if s.fd_hangup and not hangup:
-        revive(s)
-    if s.fd_hangup:
+    if w.hangup and not hangup:
+        revive(w)
+    if w.hangup:
         return
-    if readable != s.fd_readable:
-        set_readable(s, readable)
-    if writable != s.fd_writable:
-        set_writable(s, writable)
+    if readable != w.readable:
+        set_readable(w, readable)
+    if writable != w.writable:
+        set_writable(w, writable)
     if hangup:
-        shutdown(s.fd_engine, SHUT_RDWR)
-        s.fd_hangup = 1
+        shutdown(w.fd_engine, SHUT_RDWR)
+        w.hangup = 1

@@ -4,13 +4,12 @@ each.
 Responsible for: connecting the driver's events to sockets, and taking the sockets away from an engine that ends.
 Not for: interfaces and routes (sockets/config), reading the tables (sockets/inspect).
 """
-from libc.stdlib cimport free
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.datagram cimport datagram_release
 from ustack_ext.sockets.state cimport CLOSED_BY_STACK, SK_UDP, SockState, sock_delist
-from ustack_ext.sockets.stream cimport stream_release
+from ustack_ext.sockets.stream cimport stream_forget, stream_release
 from ustack_ext.sockets.wait cimport sock_event, sock_sync, waiters_fire
 
 
@@ -33,8 +32,7 @@ cdef void forget_all(StackCore self) noexcept nogil:
     while s != NULL:
         sock_delist(&self.sockets, s)
         s.closed = CLOSED_BY_STACK
-        free(s.conf)
-        s.conf = NULL
+        stream_forget(s)
         s = self.sockets
 
 

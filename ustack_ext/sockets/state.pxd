@@ -9,10 +9,10 @@ from ustack_ext.udp.udp cimport UdpMeta
 from ustack_ext.wire.addr cimport Addr
 
 cdef enum SockKind:                # what SockState.obj is
-    SK_NONE                        # a TCP socket before connect and listen, or a closed one
+    SK_NONE                        # a TCP socket before connect and listen: a Draft; a closed one: NULL
     SK_TCB
     SK_LISTENER
-    SK_UDP                         # a UDP or ping socket
+    SK_UDP                         # a UDP or ping socket: UdpSock
 
 cdef enum SockClosed:
     OPEN
@@ -21,26 +21,40 @@ cdef enum SockClosed:
 
 cdef enum SockConnect:             # what connect() has done so far, as Linux's socket.state
     SS_UNCONNECTED
+    SS_STOPPED                     # the same, and it was a listener until shutdown(SHUT_RD)
     SS_CONNECTING
     SS_CONNECTED
 
-cdef struct SockState:             # Source.user points here
+cdef struct Draft:                 # a TCP socket before there is a Tcb or a Listener to hold this
+    TcpConf conf
+    Bind *bind                     # a port claimed by bind(), or NULL
+
+cdef struct Watch:                 # who is shown the socket's state beside blocked threads; there once somebody asked
+    int fd_user                    # what fileno() returned: one end of an AF_UNIX socketpair, or -1
+    int fd_engine                  # the other end
+    uint8_t readable               # the state the pair shows now
+    uint8_t writable
+    uint8_t hangup
+    uint8_t small                  # the user's end has the smallest send buffer
+
+cdef enum:                         # SockState.shape: the protocol asked for, and this for SOCK_STREAM
+    SHAPE_STREAM = 0x80
+
+# Source.user points here. Part of the Python object, so part of what every idle connection costs: 48 bytes.
+cdef struct SockState:
     SockState *prev                # the stack's list of open sockets
     SockState *next
     Waiter *waiters                # threads blocked on it
-    void *obj
-    Bind *bind                     # a TCP port claimed and not yet given to connect or listen
-    TcpConf *conf                  # a TCP socket's options until there is a Tcb or Listener to hold them
-    int fd_user                    # what fileno() returned: one end of an AF_UNIX socketpair, or -1
-    int fd_engine                  # the other end
+    void *obj                      # what `kind` says
+    Watch *watch                   # or NULL
     uint8_t kind                   # SockKind
     uint8_t closed                 # SockClosed
     uint8_t connect                # SockConnect
     uint8_t cmsg                   # CMSG_* a datagram's receiver wants
-    uint8_t fd_readable            # the state the pair shows now
-    uint8_t fd_writable
-    uint8_t fd_hangup
-    uint8_t stopped                # was a listener until shutdown(SHUT_RD): accept ends with EINVAL
+    # the Python object's own, under the GIL
+    uint8_t shape
+    uint8_t done                   # close() was called
+    uint16_t io_refs               # files that makefile() made and nobody closed
 
 cdef enum:                         # SockState.cmsg
     CMSG_TTL = 1

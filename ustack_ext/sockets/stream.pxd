@@ -12,6 +12,7 @@ cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil
 cdef int stream_shutdown(Engine *e, SockState *s, int how) noexcept nogil
 cdef bint stream_begin_linger(Engine *e, SockState *s) noexcept nogil          # close() has something to wait for
 cdef void stream_release(Engine *e, SockState *s, bint abort) noexcept nogil   # gives everything back to the engine
+cdef void stream_forget(SockState *s) noexcept nogil                           # ... which is not ours any more (fork)
 # its options, wherever they are now; NULL: closed
 cdef TcpConf *stream_conf(SockState *s) noexcept nogil
 cdef int stream_names(SockState *s, Addr *laddr, uint16_t *lport, Addr *raddr, uint16_t *rport) noexcept nogil

@@ -1,8 +1,8 @@
 """TCP sockets: what one attempt of each socket call does, with Linux's results.
 
 Responsible for: which call is allowed in which state of a socket (inet_stream_connect and its neighbours, as
-connect(2), listen(2), accept(2) and shutdown(2) describe them), and for handing a Bind or a TcpConf to whoever owns
-it next. Not for: waiting (sockets/core), TCP itself (tcp/).
+connect(2), listen(2), accept(2) and shutdown(2) describe them), and for handing a Bind and a TcpConf to whoever owns
+them next. Not for: waiting (sockets/core), TCP itself (tcp/).
 """
 from libc.errno cimport (
     EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENOMEM, ENOTCONN, EPIPE,
@@ -14,7 +14,7 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_MORE, MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
-    SS_UNCONNECTED, Op, SockState, sock_enlist,
+    SS_STOPPED, SS_UNCONNECTED, Draft, Op, SockState, sock_enlist,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.tcp.tcb cimport (
@@ -29,10 +29,12 @@ from ustack_ext.wire.addr cimport Addr, addr_none
 
 
 cdef int stream_open(Engine *e, SockState *s) noexcept nogil:
-    s.conf = <TcpConf *>malloc(sizeof(TcpConf))
-    if s.conf == NULL:
+    cdef Draft *d = <Draft *>malloc(sizeof(Draft))
+    if d == NULL:
         return -ENOMEM
-    tcp_conf_default(&e.tcp, s.conf)
+    tcp_conf_default(&e.tcp, &d.conf)
+    d.bind = NULL
+    s.obj = d
     return 0
 
 
@@ -41,23 +43,22 @@ cdef TcpConf *stream_conf(SockState *s) noexcept nogil:
         return &(<Tcb *>s.obj).conf
     if s.kind == SK_LISTENER:
         return &(<Listener *>s.obj).conf
-    return s.conf
+    return &(<Draft *>s.obj).conf if s.obj != NULL else NULL
 
 
-cdef int keep_conf(SockState *s) noexcept nogil:
-    """Before the Tcb or Listener goes and the socket stays: its options come back to the socket."""
-    cdef TcpConf *conf = <TcpConf *>malloc(sizeof(TcpConf))
-    if conf == NULL:
-        return -ENOMEM
-    conf[0] = stream_conf(s)[0]
-    s.conf = conf
-    return 0
+cdef Draft *draft_again(SockState *s) noexcept nogil:
+    """For a socket that outlives its Tcb or Listener: a draft with the options as they are. NULL: no memory."""
+    cdef Draft *d = <Draft *>malloc(sizeof(Draft))
+    if d != NULL:
+        d.conf = stream_conf(s)[0]
+        d.bind = NULL
+    return d
 
 
-cdef void give_conf(SockState *s) noexcept nogil:
-    """A Tcb or Listener holds a copy of the options now."""
-    free(s.conf)
-    s.conf = NULL
+cdef void stream_forget(SockState *s) noexcept nogil:
+    if s.kind == SK_NONE:
+        free(s.obj)
+        s.obj = NULL
 
 
 cdef bint connecting(const Tcb *c) noexcept nogil:
@@ -105,23 +106,23 @@ cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:
 
 cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef Tcb *c = NULL
+    cdef Draft *d = <Draft *>s.obj
     cdef int rc
     if s.kind == SK_LISTENER:
         return -EISCONN
     if s.kind == SK_TCB:                    # what an earlier, refused attempt left
-        rc = keep_conf(s)
-        if rc != 0:
-            return rc
+        d = draft_again(s)
+        if d == NULL:
+            return -ENOMEM
         tcp_close(&e.tcp, <Tcb *>s.obj)
         s.kind = SK_NONE
-        s.obj = NULL
-    rc = tcp_connect(&e.tcp, s.bind, &op.to, op.port, s.conf, s, &c)
+        s.obj = d
+    rc = tcp_connect(&e.tcp, d.bind, &op.to, op.port, &d.conf, s, &c)
     if rc != 0 and rc != -EINPROGRESS:
         return rc
-    s.bind = NULL
+    free(d)
     s.obj = c
     s.kind = SK_TCB
-    give_conf(s)
     s.connect = SS_CONNECTING
     op.started = 1
     return -EAGAIN
@@ -132,7 +133,7 @@ cdef long connect(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef int error
     if s.connect == SS_CONNECTED:
         return -EISCONN
-    if s.connect == SS_UNCONNECTED:
+    if s.connect != SS_CONNECTING:
         # Started by this call and no longer there: shutdown() in another thread.
         return -ECONNABORTED if op.started else start_connect(e, s, op)
     if connecting(c):
@@ -165,13 +166,15 @@ cdef long stream_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
 
 
 cdef int stream_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
-    if s.kind != SK_NONE or s.bind != NULL:
+    cdef Draft *d = <Draft *>s.obj
+    if s.kind != SK_NONE or d.bind != NULL:
         return -EINVAL
-    return tcp_bind(&e.tcp, a, port, s.conf.reuseaddr, &s.bind)
+    return tcp_bind(&e.tcp, a, port, d.conf.reuseaddr, &d.bind)
 
 
 cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
     cdef Listener *l = NULL
+    cdef Draft *d = <Draft *>s.obj
     cdef Addr any_address = addr_none()
     cdef uint32_t most = e.tcp.knobs.somaxconn
     cdef uint32_t queue = most if backlog < 0 or <uint32_t>backlog > most else <uint32_t>backlog
@@ -181,22 +184,21 @@ cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
         return 0
     if s.kind != SK_NONE:
         return -EINVAL
-    if s.bind == NULL:
-        rc = tcp_bind(&e.tcp, &any_address, 0, s.conf.reuseaddr, &s.bind)
+    if d.bind == NULL:
+        rc = tcp_bind(&e.tcp, &any_address, 0, d.conf.reuseaddr, &d.bind)
     if rc == 0:
-        rc = tcp_listen(&e.tcp, s.bind, queue, s.conf, s, &l)
+        rc = tcp_listen(&e.tcp, d.bind, queue, &d.conf, s, &l)
     if rc != 0:
         return rc
-    s.bind = NULL
+    free(d)
     s.obj = l
     s.kind = SK_LISTENER
-    s.stopped = 0
-    give_conf(s)
+    s.connect = SS_UNCONNECTED
     return 0
 
 
 cdef int stream_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
-    cdef int rc
+    cdef Draft *d
     if s.kind == SK_NONE:
         return -ENOTCONN
     if s.kind == SK_TCB and not connecting(<Tcb *>s.obj):
@@ -204,17 +206,17 @@ cdef int stream_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
     if s.kind == SK_LISTENER and how == 1:
         return 0
     # A listener, or an attempt to connect, ends altogether (Linux's inet_shutdown).
-    rc = keep_conf(s)
-    if rc != 0:
-        return rc
+    d = draft_again(s)
+    if d == NULL:
+        return -ENOMEM
     if s.kind == SK_LISTENER:
         tcp_close_listener(&e.tcp, <Listener *>s.obj)
-        s.stopped = 1
+        s.connect = SS_STOPPED
     else:
         tcp_close(&e.tcp, <Tcb *>s.obj)
+        s.connect = SS_UNCONNECTED
     s.kind = SK_NONE
-    s.obj = NULL
-    s.connect = SS_UNCONNECTED
+    s.obj = d
     waiters_fire(s, EV_HANGUP)
     return 0
 
@@ -238,11 +240,10 @@ cdef void stream_release(Engine *e, SockState *s, bint abort) noexcept nogil:
         tcp_close(&e.tcp, c)
     elif s.kind == SK_LISTENER:
         tcp_close_listener(&e.tcp, <Listener *>s.obj)
-    if s.bind != NULL:
-        tcp_unbind(&e.tcp, s.bind)
-    free(s.conf)
-    s.conf = NULL
-    s.bind = NULL
+    elif s.obj != NULL:
+        if (<Draft *>s.obj).bind != NULL:
+            tcp_unbind(&e.tcp, (<Draft *>s.obj).bind)
+        free(s.obj)
     s.obj = NULL
     s.kind = SK_NONE
     waiters_fire(s, EV_CLOSED)
@@ -265,7 +266,7 @@ cdef int stream_names(SockState *s, Addr *laddr, uint16_t *lport, Addr *raddr, u
     if s.kind == SK_LISTENER:
         laddr[0] = (<Listener *>s.obj).laddr
         lport[0] = (<Listener *>s.obj).lport
-    elif s.bind != NULL:
-        laddr[0] = s.bind.addr
-        lport[0] = s.bind.port
+    elif s.obj != NULL and (<Draft *>s.obj).bind != NULL:
+        laddr[0] = (<Draft *>s.obj).bind.addr
+        lport[0] = (<Draft *>s.obj).bind.port
     return -ENOTCONN

@@ -8,7 +8,7 @@ from libc.stdint cimport uint16_t
 from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_WRITABLE, Source
 from ustack_ext.driver.driver cimport Waiter, waiter_fire
 from ustack_ext.sockets.ready cimport pair_sync
-from ustack_ext.sockets.state cimport OPEN, SK_LISTENER, SK_TCB, SK_UDP, SockState
+from ustack_ext.sockets.state cimport OPEN, SK_LISTENER, SK_TCB, SK_UDP, SS_STOPPED, SockState
 from ustack_ext.tcp.tcb cimport Listener, Tcb
 from ustack_ext.tcp.tcp cimport tcp_listener_ready, tcp_ready
 from ustack_ext.udp.udp cimport UdpSock, udp_ready
@@ -47,12 +47,12 @@ cdef uint16_t sock_ready(SockState *s) noexcept nogil:
         return tcp_listener_ready(<Listener *>s.obj)
     if s.kind == SK_UDP:
         return udp_ready(<UdpSock *>s.obj)
-    return EV_HANGUP if s.stopped else EV_WRITABLE
+    return EV_HANGUP if s.connect == SS_STOPPED else EV_WRITABLE
 
 
 cdef void sock_sync(SockState *s) noexcept nogil:
-    if s.fd_user >= 0:
-        pair_sync(s, sock_ready(s))
+    if s.watch != NULL:
+        pair_sync(s.watch, sock_ready(s))
 
 
 cdef void sock_event(Source *source, uint16_t bits) noexcept nogil:
