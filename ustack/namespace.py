@@ -19,13 +19,13 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
 TUN_DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
-_TUNSETOFFLOAD = 0x400454D0
 _TUNGETFEATURES = 0x800454CF
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -35,8 +35,6 @@ _IFF_NO_PI = 0x1000
 _IFF_MULTI_QUEUE = 0x0100
 _IFF_NAPI = 0x0010
 _IFF_VNET_HDR = 0x4000
-_TUN_F_CSUM_TSO = 0x01 | 0x02 | 0x04
-_TUN_F_USO = 0x20 | 0x40
 _IFREQ_NAME_AND_FLAGS = "16sH22x"
 
 
@@ -129,42 +127,41 @@ def tun_features() -> dict[str, bool]:
     }
 
 
-def _try_tap() -> dict[str, bool]:
-    """Make a TAP that vanishes with its descriptor, and see which offloads it takes."""
-    fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack(_IFREQ_NAME_AND_FLAGS, b"ustprobe%d", flags))
-        return {"tso": _takes_offload(fd, _TUN_F_CSUM_TSO), "uso": _takes_offload(fd, _TUN_F_CSUM_TSO | _TUN_F_USO)}
-    finally:
-        os.close(fd)
-
-
-def _takes_offload(fd: int, offloads: int) -> bool:
-    try:
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, offloads)
-    except OSError:
-        return False
-    return True
-
-
-def probe_tap(place: str) -> dict[str, bool]:
-    """Make a TAP for a moment in a child process and say which offloads it takes: {"tso": bool, "uso": bool}.
+def probe_tap(place: str) -> None:
+    """Make a TAP for a moment in a child process, to see whether it can be done.
 
     place: "net" (a new network namespace), "user" (a new user and network namespace) or "here" (this namespace).
     Raises OSError with what the kernel said, its strerror opening with the step that failed.
     """
 
-    def attempt() -> dict[str, bool]:
-        if place != "here":
-            enter_new(user=place == "user")
-        return _try_tap()
+    def attempt() -> dict[str, Any]:
+        fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, struct.pack(_IFREQ_NAME_AND_FLAGS, b"ustprobe%d", _IFF_TAP | _IFF_NO_PI))
+        finally:
+            os.close(fd)
+        return {}
 
-    return _in_child(attempt)
+    _in_child(place, attempt)
 
 
-def _in_child(function: Callable[[], dict[str, bool]]) -> dict[str, bool]:
-    """Run a function in a forked child, so that the namespaces it enters stay its own.
+def probe_link(place: str) -> dict[str, Any]:
+    """Make a ustack.Tap for a moment in a child process -> its `offloads`, and those `refused` with the reason.
+
+    place: as in probe_tap. Raises OSError; ImportError where the extension modules do not load.
+    """
+
+    from ustack import Tap  # here, so that the caller hears of it when it fails
+
+    def attempt() -> dict[str, Any]:
+        with Tap("ustprobe%d") as link:
+            return {"offloads": link.offloads, "refused": link.refused}
+
+    return _in_child(place, attempt)
+
+
+def _in_child(place: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run a function in a forked child in a namespace of its own (see probe_tap).
 
     Return its result or raise its OSError.
     """
@@ -173,6 +170,8 @@ def _in_child(function: Callable[[], dict[str, bool]]) -> dict[str, bool]:
     if child == 0:
         try:
             try:
+                if place != "here":
+                    enter_new(user=place == "user")
                 result: dict[str, object] = {"value": function()}
             except OSError as error:
                 result = {"errno": error.errno, "text": error.strerror, "path": error.filename}

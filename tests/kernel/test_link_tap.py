@@ -16,7 +16,7 @@ import ustack
 from tap_harness.netns import Namespace, in_thread
 from tap_harness.process import wait_for
 from tap_harness.tap import KernelTap
-from ustack_ext.link import netlink
+from ustack_ext.link import netlink, tundev
 
 
 def devices(ns: Namespace) -> list[str]:
@@ -145,8 +145,8 @@ def test_wrong_descriptors(ns: Namespace) -> None:
     assert caught.value.errno == errno.EBADF
     with KernelTap(ns, "ust0") as device, pytest.raises(ValueError, match="not a TUN"):
         ustack.Tun(fd=device.fd)
-    with KernelTap(ns, "ust0", vnet_hdr=True) as device, pytest.raises(ValueError, match="IFF_VNET_HDR"):
-        ustack.Tap(fd=device.fd)
+    with KernelTap(ns, "ust0") as device, pytest.raises(ValueError, match="IFF_VNET_HDR"):
+        ustack.Tap(fd=device.fd, offload=True)
 
 
 def test_works_on_outside_the_namespace(ns: Namespace, stack: ustack.Stack) -> None:
@@ -221,9 +221,7 @@ def test_a_device_may_belong_to_a_user(ns: Namespace) -> None:
 
 
 def test_missing_device_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ustack_ext.link import tap as module
-
-    monkeypatch.setattr(module, "DEVICE", "/dev/net/nothing")
+    monkeypatch.setattr(tundev, "DEVICE", "/dev/net/nothing")
     with pytest.raises(FileNotFoundError, match="modprobe tun"):
         ustack.Tap("ust0")
 

@@ -28,6 +28,13 @@ _DESCRIPTION = (
 )
 _EPILOG = "exit codes: 0 `ustack demo` can run on a TAP device here, 1 it cannot."
 _APT = "sudo apt-get install -y"
+_OFFLOADS = {
+    "csum": "checksums",
+    "tso4": "TCP segmentation",
+    "tso_ecn": "with ECN",
+    "uso4": "UDP segmentation",
+}
+_OFFLOAD_FIX = "nothing to do: a link uses what there is; UDP segmentation wants Linux 6.2 or newer"
 _PLACES = {
     "net": "a network namespace of its own",
     "user": "a user and network namespace of its own, without root",
@@ -222,19 +229,29 @@ def _user_namespace_fix() -> str:
 
 def _features(place: str | None) -> Iterator[Check]:
     if place is not None:
-        offloads = namespace.probe_tap(place)
-        yield Check(
-            "TAP offloads",
-            "ok" if offloads["tso"] else "note",
-            f"TSO {'yes' if offloads['tso'] else 'no'}, USO (TUN_F_USO) {'yes' if offloads['uso'] else 'no'}",
-            "" if offloads["uso"] else "UDP segmentation wants Linux 6.2 or newer",
-        )
+        yield _offloads(place)
     xdp = osutil.has_af_xdp()
     yield Check(
         "AF_XDP",
         "ok" if xdp else "note",
         "the kernel has it" if xdp else "the kernel has none",
         "" if xdp else "only links over AF_XDP want it: a kernel with CONFIG_XDP_SOCKETS",
+    )
+
+
+def _offloads(place: str) -> Check:
+    """What a Tap leaves to the kernel here, by itself."""
+    try:
+        found = namespace.probe_link(place)
+    except (ImportError, OSError) as error:
+        return Check("TAP offloads", "note", f"not known: {error}")
+    granted, refused = found["offloads"], found["refused"]
+    detail = f"{', '.join(_OFFLOADS[name] for name in granted)}" if granted else "none: every frame is made here"
+    return Check(
+        "TAP offloads",
+        "ok" if "tso4" in granted else "note",
+        detail + (f"; refused: {'; '.join(refused)}" if refused else ""),
+        _OFFLOAD_FIX if refused else "",
     )
 
 

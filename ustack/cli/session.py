@@ -150,7 +150,11 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         "--mtu", metavar="BYTES", type=mtu, help="largest packet on the device (default: its own; 1500 for a new one)"
     )
     group.add_argument(
-        "--offload", action="store_true", help="leave checksums and the cutting of TCP segments to the kernel: faster"
+        "--offload",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="leave checksums and the cutting of TCP segments to the kernel (default: as far as it can; "
+        "--offload: or fail; --no-offload: not at all)",
     )
     group.add_argument(
         "--netns",

@@ -201,7 +201,7 @@ cdef class Driver:
                     at = i
                     break
             if at >= 0:
-                iface = iface_add(&self.engine.net, cname, medium, mac, mtu, link.offloads, link.ops.transmit,
+                iface = iface_add(&self.engine.net, cname, medium, mac, mtu, link.offload_flags, link.ops.transmit,
                                   link.ops.state)
             if iface != NULL:
                 self.slots[at].iface = iface

@@ -51,7 +51,7 @@ cdef class Link:
     cdef readonly str medium           # "ethernet" or "ip"
     cdef readonly bytes mac            # of the stack's side; 6 bytes, ethernet only (else None)
     cdef readonly bint closed
-    cdef uint32_t offloads             # OFF_* it can do on transmit
+    cdef uint32_t offload_flags        # OFF_* it can do on transmit
     cdef int bind(self) except -1              # self.home was filled in; lock not held
     cdef void unbind(self) noexcept            # self.home is about to be cleared; lock not held
     cpdef close(self)

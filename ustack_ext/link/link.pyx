@@ -7,6 +7,7 @@ its driver first, so the engine never transmits into freed memory, whichever of 
 import os
 
 from libc.string cimport memset
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
 
 
 cdef class Link:
@@ -51,6 +52,12 @@ cdef class Link:
 
     cpdef deliver(self):
         """Hand the frames that wait for a Python callback to it. Only links that have one do anything."""
+
+    @property
+    def offloads(self) -> tuple:
+        """What the link does for the stack: of "csum" (checksums), "tso4" (cutting TCP superframes), …; () for none."""
+        return (("csum",) if self.offload_flags & OFF_CSUM_WANTED else ()) + (
+            ("tso4",) if self.offload_flags & OFF_GSO_TCP4 else ())
 
     @property
     def attached(self) -> bool:

@@ -10,12 +10,17 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 _RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR = 16, 18, 20
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
-_IFLA_ADDRESS, _IFLA_MTU, _IFLA_TXQLEN = 1, 4, 13
+_IFLA_ADDRESS, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_LINKINFO = 1, 4, 13, 18
+_IFLA_INFO_DATA = 2
+_IFLA_TUN_VNET_HDR, _IFLA_TUN_NUM_QUEUES = 5, 8
+_NLA_TYPE_MASK = 0x3FFF  # the rest are flags
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x1
@@ -25,6 +30,22 @@ _EEXIST = 17
 def _attribute(kind: int, value: bytes) -> bytes:
     padding = -len(value) % 4
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(padding)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(kind, value) of each attribute, as far as they are whole."""
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4 or at + length > len(data):
+            return
+        yield kind & _NLA_TYPE_MASK, data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def _tun_data(linkinfo: bytes) -> dict[int, bytes]:
+    """IFLA_TUN_* of a device that is a TAP or TUN; of others, whatever they have under those numbers."""
+    return dict(_attributes(dict(_attributes(linkinfo)).get(_IFLA_INFO_DATA, b"")))
 
 
 class Rtnetlink:
@@ -46,23 +67,26 @@ class Rtnetlink:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def get_link(self, index: int) -> dict[str, int | bytes]:
-        """A device's `mtu` (bytes), `txqueuelen` (frames), `mac` (bytes) and `up` (0 or 1)."""
+    def get_link(self, index: int) -> dict[str, Any]:
+        """A device's `mtu` (bytes), `txqueuelen` (frames), `mac` (bytes) and `up` (0 or 1).
+
+        Of a TAP or TUN also `tun_queues` (descriptors that have it open) and `tun_vnet_hdr` (0 or 1); 0 where the
+        kernel does not say.
+        """
         request = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
         reply = self._ask(_RTM_GETLINK, 0, request)
         flags = struct.unpack_from("=I", reply, 8)[0]
-        found: dict[str, int | bytes] = {"up": int(bool(flags & _IFF_UP)), "mtu": 0, "txqueuelen": 0, "mac": b""}
-        at = 16
-        while at + 4 <= len(reply):
-            length, kind = struct.unpack_from("=HH", reply, at)
-            if length < 4 or at + length > len(reply):
-                break
-            value = reply[at + 4 : at + length]
+        found: dict[str, Any] = {"up": int(bool(flags & _IFF_UP)), "mtu": 0, "txqueuelen": 0, "mac": b""}
+        found.update(tun_queues=0, tun_vnet_hdr=0)
+        for kind, value in _attributes(reply[16:]):
             if kind == _IFLA_ADDRESS:
                 found["mac"] = value
             elif kind in (_IFLA_MTU, _IFLA_TXQLEN):
                 found["mtu" if kind == _IFLA_MTU else "txqueuelen"] = struct.unpack("=I", value)[0]
-            at += (length + 3) & ~3
+            elif kind == _IFLA_LINKINFO:
+                tun = _tun_data(value)
+                found["tun_queues"] = int.from_bytes(tun.get(_IFLA_TUN_NUM_QUEUES, b"")[:4], sys.byteorder)
+                found["tun_vnet_hdr"] = int.from_bytes(tun.get(_IFLA_TUN_VNET_HDR, b"")[:1], sys.byteorder)
         return found
 
     def set_link(

@@ -6,7 +6,7 @@ class _Tuntap(Link):
     @property
     def persistent(self) -> bool: ...
     @property
-    def offload(self) -> bool: ...
+    def refused(self) -> tuple[str, ...]: ...
     def fileno(self) -> int: ...
 
 class Tap(_Tuntap):
@@ -20,7 +20,7 @@ class Tap(_Tuntap):
         fd: int | None = None,
         persistent: bool = False,
         owner: int | None = None,
-        offload: bool = False,
+        offload: bool | None = None,
     ) -> None: ...
 
 class Tun(_Tuntap):
@@ -33,5 +33,5 @@ class Tun(_Tuntap):
         fd: int | None = None,
         persistent: bool = False,
         owner: int | None = None,
-        offload: bool = False,
+        offload: bool | None = None,
     ) -> None: ...

@@ -1,62 +1,54 @@
-"""TAP and TUN devices: Ethernet frames or IP packets to and from the kernel (Linux networking/tuntap.rst).
+"""TAP and TUN links: Ethernet frames or IP packets to and from the kernel (Linux networking/tuntap.rst).
 
-Responsible for: the descriptor (created, attached to, or given), reading and writing frames, and the kernel's side when
-asked (host_addresses). Not for: who reads when (driver/), addresses of the stack (net/).
-Devices carry frames without the packet-information header (IFF_NO_PI). With offload=True a virtio header goes before
-each frame (IFF_VNET_HDR): the kernel then takes TCP superframes and unfinished checksums, and hands them over.
+Responsible for reading and writing frames, and for the kernel's side when asked (host_addresses). Not for: opening the
+device and what it grants (tundev.pyx), who reads when (driver/), addresses of the stack (net/).
+Devices carry frames without the packet-information header (IFF_NO_PI). Where the kernel has it, a virtio header goes
+before each frame (IFF_VNET_HDR): the kernel then takes TCP superframes and unfinished checksums, and hands them over.
 """
 
 import errno
-import fcntl
-import os
 import socket
-import stat
-import struct
 
-from ustack_ext.link import netlink
+from ustack_ext.link import netlink, tundev
 
 from libc.errno cimport EAGAIN, EINTR, errno as c_errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport read
 from ustack_ext.base.buf cimport Buf
-from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
+from ustack_ext.base.iov cimport (OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_ECN, OFF_GSO_TCP4, OFF_GSO_TCP6, OFF_GSO_UDP,
+                                  IoVec, Offload)
 from ustack_ext.link.link cimport Link, RxFrame, check_mac, check_mtu
-from ustack_ext.net.state cimport TX_IOV_MAX
-
-cdef extern from "<linux/if_tun.h>" nogil:
-    unsigned long c_TUNSETIFF "TUNSETIFF"
-    unsigned long c_TUNGETIFF "TUNGETIFF"
-    unsigned long c_TUNSETPERSIST "TUNSETPERSIST"
-    unsigned long c_TUNSETOWNER "TUNSETOWNER"
-    unsigned long c_TUNSETVNETHDRSZ "TUNSETVNETHDRSZ"
-    unsigned long c_TUNSETOFFLOAD "TUNSETOFFLOAD"
-    int c_TUN_F_CSUM "TUN_F_CSUM"
-    int c_TUN_F_TSO4 "TUN_F_TSO4"
-    int c_IFF_TUN "IFF_TUN"
-    int c_IFF_TAP "IFF_TAP"
-    int c_IFF_NO_PI "IFF_NO_PI"
-    int c_IFF_VNET_HDR "IFF_VNET_HDR"
-    int c_IFF_MULTI_QUEUE "IFF_MULTI_QUEUE"
+from ustack_ext.net.state cimport TX_HEADROOM, TX_IOV_MAX
 
 cdef extern from * nogil:
     """
     #include <stddef.h>
-    #include <sys/ioctl.h>
+    #include <sys/syscall.h>
     #include <sys/uio.h>
+    #include <unistd.h>
     /* Our IoVec is handed to writev as it is. */
     #define USTACK_CHECK_IOVEC(p) \\
         _Static_assert(sizeof(*(p)) == sizeof(struct iovec) \\
                        && offsetof(__typeof__(*(p)), base) == offsetof(struct iovec, iov_base) \\
                        && offsetof(__typeof__(*(p)), len) == offsetof(struct iovec, iov_len), "layout of IoVec")
+    /* The C library's read() and writev() are cancellation points: two locked instructions a call and more, for a
+       feature of threads that nobody here uses. */
+    static long frame_read(int fd, void *p, size_t n) { return syscall(SYS_read, fd, p, n); }
+    static long frame_write(int fd, const void *iov, int n) {
+        const struct iovec *v = iov;
+        return n == 1 ? syscall(SYS_write, fd, v->iov_base, v->iov_len) : syscall(SYS_writev, fd, v, n);
+    }
     """
     void USTACK_CHECK_IOVEC(IoVec *p)
-    int SIOCGIFHWADDR
-    ctypedef struct iovec_t "struct iovec":
-        pass
-    ssize_t writev(int fd, const iovec_t *iov, int count)
+    long frame_read(int fd, void *p, size_t n)
+    long frame_write(int fd, const IoVec *iov, int n)
 
 cdef extern from "<linux/virtio_net.h>" nogil:
+    """
+    #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+    #define VIRTIO_NET_HDR_GSO_UDP_L4 5        /* Linux 6.2 */
+    #endif
+    """
     cdef struct virtio_net_hdr:
         uint8_t flags
         uint8_t gso_type
@@ -67,65 +59,102 @@ cdef extern from "<linux/virtio_net.h>" nogil:
     int VIRTIO_NET_HDR_F_NEEDS_CSUM
     int VIRTIO_NET_HDR_F_DATA_VALID
     int VIRTIO_NET_HDR_GSO_TCPV4
+    int VIRTIO_NET_HDR_GSO_TCPV6
+    int VIRTIO_NET_HDR_GSO_UDP_L4
+    int VIRTIO_NET_HDR_GSO_ECN
 
-DEVICE = "/dev/net/tun"
 SUPERFRAME = 65535                 # bytes of IP the kernel may hand over at once
 TXQUEUELEN = 4096                  # frames the kernel keeps for us; its default of 500 or 1000 is a burst of one window
 
 cdef struct State:
     int fd
-    bint offload               # a virtio header goes before each frame
+
+cdef struct Head:                  # what is written before the payload, in one piece
+    virtio_net_hdr virtio
+    uint8_t frame[TX_HEADROOM]
 
 
 cdef int tap_transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
     cdef State *s = <State *>link
     cdef IoVec layout
     USTACK_CHECK_IOVEC(&layout)
-    while writev(s.fd, <const iovec_t *>iov, niov) < 0:
+    while frame_write(s.fd, iov, niov) < 0:
         # EAGAIN: the device's queue is full; EIO: the kernel's side is down; ENOBUFS, EBADFD: no memory, no device.
         if c_errno != EINTR:
             return -1
     return 0
 
 
-cdef int tap_transmit_offload(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
-    cdef State *s = <State *>link
-    cdef IoVec all[TX_IOV_MAX + 1]
-    cdef virtio_net_hdr h
-    memset(&h, 0, sizeof(h))
+cdef void fill_header(virtio_net_hdr *h, const Offload *off) noexcept nogil:
+    memset(h, 0, sizeof(h[0]))
     if off.flags & OFF_CSUM_WANTED:
         h.flags = <uint8_t>VIRTIO_NET_HDR_F_NEEDS_CSUM
         h.csum_start = off.csum_start
         h.csum_offset = off.csum_offset
-    if off.flags & OFF_GSO_TCP4 and off.gso_size:
+    if off.gso_size == 0:
+        return
+    if off.flags & OFF_GSO_TCP4:
         h.gso_type = <uint8_t>VIRTIO_NET_HDR_GSO_TCPV4
-        h.gso_size = off.gso_size
-        h.hdr_len = off.hdr_len
-    all[0].base = &h
-    all[0].len = sizeof(h)
+    elif off.flags & OFF_GSO_TCP6:
+        h.gso_type = <uint8_t>VIRTIO_NET_HDR_GSO_TCPV6
+    elif off.flags & OFF_GSO_UDP:
+        h.gso_type = <uint8_t>VIRTIO_NET_HDR_GSO_UDP_L4
+    else:
+        return
+    if off.flags & OFF_ECN:
+        h.gso_type |= <uint8_t>VIRTIO_NET_HDR_GSO_ECN
+    h.gso_size = off.gso_size
+    h.hdr_len = off.hdr_len
+
+
+cdef int tap_transmit_header(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
+    cdef IoVec all[TX_IOV_MAX + 1]
+    cdef Head head
+    fill_header(&head.virtio, off)
+    all[0].base = &head
+    all[0].len = sizeof(virtio_net_hdr)
+    if iov[0].len <= TX_HEADROOM:
+        # One piece less for the kernel to look up; an acknowledgement is a single one.
+        memcpy(head.frame, iov[0].base, iov[0].len)
+        all[0].len += iov[0].len
+        memcpy(&all[1], &iov[1], (niov - 1) * sizeof(IoVec))
+        return tap_transmit(link, all, niov, off)
     memcpy(&all[1], iov, niov * sizeof(IoVec))
-    return tap_transmit(s, all, niov + 1, off)
+    return tap_transmit(link, all, niov + 1, off)
 
 
-cdef void read_header(const virtio_net_hdr *h, Offload *off) noexcept nogil:
-    """Both flags mean that nobody needs to look at the checksum: verified, or never on a wire."""
-    if h.flags & (VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID):
+cdef void read_header(const virtio_net_hdr *h, uint32_t length, Offload *off) noexcept nogil:
+    """What the kernel says of a frame of `length` bytes. It is trusted, but nothing that cannot be is passed on."""
+    cdef uint32_t checked = <uint32_t>h.csum_start + h.csum_offset + 2
+    cdef int kind = h.gso_type & ~VIRTIO_NET_HDR_GSO_ECN
+    # Both flags mean that nobody needs to look at the checksum: verified, or never on a wire.
+    if h.flags & VIRTIO_NET_HDR_F_DATA_VALID or (h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and checked <= length):
         off.flags |= OFF_CSUM_VERIFIED
-    if h.gso_type == VIRTIO_NET_HDR_GSO_TCPV4 and h.gso_size:
+    if h.gso_size == 0 or h.gso_size >= length or h.hdr_len > length:
+        return
+    if kind == VIRTIO_NET_HDR_GSO_TCPV4:
         off.flags |= OFF_GSO_TCP4
-        off.gso_size = h.gso_size
+    elif kind == VIRTIO_NET_HDR_GSO_TCPV6:
+        off.flags |= OFF_GSO_TCP6
+    elif kind == VIRTIO_NET_HDR_GSO_UDP_L4:
+        off.flags |= OFF_GSO_UDP
+    else:
+        return
+    if h.gso_type & VIRTIO_NET_HDR_GSO_ECN:
+        off.flags |= OFF_ECN
+    off.gso_size = h.gso_size
 
 
-cdef int tap_receive(void *link, RxFrame *frames, int most) noexcept nogil:
-    cdef State *s = <State *>link
+cdef int read_frames(State *s, RxFrame *frames, int most, uint32_t before) noexcept nogil:
+    """`before`: bytes of header, which go to the headroom."""
     cdef Buf *b
     cdef virtio_net_hdr h
-    cdef ssize_t got
-    cdef uint32_t before = sizeof(virtio_net_hdr) if s.offload else 0      # read into the headroom
+    cdef long got
     cdef int n = 0
     while n < most:
         b = frames[n].buf
-        got = read(s.fd, b.data + b.off - before, b.cap - b.off + before)
+        b.off = max(b.off, before)
+        got = frame_read(s.fd, b.data + b.off - before, b.cap - b.off + before)
         if got < 0:
             if c_errno == EINTR:
                 continue
@@ -138,14 +167,23 @@ cdef int tap_receive(void *link, RxFrame *frames, int most) noexcept nogil:
         memset(&frames[n].off, 0, sizeof(Offload))
         if before:
             memcpy(&h, b.data + b.off - before, sizeof(h))
-            read_header(&h, &frames[n].off)
+            read_header(&h, b.len, &frames[n].off)
         n += 1
     return n
+
+
+cdef int tap_receive(void *link, RxFrame *frames, int most) noexcept nogil:
+    return read_frames(<State *>link, frames, most, 0)
+
+
+cdef int tap_receive_header(void *link, RxFrame *frames, int most) noexcept nogil:
+    return read_frames(<State *>link, frames, most, sizeof(virtio_net_hdr))
 
 
 cdef class _Tuntap(Link):
     """What Tap and Tun share."""
     cdef State state
+    cdef object device                 # tundev.Opened
     cdef readonly bint persistent
 
     def __dealloc__(self):
@@ -155,11 +193,10 @@ cdef class _Tuntap(Link):
         self.shut()
 
     cdef shut(self):
-        fd = self.state.fd
-        if self.ops.state != NULL and fd >= 0:
-            self.state.fd = -1
-            self.ops.fd = -1
-            os.close(fd)
+        self.state.fd = -1
+        self.ops.fd = -1
+        if self.device is not None:
+            self.device.close()
 
     cpdef close(self):
         """Detach from the stack and close the descriptor; a device that is not persistent goes with it.
@@ -172,41 +209,43 @@ cdef class _Tuntap(Link):
 
     def fileno(self) -> int:
         """The device's descriptor; it stays the link's. OSError EBADF after close()."""
-        if self.closed or self.ops.state == NULL:
+        if self.closed or self.device is None:
             raise OSError(errno.EBADF, "the link is closed")
-        return self.state.fd
+        return self.device.fd
 
     @property
-    def offload(self):
-        """Whether checksums and TCP segmentation are left to the kernel."""
-        return self.state.offload
+    def offloads(self) -> tuple:
+        """What is left to the kernel, in both directions: of "csum" (checksums), "tso4" (cutting TCP superframes),
+        "tso_ecn" (those that carry CWR, too), "uso4" (UDP: from the kernel only). Empty: nothing."""
+        return () if self.device is None else self.device.offloads
+
+    @property
+    def refused(self) -> tuple:
+        """What the kernel did not grant of the offloads, and why: a sentence each. Empty if all were granted."""
+        return () if self.device is None else tuple(self.device.refused)
 
     cdef open_device(self, int kind, name, host_addresses, mtu, mac, fd, persistent, owner, offload):
         """Everything of the constructors; on an error nothing is left open."""
-        if self.ops.state != NULL:
+        if self.device is not None:
             raise TypeError("a link is initialised once")
         wanted_mtu = None if mtu is None else check_mtu(mtu)
+        wanted = None if offload is None else bool(offload)
         if host_addresses is not None:
             host_addresses = netlink.parse_interfaces(host_addresses)
         if fd is not None:
             if persistent or owner is not None:
                 raise ValueError("persistent and owner are for devices opened by name, not by fd")
-            opened = adopt(fd, kind, offload)
+            self.device = tundev.adopt(fd, kind, wanted)
         else:
-            opened = attach(name, kind, persistent, owner, offload)
-        self.state.fd = opened
-        self.ops.state = &self.state
-        self.ops.transmit = tap_transmit
-        self.ops.receive = tap_receive
-        self.ops.fd = opened
+            self.device = tundev.attach(name, kind, persistent, owner, wanted)
         try:
-            if offload and device_of(opened)[1] & c_IFF_VNET_HDR:
-                self.use_offload()
-            self.name = device_of(opened)[0]
+            self.device.negotiate(wanted)
+            self.settle_on(self.device)
+            self.name = self.device.name
             self.persistent = persistent
-            if kind == c_IFF_TAP:
+            if kind == tundev.IFF_TAP:
                 self.mac = check_mac(mac)
-                if self.mac == host_mac(opened):
+                if self.mac == tundev.host_mac(self.state.fd):
                     raise ValueError(f"mac: {self.mac.hex(':')} is the kernel side's address; the stack needs its own")
             self.mtu = self.configure(host_addresses, wanted_mtu, fd is not None)
         except BaseException:
@@ -214,22 +253,24 @@ cdef class _Tuntap(Link):
             self.shut()
             raise
 
-    cdef use_offload(self):
-        """Tells the kernel what it may hand over unfinished; what it refuses stays off."""
-        fcntl.ioctl(self.state.fd, c_TUNSETVNETHDRSZ, struct.pack("i", sizeof(virtio_net_hdr)))
-        self.state.offload = True
-        self.ops.transmit = tap_transmit_offload
-        try:
-            fcntl.ioctl(self.state.fd, c_TUNSETOFFLOAD, c_TUN_F_CSUM | c_TUN_F_TSO4)
-        except OSError:
-            return
-        self.offloads = OFF_CSUM_WANTED | OFF_GSO_TCP4
-        self.receive_max = SUPERFRAME
+    cdef settle_on(self, device):
+        """The data path for what was negotiated."""
+        self.state.fd = device.fd
+        self.ops.fd = device.fd
+        self.ops.state = &self.state
+        self.ops.transmit = tap_transmit_header if device.header else tap_transmit
+        self.ops.receive = tap_receive_header if device.header else tap_receive
+        if "csum" in device.offloads:
+            self.offload_flags |= OFF_CSUM_WANTED
+        if "tso4" in device.offloads:
+            self.offload_flags |= OFF_GSO_TCP4
+        if "tso4" in device.offloads or device.shared:
+            self.receive_max = SUPERFRAME
 
     cdef int configure(self, host_addresses, wanted_mtu, by_fd) except -1:
         """Set up the kernel's side as far as it was asked for; the MTU both sides have now."""
         if host_addresses is not None:
-            with explained(f"configuring the kernel's side of {self.name}", advice_host):
+            with tundev.explained(f"configuring the kernel's side of {self.name}", tundev.advice_host):
                 netlink.configure(self.name, host_addresses, mtu=wanted_mtu, txqueuelen=TXQUEUELEN)
         try:
             with netlink.Rtnetlink() as kernel:
@@ -239,13 +280,14 @@ cdef class _Tuntap(Link):
             return wanted_mtu or 1500
         if by_fd or wanted_mtu is None or wanted_mtu == there or host_addresses is not None:
             return wanted_mtu or there
-        with explained(f"setting the MTU of {self.name}", advice_host), netlink.Rtnetlink() as kernel:
+        with tundev.explained(f"setting the MTU of {self.name}", tundev.advice_host), netlink.Rtnetlink() as kernel:
             kernel.set_link(if_index(self.name), mtu=wanted_mtu)
         return wanted_mtu
 
 
 cdef class Tap(_Tuntap):
-    """Tap(name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None)
+    """Tap(name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None,
+        offload=None)
 
     A TAP device: Ethernet frames to and from the kernel.
 
@@ -253,149 +295,35 @@ cdef class Tap(_Tuntap):
     host_addresses, the kernel's own addresses on the device (["10.9.0.1/24", "fd09::1/64"]): given (even if empty), the
     device is also brought up; None: the kernel's side is left as it is. mtu, bytes of IP (default: the device's, 1500
     for a new one). mac, the stack's Ethernet address (bytes or "02:00:00:00:00:01"; default: random). fd, an open TAP
-    descriptor to take over instead (it is closed with the link; IFF_NO_PI, no IFF_VNET_HDR). persistent, the device
+    descriptor to take over instead (it is closed with the link; IFF_NO_PI, IFF_VNET_HDR or not). persistent, the device
     outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege. offload,
-    leave checksums and the cutting of TCP segments to the kernel, both ways (`offload` then says whether it does).
+    leave checksums and the cutting of TCP segments to the kernel: None, as far as it can (`offloads` then says what,
+    `refused` what not and why); True, or else OSError; False, not at all.
 
     Raises OSError: ENOENT (no /dev/net/tun), EPERM (needs CAP_NET_ADMIN, or the device is another user's), EBUSY
-    (another process has it), EINVAL (the name is another kind of device), each with what to do; ValueError for a wrong
-    argument.
+    (another process has it), EINVAL (the name is another kind of device), EOPNOTSUPP (offload=True), each with what to
+    do; ValueError for a wrong argument.
     The link works on when the thread later leaves the network namespace it was made in.
     """
 
     def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None,
-                 offload=False):
+                 offload=None):
         self.medium = "ethernet"
-        self.open_device(c_IFF_TAP, name, host_addresses, mtu, mac, fd, bool(persistent), owner, bool(offload))
+        self.open_device(tundev.IFF_TAP, name, host_addresses, mtu, mac, fd, bool(persistent), owner, offload)
 
 
 cdef class Tun(_Tuntap):
-    """Tun(name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None)
+    """Tun(name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None, offload=None)
 
     A TUN device: IP packets to and from the kernel, without Ethernet. Parameters and errors are those of Tap.
     """
 
     def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None,
-                 offload=False):
+                 offload=None):
         self.medium = "ip"
-        self.open_device(c_IFF_TUN, name, host_addresses, mtu, None, fd, bool(persistent), owner, bool(offload))
+        self.open_device(tundev.IFF_TUN, name, host_addresses, mtu, None, fd, bool(persistent), owner, offload)
 
 
 def if_index(name):
     """The device's index in this thread's namespace, or OSError ENODEV."""
     return socket.if_nametoindex(name)
-
-
-def adopt(fd, int kind, bint offload):
-    """Check a descriptor that the caller made; it is ours from now on."""
-    fd = fd if isinstance(fd, int) else fd.fileno()
-    try:
-        name, flags = device_of(fd)
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            raise
-        raise ValueError(f"fd: descriptor {fd} is not a TAP or TUN device ({error.strerror})") from None
-    word = "TAP" if kind == c_IFF_TAP else "TUN"
-    if not flags & kind:
-        raise ValueError(f"fd: {name} is not a {word} device")
-    if not flags & c_IFF_NO_PI:
-        raise ValueError(f"fd: {name} puts a header before its frames; open it with IFF_NO_PI")
-    if bool(flags & c_IFF_VNET_HDR) != offload:
-        raise ValueError(f"fd: {name} was opened {'with' if flags & c_IFF_VNET_HDR else 'without'} IFF_VNET_HDR: "
-                         f"say offload={not offload}")
-    os.set_blocking(fd, False)
-    return fd
-
-
-def attach(name, int kind, persistent, owner, bint offload):
-    """Open /dev/net/tun and create or attach to the device `name`; a non-blocking descriptor."""
-    raw = name.encode() if isinstance(name, str) else bytes(name)
-    if not 0 < len(raw) <= 15 or b"/" in raw or b"\0" in raw or b" " in raw:
-        raise ValueError(f"name: {name!r} is no device name (1 to 15 bytes, no slash, no space)")
-    with explained("opening " + DEVICE, advice_device):
-        fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        with explained(f"attaching to {name}", advice_device):
-            set_device(fd, raw, kind | c_IFF_NO_PI | (c_IFF_VNET_HDR if offload else 0))
-            if owner is not None:
-                fcntl.ioctl(fd, c_TUNSETOWNER, int(owner))
-            if persistent:
-                fcntl.ioctl(fd, c_TUNSETPERSIST, 1)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def set_device(fd, raw, int flags):
-    """TUNSETIFF; a persistent device that was made for several queues takes only those who say so (tuntap.rst §3.3)."""
-    try:
-        fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", raw, flags))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", raw, flags | c_IFF_MULTI_QUEUE))
-
-
-def device_of(fd):
-    """(name, IFF_* flags) of an open device; works from any network namespace."""
-    raw, flags = struct.unpack_from("16sH", fcntl.ioctl(fd, c_TUNGETIFF, bytes(40)))
-    return raw.rstrip(b"\0").decode(), flags
-
-
-def host_mac(fd):
-    """The kernel side's Ethernet address, asked of the descriptor itself, so it works from any network namespace."""
-    return fcntl.ioctl(fd, SIOCGIFHWADDR, bytes(40))[18:24]
-
-
-class explained:
-    """Adds to an OSError what was being done and what would help."""
-
-    def __init__(self, doing, advice):
-        self.doing = doing
-        self.advice = advice
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if not isinstance(error, OSError) or error.errno is None:
-            return False
-        help = self.advice(error.errno)
-        message = f"{self.doing}: {os.strerror(error.errno)}" + (f"; {help}" if help else "")
-        raise OSError(error.errno, message) from None
-
-
-def advice_host(code):
-    """What to do about an errno of rtnetlink."""
-    if code == errno.EPERM:
-        return "it needs CAP_NET_ADMIN: run as root or inside `unshare -Urn`, or have root configure the device"
-    if code == errno.EACCES:
-        return "IPv6 is switched off there: `sysctl -w net.ipv6.conf.all.disable_ipv6=0`, or leave the IPv6 address out"
-    if code == errno.EINVAL:
-        return "the device does not take this MTU or address"
-    return ""
-
-
-def advice_device(code):
-    """What to do about an errno of /dev/net/tun."""
-    if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        return ("this kernel or container has no TUN/TAP: run `modprobe tun`, or start the container with "
-                "--device=/dev/net/tun --cap-add=NET_ADMIN")
-    if code == errno.EACCES:
-        return f"this user may not open {DEVICE}: run as root, or `chmod 666 {DEVICE}` (mode {device_mode()} now)"
-    if code == errno.EPERM:
-        return ("it needs CAP_NET_ADMIN: run as root or inside `unshare -Urn`, or have root make the device for you: "
-                "`ip tuntap add dev NAME mode tap user $USER`")
-    if code == errno.EBUSY:
-        return "another process has this device open: close it, or use another name"
-    if code == errno.EINVAL:
-        return "the name belongs to another kind of device (TAP, TUN, …): use another name, or `ip link del` that one"
-    return ""
-
-
-def device_mode():
-    try:
-        return oct(stat.S_IMODE(os.stat(DEVICE).st_mode))[2:]
-    except OSError:
-        return "unknown"

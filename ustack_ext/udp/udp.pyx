@@ -224,10 +224,18 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
     data = rx.l4 + UDP_HLEN
     length = h.length - UDP_HLEN
     if rx.flags & (RX_IP_BROADCAST | RX_IP_MULTICAST):
+        while rx.gso_size != 0 and length > rx.gso_size:
+            deliver_all(u, rx, data, rx.gso_size, &h)
+            data += rx.gso_size
+            length -= rx.gso_size
         deliver_all(u, rx, data, length, &h)
         return
     s = best_match(u, h.dport, False, &rx.dst, &rx.src, h.sport)
     if s != NULL:
+        while rx.gso_size != 0 and length > rx.gso_size:   # a superframe (UDP_SEGMENT) is as many datagrams
+            deliver(u, s, rx, data, rx.gso_size, h.sport, False)
+            data += rx.gso_size
+            length -= rx.gso_size
         deliver(u, s, rx, data, length, h.sport, True)
         return
     count(u.core, UdpNoPorts)

@@ -1,0 +1,204 @@
+"""Offloads of Tap and Tun: on by default, less where less is granted, and never to the cost of others."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+import ustack
+from tap_harness.kernel_peer import receive_all, result, start_client
+from tap_harness.netns import Namespace
+from tap_harness.payload import digest
+from tap_harness.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, KernelTap, open_device
+from ustack_ext.link import tundev
+
+SIOCETHTOOL = 0x8946
+ETHTOOL_GTSO = 0x1E
+TUNSETVNETHDRSZ = 0x400454D8
+IFF_MULTI_QUEUE = 0x0100
+UDP_SEGMENT = 103
+MIB = 1 << 20
+
+
+def tap(ns: Namespace, *args: Any, **options: Any) -> ustack.Tap:
+    with ns.entered():
+        return ustack.Tap(*args, **options)
+
+
+def kernel_cuts_nothing(ns: Namespace, name: str) -> bool:
+    """Whether the kernel's TCP hands superframes to the device (ethtool -k: tcp-segmentation-offload)."""
+    value = array.array("I", [ETHTOOL_GTSO, 0])
+    with ns.socket() as control:
+        fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP", name.encode(), value.buffer_info()[0]))
+    return bool(value[1])
+
+
+def exchange(ns: Namespace, link: Any) -> tuple[int, int]:
+    """1 MiB up and 1 MiB down over `link`, checked; (frames received, frames sent) by the stack."""
+    with ustack.Stack() as stack:
+        stack.attach(link, addresses=["10.9.0.2/24"])
+        listener = stack.create_server(("", 80))
+        child = start_client(ns, "send", "10.9.0.2", 80, "--bytes", str(MIB), "--seed", "3")
+        connection, _ = listener.accept()
+        connection.settimeout(30)
+        assert receive_all(connection) == {"bytes": MIB, "sha256": digest(3, MIB)}
+        connection.sendall(bytes(MIB))
+        connection.close()
+        assert result(child, 30)["reply"] == "\0" * MIB
+        shown = stack.interfaces()[1]
+        return shown.rx_packets, shown.tx_packets
+
+
+# -- what is had by default
+
+
+@pytest.mark.parametrize("kind", ["Tap", "Tun"])
+def test_on_by_default(ns: Namespace, kind: str) -> None:
+    with ns.entered():
+        link = getattr(ustack, kind)("ust0", host_addresses=["10.9.0.1/24"])
+    assert link.offloads[:2] == ("csum", "tso4")
+    received, sent = exchange(ns, link)
+    assert max(received, sent) < MIB // 1460, "fewer frames than segments"
+
+
+@pytest.mark.parametrize("kind", ["Tap", "Tun"])
+def test_switched_off(ns: Namespace, kind: str) -> None:
+    with ns.entered():
+        link = getattr(ustack, kind)("ust0", host_addresses=["10.9.0.1/24"], offload=False)
+    assert (link.offloads, link.refused) == ((), ())
+    assert " vnet_hdr off" in ns.sh("ip -d link show ust0")
+    received, sent = exchange(ns, link)
+    assert min(received, sent) >= MIB // 1460
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("offload", [None, True, False])
+def test_by_descriptor_as_it_was_opened(ns: Namespace, header: bool, offload: bool | None) -> None:
+    """The descriptor's flags decide how frames are framed, the argument what is left to the kernel."""
+    with KernelTap(ns, addresses=["10.9.0.1/24"], vnet_hdr=header) as device:
+        if offload and not header:
+            with pytest.raises(ValueError, match="opened without IFF_VNET_HDR"):
+                ustack.Tap(fd=device.fd, offload=True)
+            return
+        link = ustack.Tap(fd=device.dup(), offload=offload)
+        wanted = header and offload is not False
+        assert bool(link.offloads) == wanted == kernel_cuts_nothing(ns, "ust0")
+        assert bool(link.refused) == (not header and offload is None)
+        received, _ = exchange(ns, link)
+        assert (received < MIB // 1460) == wanted
+
+
+def test_a_descriptor_with_longer_headers(ns: Namespace) -> None:
+    """As a virtual machine's monitor leaves it: 12 bytes."""
+    with KernelTap(ns, addresses=["10.9.0.1/24"], vnet_hdr=True) as device:
+        fcntl.ioctl(device.fd, TUNSETVNETHDRSZ, struct.pack("i", 12))
+        exchange(ns, ustack.Tap(fd=device.dup()))
+
+
+# -- less is granted
+
+
+def granting(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    """A kernel that knows these TUN_F_* only."""
+    real = tundev.set_offload
+
+    def set_offload(fd: int, wanted: int) -> OSError | None:
+        return OSError(errno.EINVAL, "Invalid argument") if wanted & ~bits else real(fd, wanted)
+
+    monkeypatch.setattr(tundev, "set_offload", set_offload)
+
+
+@pytest.mark.parametrize(("bits", "offloads"), [(0x0B, ("csum", "tso4", "tso_ecn")), (0x03, ("csum", "tso4")),
+                                                (0x01, ("csum",)), (0x00, ())])
+def test_older_kernels(
+    ns: Namespace, monkeypatch: pytest.MonkeyPatch, bits: int, offloads: tuple[str, ...]
+) -> None:
+    granting(monkeypatch, bits)
+    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24"])
+    assert link.offloads == offloads
+    assert len(link.refused) == 4 - len(offloads)
+    assert all("Invalid argument" in sentence for sentence in link.refused)
+    exchange(ns, link)
+
+
+def test_insisting(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    tap(ns, "ust0", offload=True).close()
+    granting(monkeypatch, 0x01)
+    with pytest.raises(OSError, match="leave offload out to do without") as caught:
+        tap(ns, "ust0", offload=True)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert "ust0" not in ns.sh("ip -o link")
+
+
+# -- others use the device too
+
+
+def test_a_persistent_device_is_left_plain(ns: Namespace) -> None:
+    """The next program may know no offloads; and the next of ours does not trust the last one."""
+    tap(ns, "per0", persistent=True, host_addresses=["10.9.0.1/24"]).close()
+    assert not kernel_cuts_nothing(ns, "per0")
+    with tap(ns, "per0") as link:
+        assert "tso4" in link.offloads
+        assert kernel_cuts_nothing(ns, "per0")
+    with ns.entered():
+        rude = open_device("per0", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+    tundev.set_offload(rude, 3)
+    with open(rude, "rb"):
+        pass
+    assert kernel_cuts_nothing(ns, "per0")
+    with tap(ns, "per0", offload=False):
+        assert not kernel_cuts_nothing(ns, "per0")
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_joining_a_device_of_others(ns: Namespace, header: bool) -> None:
+    """The latest comer's flags would become everybody's: a second queue takes what it finds."""
+    flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE | (IFF_VNET_HDR if header else 0)
+    with ns.entered():
+        first = open_device("mq0", flags)
+    with open(first, "rb"), tap(ns, "mq0") as link:
+        assert tundev.device_of(first)[1] & IFF_VNET_HDR == (IFF_VNET_HDR if header else 0)
+        assert bool(link.offloads) == header
+        assert not kernel_cuts_nothing(ns, "mq0")
+        assert bool(link.refused) == (not header)
+
+
+def test_joining_a_device_with_longer_headers(ns: Namespace) -> None:
+    with ns.entered():
+        first = open_device("mq0", IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR)
+    with open(first, "rb"):
+        fcntl.ioctl(first, TUNSETVNETHDRSZ, struct.pack("i", 12))
+        with pytest.raises(OSError, match="headers of 12 bytes") as caught:
+            tap(ns, "mq0")
+        assert caught.value.errno == errno.EBUSY
+
+
+# -- what comes
+
+
+def test_udp_superframes_are_datagrams(ns: Namespace) -> None:
+    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24"])
+    if "uso4" not in link.offloads:
+        pytest.skip("optional: this kernel hands over no UDP superframes (Linux 6.2)")
+    with ustack.Stack() as stack, ns.socket(kind=socket.SOCK_DGRAM) as sender:
+        stack.attach(link, addresses=["10.9.0.2/24"])
+        receiver = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)
+        receiver.bind(("", 9000))
+        receiver.settimeout(10)
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        wanted = [bytes([number]) * (1000 if number < 20 else 17) for number in range(21)]
+        before = stack.interfaces()[1].rx_packets
+        sender.sendto(b"".join(wanted), ("10.9.0.2", 9000))
+        assert [receiver.recv(65536) for _ in wanted] == wanted
+        assert stack.counters()["UdpInDatagrams"] == len(wanted)
+        assert stack.interfaces()[1].rx_packets - before < len(wanted), "in fewer frames than datagrams"
+        with pytest.raises(ConnectionRefusedError):
+            sender.connect(("10.9.0.2", 9))
+            sender.send(bytes(2500))
+            sender.recv(1)

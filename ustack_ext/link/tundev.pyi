@@ -1,0 +1,22 @@
+from typing import Any
+
+DEVICE: str
+IFF_TAP: int
+IFF_TUN: int
+IFF_VNET_HDR: int
+IFF_MULTI_QUEUE: int
+LADDER: tuple[tuple[str, ...], ...]
+
+class Opened:
+    fd: int
+    name: str
+    header: bool
+    shared: bool
+    offloads: tuple[str, ...]
+    refused: list[str]
+    def negotiate(self, wanted: bool | None) -> None: ...
+    def close(self) -> None: ...
+
+def adopt(fd: Any, kind: int, wanted: bool | None) -> Opened: ...
+def attach(name: str | bytes, kind: int, persistent: bool, owner: int | None, wanted: bool | None) -> Opened: ...
+def device_of(fd: int) -> tuple[str, int]: ...
