@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _OWN = {
     "Stack": "ustack.stack",
     "Socket": "ustack.socket",
+    "Service": "ustack.service",
     "Address": "ustack.records",
     "Connection": "ustack.records",
     "Interface": "ustack.records",

@@ -61,6 +61,7 @@ from ustack_ext.link.tap import Tap, Tun
 
 from . import sim
 from .records import Address, Connection, Interface, Neighbor, Route
+from .service import Service
 from .socket import Socket
 from .stack import Stack
 
@@ -125,6 +126,7 @@ __all__ = [
     "Neighbor",
     "PipeEnd",
     "Route",
+    "Service",
     "Socket",
     "Stack",
     "Tap",

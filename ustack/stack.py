@@ -22,6 +22,7 @@ from ustack_ext.sockets.stackcore import StackCore
 
 from . import records
 from .records import Connection, Interface, Neighbor, Route
+from .service import Service
 from .socket import Socket
 from .sysctl import Sysctl
 
@@ -44,6 +45,7 @@ class Stack(StackCore):
 
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
+        self._services: list[Service] = []
         self._detached: dict[int, Socket] = {}
         self._is_closed = True
         self._start(_make_driver(driver, seed, memory))
@@ -71,6 +73,9 @@ class Stack(StackCore):
             time.sleep(_CLOSE_STEP)
 
     def _take_down(self) -> None:
+        for service in self._services:
+            service.close()
+        self._services.clear()
         self._abort_sockets()
         for sock in self._detached.values():
             sock.close()
@@ -302,6 +307,25 @@ class Stack(StackCore):
             sock.close()
             raise
         return sock
+
+    def start_service(self, address: tuple[str, int], kind: str, **options: Any) -> Service:
+        """Start a TCP service that the data plane answers by itself, without Python -> Service.
+
+        address: (host, port); "" is any, port 0 a free one. kind and its options:
+        "echo" (RFC 862): what comes goes back.
+        "discard" (RFC 863): what comes is thrown away; report=True: when the peer has closed its side, how many bytes
+        it was, as 8 bytes, big-endian.
+        "chargen" (RFC 864): a pattern of 65,536 bytes, again and again, until the peer closes.
+        "answer": answer (bytes, up to 65,536) to each request. end: the bytes, up to 64, a request ends with, within 16
+        KiB, or the connection is reset; b"": whatever came. close=True: close the connection after the answer.
+        "http": the same with HTTP's end, and an answer made of body (bytes or str), content_type, close.
+        All take backlog: connections that may wait to be accepted.
+        Raises OSError: EADDRINUSE, EADDRNOTAVAIL, EBADF; ValueError, TypeError.
+        """
+        service = Service(self._driver, address, kind, **options)
+        self._services = [one for one in self._services if not one.closed]
+        self._services.append(service)
+        return service
 
     # -- what it knows
 

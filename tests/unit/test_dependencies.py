@@ -1,6 +1,6 @@
 """The one-way rule (docs/architecture.md): who may use whom, no cycles, a data plane without an operating system.
 
-    wire → base → net → udp, tcp → engine → link, driver → sockets → ustack → ustack.cli
+    wire → base → net → udp, tcp → engine → link, driver → sockets, service → ustack → ustack.cli
 
 What the sources say is read from the sources; what became of them is read from the undefined symbols of the built
 modules: a function whose name is not there is not called.
@@ -30,7 +30,7 @@ MAY_USE["udp"] = MAY_USE["tcp"] = {"wire", "base", "net"}
 MAY_USE["engine"] = {"wire", "base", "net", "udp", "tcp"}
 MAY_USE["link"] = {*DATA_PLANE}
 MAY_USE["driver"] = {*DATA_PLANE, "link"}
-MAY_USE["sockets"] = {*DATA_PLANE, "link", "driver"}
+MAY_USE["sockets"] = MAY_USE["service"] = {*DATA_PLANE, "link", "driver"}
 
 # Freestanding headers, and those whose functions neither block nor ask the system for anything but memory.
 ALLOWED_HEADERS = {"stdint.h", "stddef.h", "stdbool.h", "limits.h", "string.h", "stdlib.h", "errno.h", "math.h"}

@@ -15,6 +15,8 @@ cdef struct Source:
     uint16_t pending       # EV_*
     uint8_t queued
     uint8_t kind           # EntryKind of what it is embedded in
+    uint8_t native         # not 0: `user` is a service of the data plane's own (service/), not a socket
+    uint16_t mark          # a native service's progress with this source
 
 cdef struct EventList:
     Source *head

@@ -29,6 +29,7 @@ cdef class Driver:
     """
     cdef Engine *engine
     cdef event_sink sink
+    cdef event_sink native_sink        # for sources with `native` set; it may leave more to send
     cdef readonly str kind             # "thread", "manual", "virtual"
     cdef list links                    # attached Link objects
     cdef Slot slots[16]
@@ -58,7 +59,9 @@ cdef class Driver:
     # For the drivers:
     cdef settle(self, Link link, Iface *iface)
     cdef int create(self, object seed, object budget, uint64_t now) except -1
-    cdef void finish(self) noexcept nogil                          # lock held: engine_poll, events to the sink
+    cdef void finish(self) noexcept nogil                          # lock held: engine_poll, events to the sinks
+    # lock held: events to the sinks; whether the native one got any
+    cdef bint hand_out(self) noexcept nogil
     # lock held: takes in what waits on the links; frames taken
     cdef int pump(self) noexcept nogil
     cdef void run_out(self) noexcept nogil                         # lock not held: close(), after the links are gone

@@ -24,6 +24,7 @@ from ustack_ext.net.net cimport iface_add, iface_remove
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
 
 cdef enum:
+    NATIVE_ROUNDS = 8              # polls for native services at a time: over the loopback it could go on for ever
     PUMP = 16                      # frames a driver without a thread of its own reads at a time
     RUN_OUT = 100000               # deadlines that close() lets pass at most
     RESERVE = 256 << 10            # bytes beyond the budget that receiving may use
@@ -134,16 +135,28 @@ cdef class Driver:
         return clock_monotonic()
 
     cdef void finish(self) noexcept nogil:
-        cdef Source *s
-        cdef uint16_t bits
+        cdef int rounds = NATIVE_ROUNDS
+        if self.native_sink != NULL:
+            self.hand_out()            # before anything is sent: an answer carries the ACK of what it answers
         engine_poll(self.engine)
-        s = event_pop(&self.engine.core.events)
+        while self.hand_out() and rounds > 0:
+            engine_poll(self.engine)
+            rounds -= 1
+
+    cdef bint hand_out(self) noexcept nogil:
+        cdef Source *s = event_pop(&self.engine.core.events)
+        cdef bint native = False
+        cdef uint16_t bits
         while s != NULL:
             bits = s.pending
             s.pending = 0
-            if self.sink != NULL:
+            if s.native:
+                native = True
+                self.native_sink(s, bits)
+            elif self.sink != NULL:
                 self.sink(s, bits)
             s = event_pop(&self.engine.core.events)
+        return native
 
     cdef int pump(self) noexcept nogil:
         cdef RxFrame frames[PUMP]

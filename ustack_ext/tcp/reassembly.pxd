@@ -9,6 +9,7 @@ from ustack_ext.tcp.tcb cimport Tcb, Tcp
 # kept.
 cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil
 cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
+cdef void rcvq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 cdef void rcvq_clear(Tcp *t, Tcb *c) noexcept nogil
 # Out-of-order payload [seq, seq+n). False: dropped (limits). First copy of a byte wins.
 cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint32_t n, uint32_t limit) noexcept nogil

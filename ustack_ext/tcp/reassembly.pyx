@@ -109,6 +109,18 @@ cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) n
     return copied
 
 
+cdef void rcvq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    cdef Buf *b = c.rcvq_head
+    n = min(n, c.rcvq_bytes)
+    c.rcvq_bytes -= n
+    while b != NULL and n >= b.len:
+        n -= b.len
+        b = drop_head(t, c)
+    if n > 0:
+        b.off += n
+        b.len -= n
+
+
 cdef Buf *drop_head(Tcp *t, Tcb *c) noexcept nogil:
     cdef Buf *b = c.rcvq_head
     c.rcvq_head = b.next

@@ -8,8 +8,9 @@ from ustack_ext.tcp.input cimport tcp_input
 from ustack_ext.tcp.tcb cimport Bind, Listener, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.timers cimport tcp_timer
 from ustack_ext.tcp.user cimport (
-    tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_changed, tcp_connect, tcp_listen, tcp_listener_ready,
-    tcp_rcvbuf, tcp_ready, tcp_recv, tcp_send, tcp_set_backlog, tcp_shutdown, tcp_sndbuf, tcp_take_error, tcp_unbind,
+    tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_changed, tcp_connect, tcp_consume, tcp_listen,
+    tcp_listener_ready, tcp_rcvbuf, tcp_ready, tcp_recv, tcp_send, tcp_set_backlog, tcp_shutdown, tcp_sndbuf,
+    tcp_take_error, tcp_unbind,
 )
 
 cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil             # 0 or -ENOMEM

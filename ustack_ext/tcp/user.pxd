@@ -19,6 +19,8 @@ cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil          # RST 
 # recv: bytes, 0 at the end of the stream, -EAGAIN, -ENOTCONN, or the pending error. peek leaves the bytes.
 cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil
 cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
+# the next n bytes of the receive queue, which the caller read in place, are done with
+cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil             # 0 RD, 1 WR, 2 both. -ENOTCONN
 # The application lets go: FIN, or RST with unread data or zero linger. The Tcb is the stack's from here on;
 # `source.user` is cleared.

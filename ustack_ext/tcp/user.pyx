@@ -19,7 +19,7 @@ from ustack_ext.tcp.conn cimport (
 from ustack_ext.tcp.establish cimport arm_keepalive
 from ustack_ext.tcp.listen cimport synreq_free
 from ustack_ext.tcp.output cimport send_rst, send_syn, tune_sndbuf, update_mss, window_limit, window_to_offer
-from ustack_ext.tcp.reassembly cimport rcvq_read
+from ustack_ext.tcp.reassembly cimport rcvq_drop, rcvq_read
 from ustack_ext.tcp.sendqueue cimport sendq_append
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_ACK_NOW,
@@ -222,6 +222,12 @@ cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexce
     if c.flags & TF_DEAD:
         return 0 if c.flags & TF_CONNECTED else -ENOTCONN
     return -EAGAIN
+
+
+cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    rcvq_drop(t, c, n)
+    if n > 0 and not c.flags & TF_DEAD:
+        consumed(t, c, n)
 
 
 cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
