@@ -1,4 +1,4 @@
-"""Makes the C programs and the extension module of the bench when they are needed, in build/bench/."""
+"""Makes the programs and the extension module of the bench when they are needed, in build/bench/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "build" / "bench"
 LWIP = "/usr/include/lwip"
+GO_CODE = "/usr/share/gocode"  # where Debian puts Go packages
 FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration")
+PYTCP = "pmd-pytcp"  # on PyPI
+OUTPUT = "<output>"
 
 
 class CannotBuild(Exception):
@@ -33,15 +36,19 @@ def program(source: str, *options: str) -> str:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise CannotBuild("no C compiler: apt-get install gcc libc6-dev")
-    code = HERE / source
-    built = TARGET / code.stem
-    newest = max(path.stat().st_mtime for path in (code, HERE / "common.h"))
+    return _made(source, [compiler, *FLAGS, f"-I{HERE}", "-o", OUTPUT, str(HERE / source), *options], "common.h")
+
+
+def _made(source: str, command: list[str], *more: str, **environment: str) -> str:
+    """Run `command`, whose OUTPUT is the program, unless there is one newer than bench/`source` and `more`."""
+    built = TARGET / Path(source).stem
+    newest = max((HERE / name).stat().st_mtime for name in (source, *more))
     if built.exists() and built.stat().st_mtime > newest:
         return str(built)
     TARGET.mkdir(parents=True, exist_ok=True)
     fresh = built.with_name(f"{built.name}.{os.getpid()}")
-    command = [compiler, *FLAGS, f"-I{HERE}", "-o", str(fresh), str(code), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [str(fresh) if word == OUTPUT else word for word in command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     if done.returncode != 0:
         raise CannotBuild(f"{source} does not compile: {done.stderr.strip()}")
     fresh.replace(built)
@@ -53,6 +60,33 @@ def lwip() -> str:
     if not Path(LWIP, "lwip", "tcp.h").exists():
         raise CannotBuild("apt-get install liblwip-dev")
     return program("peers/lwip_tap.c", f"-I{LWIP}", "-llwip")
+
+
+@functools.cache
+def gvisor() -> str:
+    """gVisor's netstack on a TAP, built from what is installed alone. Raises CannotBuild where that is not enough."""
+    if not Path(GO_CODE, "src", "gvisor.dev", "gvisor").exists() or shutil.which("go") is None:
+        raise CannotBuild("apt-get install golang-gvisor-gvisor-dev golang-go")
+    source = "peers/gvisor_tap.go"
+    offline = {"GO111MODULE": "off", "GOPATH": GO_CODE, "GOFLAGS": "", "GOCACHE": str(TARGET / "go")}
+    return _made(source, ["go", "build", "-o", OUTPUT, str(HERE / source)], **offline)
+
+
+@functools.cache
+def pytcp() -> str:
+    """A Python with pmd-pytcp, in a virtual environment of its own. Raises CannotBuild where pip cannot install it."""
+    place = TARGET / "pytcp"
+    made = place / "bin" / "python"
+    if (place / ".complete").exists():
+        return str(made)
+    install = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in ([sys.executable, "-m", "venv", "--clear", str(place)], [*install, "--retries=0", PYTCP]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+            raise CannotBuild(f"pip cannot install {PYTCP}: {said[-1]}")
+    (place / ".complete").touch()
+    return str(made)
 
 
 # A phase of a load has to stay a function of its own, whoever calls it.

@@ -105,6 +105,8 @@ _SHORT = {
     "kernel-selector": ("kernel-python", "select", "Linux over veth, server in Python, selectors"),
     "ustack-selector": ("ustack", "select", "ustack on a plain TAP, server in Python, selectors"),
     "lwip": ("lwip", "short", "lwIP on a plain TAP, server in C"),
+    "gvisor": ("gvisor", "short", "gVisor netstack on a plain TAP, server in Go"),
+    "gvisor-offload": ("gvisor-offload", "short", "the same with offloads"),
     "limit": ("limit", "short", "limit: TCP only faked, on a plain TAP"),
     "limit-offload": ("limit-offload", "short", "the same with offloads"),
 }

@@ -67,19 +67,29 @@ def _on_lwip(service: str, fd: int) -> list[str]:
     return [build.lwip(), service, str(fd), SERVER, str(PORT)]
 
 
-def _limit(offloads: str, *more: str) -> Callable[[str, int], list[str]]:
-    def command(service: str, fd: int) -> list[str]:
-        return [build.program("peers/limit_tap.c"), service, str(fd), SERVER, str(PORT), offloads, *more]
-
-    return command
+def _limit(*how: str) -> Callable[[str, int], list[str]]:
+    return lambda service, fd: [build.program("peers/limit_tap.c"), service, str(fd), SERVER, str(PORT), *how]
 
 
-def _no_lwip() -> str | None:
-    try:
-        build.lwip()
-    except build.CannotBuild as error:
-        return str(error)
-    return None
+def _on_gvisor(offloads: str) -> Callable[[str, int], list[str]]:
+    return lambda service, fd: [build.gvisor(), service, str(fd), SERVER, str(PORT), offloads]
+
+
+def _on_pytcp(service: str, fd: int) -> list[str]:
+    return [build.pytcp(), str(build.HERE / "peers/pytcp_tap.py"), service, str(fd), SERVER, str(PORT)]
+
+
+def _cannot(make: Callable[[], str]) -> Callable[[], str | None]:
+    """Why a program cannot be made."""
+
+    def missing() -> str | None:
+        try:
+            make()
+        except build.CannotBuild as error:
+            return str(error)
+        return None
+
+    return missing
 
 
 def _no_ethtool() -> str | None:
@@ -103,7 +113,20 @@ CONTENDERS = {
         Contender("limit", "limit: TCP only faked, on a plain TAP", "tap", _limit("plain")),
         Contender("limit-offload", "limit: TCP only faked, on a TAP with offloads", "tap-offload", _limit("offload")),
         Contender("limit-busy", "the same, busy-polled", "tap", _limit("plain", "busy")),
-        Contender("lwip", "lwIP on a plain TAP, server in C", "tap", _on_lwip, _no_lwip),
+        Contender("lwip", "lwIP on a plain TAP, server in C", "tap", _on_lwip, _cannot(build.lwip)),
+        Contender(
+            "gvisor", "gVisor netstack on a plain TAP, server in Go", "tap", _on_gvisor("plain"), _cannot(build.gvisor)
+        ),
+        Contender(
+            "gvisor-offload",
+            "gVisor netstack on a TAP with offloads, server in Go",
+            "tap-offload",
+            _on_gvisor("offload"),
+            _cannot(build.gvisor),
+        ),
+        Contender(
+            "pytcp", "pmd-pytcp (pure Python) on a plain TAP, server in Python", "tap", _on_pytcp, _cannot(build.pytcp)
+        ),
     )
 }
 
