@@ -18,6 +18,7 @@ from tap_harness.netns import ROOT
 GB = 1e9
 AT_A_TIME = 32  # short connections
 PING_SIZE = 64  # bytes
+PEERS = ("lwip", "gvisor", "gvisor-offload", "pytcp")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ _SHORT = {
     "lwip": ("lwip", "short", "lwIP on a plain TAP, server in C"),
     "gvisor": ("gvisor", "short", "gVisor netstack on a plain TAP, server in Go"),
     "gvisor-offload": ("gvisor-offload", "short", "the same with offloads"),
+    "pytcp": ("pytcp", "short", "pmd-pytcp (pure Python) on a plain TAP, server in Python"),
     "limit": ("limit", "short", "limit: TCP only faked, on a plain TAP"),
     "limit-offload": ("limit-offload", "short", "the same with offloads"),
 }
@@ -170,7 +172,7 @@ CASES = {
         Case(
             "bulk",
             f"TCP, one stream, MTU {rigs.MTU}; the client is the kernel's TCP",
-            _titles("kernel", "kernel-plain", "ustack", "ustack-offload", "lwip", "limit", "limit-offload"),
+            _titles("kernel", "kernel-plain", "ustack", "ustack-offload", *PEERS, "limit", "limit-offload"),
             ("in", "out"),
             (*_bulk_columns("in", "client→server"), *_bulk_columns("out", "server→client")),
             _bulk,
@@ -181,7 +183,7 @@ CASES = {
             "ping",
             f"{PING_SIZE}-byte ping-pong, µs a round trip; client and server pinned",
             _titles(
-                "kernel", "kernel-python", "ustack", "ustack-offload", "lwip", "limit", "limit-offload", "limit-busy"
+                "kernel", "kernel-python", "ustack", "ustack-offload", *PEERS, "limit", "limit-offload", "limit-busy"
             ),
             ("one", "two"),
             (

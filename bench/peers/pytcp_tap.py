@@ -2,8 +2,8 @@
 
     python pytcp_tap.py sink|source|echo|short FD ADDRESS PORT
 
-Runs in the virtual environment that bench/build.py makes for it, with nothing of ours. Prints "ready" and serves until it
-is killed, each connection in a task.
+Runs in the virtual environment that bench/build.py makes for it, with nothing of ours. Prints "ready" and serves until
+it is killed, each connection in a task.
 """
 
 from __future__ import annotations
