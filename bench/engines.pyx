@@ -23,6 +23,22 @@ from ustack_ext.tcp.tcp cimport (
 )
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
 
+cdef extern from * nogil:
+    """
+    #if defined(__has_include)
+    #if __has_include(<valgrind/callgrind.h>)
+    #include <valgrind/callgrind.h>
+    #endif
+    #endif
+    #ifndef CALLGRIND_START_INSTRUMENTATION
+    #define CALLGRIND_START_INSTRUMENTATION
+    #define CALLGRIND_STOP_INSTRUMENTATION
+    #endif
+    #define BENCH_CALLGRIND(on) \
+        do { if (on) { CALLGRIND_START_INSTRUMENTATION; } else { CALLGRIND_STOP_INSTRUMENTATION; } } while (0)
+    """
+    void BENCH_CALLGRIND(bint on)
+
 cdef enum:
     BUDGET = 64 << 20              # bytes of packet memory, each engine
     BATCH = 64                     # frames an engine takes in before it answers, as the drivers do
@@ -53,7 +69,7 @@ cdef struct Two:
 
 # ---- the wire ----
 
-cdef int transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
+cdef inline int transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
     """Copies the frame to the other engine's queue."""
     cdef Side *to = (<Side *>link).peer
     cdef size_t n = BUF_HEADROOM
@@ -77,6 +93,14 @@ cdef int transmit(void *link, const IoVec *iov, int niov, const Offload *off) no
     b.len = <uint32_t>(n - BUF_HEADROOM)
     bufq_push(&to.arriving, b)
     return 0
+
+
+cdef int a_transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
+    return transmit(link, iov, niov, off)
+
+
+cdef int b_transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
+    return transmit(link, iov, niov, off)
 
 
 # ---- phases ----
@@ -279,7 +303,7 @@ cdef bint plug(Side *s, uint32_t address, uint32_t peer, uint8_t number, uint32_
     mac[0] = 2
     mac[5] = number
     s.iface = iface_add(&s.e.net, b"wire0", MEDIUM_ETHERNET, mac, mtu, OFF_CSUM_WANTED | OFF_GSO_TCP4 if offload else 0,
-                        transmit, s)
+                        a_transmit if number == 1 else b_transmit, s)
     if s.iface == NULL or iface_add_addr(&s.e.net, s.iface, &ours, V4_BITS + 24, False) != 0:
         return False
     mac[5] = 3 - number
@@ -369,3 +393,8 @@ cdef class Pair:
             raise RuntimeError("a connection failed")
         sent, answered = (now - was for now, was in zip(self._frames(), before))
         return {"connections": done, "sent": sent, "answered": answered}
+
+
+def instrument(bint on):
+    """Under callgrind: begin or end counting instructions. Elsewhere nothing."""
+    BENCH_CALLGRIND(on)

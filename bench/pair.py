@@ -30,11 +30,11 @@ class Load:
         return done
 
 
-# Superframes are handed over with a segment size and without checksums, as a TAP with offloads does. The blocks are
-# such that what is under way stays in the cache of one core.
+# Superframes are handed over with a segment size and without checksums, as a TAP with offloads does. A block is a whole
+# number of segments and of superframes, and so small that what is under way stays in the cache of one core.
 LOADS = {
-    "segments": Load("bulk", "sent", 50_000_000, {"offload": False, "block": 64 * 1024}),
-    "superframes": Load("bulk", "sent", 200_000_000, {"offload": True, "block": 256 * 1024}),
+    "segments": Load("bulk", "sent", 50_000_000, {"offload": False, "block": 45 * 1448}),
+    "superframes": Load("bulk", "sent", 200_000_000, {"offload": True, "block": 4 * 45 * 1448}),
     "ping": Load("ping", "trips", 20_000, {"offload": False}),
     "connect": Load("connect", "connections", 5_000, {"offload": False}),
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 
-from bench import build
+from bench import build, callgrind
 from bench.pair import LOADS, measure
 
 MSS = 1448
@@ -61,3 +62,39 @@ def test_every_load_is_measured(name: str) -> None:
     assert found["each"] > 0
     assert found["cpu_seconds"] > 0
     assert (found["bytes"] > 0) == (LOADS[name].call == "bulk")
+
+
+PROFILE = """
+ob=(1) /x/ustack_ext/net/input.cpython-311-x86_64-linux-gnu.so
+fl=(1) input.c
+fn=(1) __pyx_f_10ustack_ext_3net_5input_frame_input
+10 7
+fi=(2) addr.c
++2 5
+cob=(2) /lib/libc.so.6
+cfi=(3) memmove.S
+cfn=(2) __memcpy_avx_unaligned_erms
+calls=3 20
+* 90
+fe=(1)
+-1 8
+
+ob=(2)
+fl=(3)
+fn=(2)
+30 90
+"""
+
+
+def test_callgrind_output() -> None:
+    net, payload = callgrind.Function("net", "net/input frame_input"), callgrind.Function("payload", "memcpy")
+    found = callgrind.parse(PROFILE)
+    assert found[net] == 20
+    assert callgrind.layers(found) == {"net": 20, payload.layer: 90}
+    assert callgrind.total(found) == 20
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="optional: valgrind")
+def test_instructions_are_counted_by_layer() -> None:
+    costs = callgrind.layers(callgrind.run("ping", "measured_ping"))
+    assert min(costs[layer] for layer in callgrind.LAYERS) > 0
