@@ -12,15 +12,19 @@ from ustack_ext.wire.addr cimport addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REQUEST, ETH_HLEN, ETHERTYPE_ARP, ArpPkt, EthHdr, arp_emit, eth_emit)
 from ustack_ext.base.core cimport count
+from ustack_ext.net.gso cimport gso_transmit, gso_wanted
 from ustack_ext.net.mib cimport ArpOutReplies, ArpOutRequests, DropIfaceDown, DropTxQueueFull
 
 
 cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t length,
                         const Offload *off) noexcept nogil:
-    """One frame of `length` bytes to the link. 0, or -ENETDOWN / -ENOBUFS (the frame is lost, and counted)."""
+    """One frame of `length` bytes to the link, or a superframe in what pieces it takes. 0, or -ENETDOWN / -ENOBUFS /
+    -EMSGSIZE (it is lost, or a part of it, and counted)."""
     if not i.up:
         count(n.core, DropIfaceDown)
         return -ENETDOWN
+    if gso_wanted(i, off):
+        return gso_transmit(n, i, iov, niov, length, off)
     if i.transmit(i.link, iov, niov, off) != 0:
         i.tx_dropped += 1
         count(n.core, DropTxQueueFull)

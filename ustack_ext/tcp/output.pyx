@@ -39,6 +39,7 @@ cdef enum:
     IP6_TCP_HEADERS = 60
     TS_OPTION_LEN = 12
     WINDOW_MAX = 0xFFFF
+    MS = 1000                                                # us
     GSO_MAX = 65535 - IP4_TCP_HEADERS - OPTIONS_MAX
 
 
@@ -118,9 +119,7 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_TS_OK:
         mss -= TS_OPTION_LEN
     c.mss = <uint16_t>mss
-    c.burst = mss
-    if c.dst.iface != NULL and c.dst.iface.offloads & OFF_GSO_TCP4 and addr_is_v4(&c.raddr):
-        c.burst = GSO_MAX // mss * mss
+    c.burst = max(mss, GSO_MAX // mss * mss) if addr_is_v4(&c.raddr) else mss
 
 
 # ---- one segment ----
@@ -134,7 +133,8 @@ cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, c
     tcp_emit(p, h)
     for i in range(h.hlen - TCP_HLEN):
         p[TCP_HLEN + i] = options[i]
-    if d.iface != NULL and d.iface.offloads & OFF_CSUM_WANTED:
+    if pkt.off.gso_size != 0 or (d.iface != NULL and d.iface.offloads & OFF_CSUM_WANTED):
+        # whoever cuts it up does the pieces' checksums
         pkt.off.flags |= OFF_CSUM_WANTED
         pkt.off.csum_start = 0
         pkt.off.csum_offset = 16
@@ -161,10 +161,7 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     cdef uint32_t wnd = window_to_offer(t, c), room
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
-    if pkt.payload_len > c.mss:
-        if not c.dst.iface.offloads & OFF_GSO_TCP4:          # the route has changed to a link that cuts nothing: a loss
-            update_mss(t, c)
-            return
+    if pkt.payload_len > c.mss:                              # cut by the link, or by net on its behalf
         pkt.off.flags |= OFF_GSO_TCP4
         pkt.off.gso_size = c.mss
     o.have = 0
@@ -332,10 +329,10 @@ cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
 
 cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     cdef TxPkt pkt
-    cdef uint32_t n
+    cdef uint32_t n, pieces
     if s.flags & SEG_SYN:
         return send_syn(t, c)
-    limit = min(limit, c.burst)
+    limit = min(limit, burst_now(c))
     n = s.end - s.seq - (1 if s.flags & SEG_FIN else 0)
     if n > limit:
         if seg_split(t, c, s, s.seq + limit) == NULL:
@@ -345,8 +342,9 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     if not sendq_gather(s.block, s.block_off, n, &pkt):
         return False
     recovery_resent(t, c, s)
-    count(t.core, TcpRetransSegs)
-    count(t.core, TCPSlowStartRetrans if c.ca_state == CA_LOSS else TCPFastRetrans)
+    pieces = (n + c.mss - 1) // c.mss if n else 1
+    count_add(t.core, TcpRetransSegs, pieces)
+    count_add(t.core, TCPSlowStartRetrans if c.ca_state == CA_LOSS else TCPFastRetrans, pieces)
     segment(t, c, &pkt, s.seq, TH_ACK | (TH_FIN if s.flags & SEG_FIN else 0) | (TH_PSH if s.next == NULL and n else 0))
     return True
 
@@ -423,14 +421,30 @@ cdef uint32_t cwnd_allows(const Tcb *c, uint32_t n) noexcept nogil:
     return whole_segments(c, room)
 
 
+cdef uint32_t burst_now(const Tcb *c) noexcept nogil:
+    """Bytes of one transmission: what leaves in about a millisecond at the present rate, two segments at least.
+
+    As Linux sizes its own (tcp_tso_autosize): on a slow path a record of what was sent stays small, so that its round
+    trip and its loss are those of a moment.
+    """
+    cdef uint64_t rate
+    if c.srtt <= MS:                                         # a millisecond holds more than a window
+        return c.burst
+    rate = <uint64_t>c.cwnd * (MS * 2) // c.srtt
+    if rate >= c.burst:
+        return c.burst
+    return min(max(<uint32_t>rate // c.mss, <uint32_t>2) * c.mss, c.burst)
+
+
 cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint32_t unsent = sendq_unsent(c), n
+    cdef uint32_t unsent = sendq_unsent(c), burst, n
     cdef int32_t usable
     cdef bint last
     if c.flight == 0 and c.snd_una == c.snd_nxt and unsent:
         restart_after_idle(t, c)
+    burst = burst_now(c)
     while unsent > 0:
-        n = cwnd_allows(c, min(unsent, c.burst))
+        n = cwnd_allows(c, min(unsent, burst))
         if n == 0:
             c.flags |= TF_CWND_LIMITED
             return

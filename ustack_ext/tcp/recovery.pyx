@@ -74,7 +74,7 @@ cdef void mark_lost(Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
-    note_delivered(t, c, s, d)
+    note_delivered(t, c, s, s.end, d)
     if seq_lt(s.seq, c.high_sacked) and not s.flags & SEG_EVER_RETRANS:
         # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
         c.flags |= TF_REO_SEEN
@@ -85,16 +85,16 @@ cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     seg_untime(c, s)
 
 
-cdef void note_delivered(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
-    """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived."""
+cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d) noexcept nogil:
+    """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived; of a record, what lies before end."""
     cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
-    d.bytes += size_of(s)
+    d.bytes += end - s.seq
     # the ACK is for the original: says nothing of the retransmission
     if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
         return
-    if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_gt(s.end, c.rack_end)):
+    if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_gt(end, c.rack_end)):
         c.rack_xmit = s.xmit_ns
-        c.rack_end = s.end
+        c.rack_end = end
         c.rack_rtt = <uint32_t>min(rtt, <uint64_t>0x7FFFFFFF)
 
 
@@ -116,7 +116,7 @@ cdef void ack_records(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil:
                 d.rtt_xmit = s.xmit_ns
                 if seq_lt(s.seq, c.high_sacked) and c.flags & TF_SACK_OK:
                     c.flags |= TF_REO_SEEN
-            note_delivered(t, c, s, d)
+            note_delivered(t, c, s, s.end, d)
         uncount(c, s)
         seg_free_head(t, c)
     c.snd_una = ack
@@ -124,11 +124,13 @@ cdef void ack_records(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil:
 
 
 cdef void trim_head(Tcp *t, Tcb *c, Seg *s, uint32_t ack, Delivery *d) noexcept nogil:
-    cdef uint32_t n = ack - s.seq
+    if not s.flags & SEG_SACKED:
+        if not s.flags & SEG_EVER_RETRANS:
+            d.rtt_xmit = s.xmit_ns
+        note_delivered(t, c, s, ack, d)
     uncount(c, s)
-    sendq_advance(&s.block, &s.block_off, n)
+    sendq_advance(&s.block, &s.block_off, ack - s.seq)
     s.seq = ack
-    d.bytes += n
     if s.flags & SEG_SACKED:
         c.sacked += size_of(s)
     elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
