@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ustack_ext.base.testing import HashTable, hash_words, siphash24
 
-ENTRIES = 200
+ENTRIES = 600
 MASK = (1 << 64) - 1
 
 
@@ -26,10 +27,14 @@ class TableMachine(RuleBasedStateMachine):
             self.table.insert(i, hash)
             self.hashes[i] = hash
 
-    @rule(first=st.integers(0, ENTRIES - 1), n=st.integers(1, 100), step=st.sampled_from([0, 1, 16, 65536]))
+    @rule(
+        first=st.integers(0, ENTRIES - 1),
+        n=st.integers(1, ENTRIES),
+        step=st.sampled_from([0, 1, 16, 65536, 2654435761]),
+    )
     def insert_many(self, first: int, n: int, step: int) -> None:
         for i in range(first, min(first + n, ENTRIES)):
-            self.insert(i, i * step)
+            self.insert(i, i * step & 0xFFFFFFFF)
 
     @rule(i=st.integers(0, ENTRIES - 1))
     def remove(self, i: int) -> None:
@@ -50,27 +55,41 @@ class TableMachine(RuleBasedStateMachine):
     def agree(self) -> None:
         assert self.table.count == len(self.hashes)
         assert sorted(self.table.walk()) == sorted(self.hashes)
-        for hash in {*self.hashes.values(), 1, 0xFFFFFFFF}:
-            assert self.table.find(hash) == {i for i, other in self.hashes.items() if other == hash}
+        wanted: dict[int, set[int]] = {1: set(), 0xFFFFFFFF: set()}
+        for i, hash in self.hashes.items():
+            wanted.setdefault(hash, set()).add(i)
+        for hash, entries in wanted.items():
+            assert self.table.find(hash) == entries
 
 
 TestTableMachine = TableMachine.TestCase
 TestTableMachine.settings = settings(max_examples=150, stateful_step_count=30)
 
 
-def test_grows_at_load_one_and_shrinks_with_new_entries_below_an_eighth() -> None:
-    table = HashTable(0, 5000)
-    for i in range(4096):
+def test_grows_and_shrinks_by_a_few_buckets_with_each_entry() -> None:
+    """A bucket an entry, one more at a time; taken back, while entries come, when there are eight times too many."""
+    table = HashTable(0, 6000)
+    for i in range(5000):
         table.insert(i, i * 2654435761 & 0xFFFFFFFF)
-    assert table.buckets == 4096
-    table.insert(4096, 7)
-    assert table.buckets == 8192
-    for i in range(4096):
+        assert table.buckets == max(16, i + 1)
+    for i in range(5000):
         table.remove(i)
-    assert table.buckets == 8192                # a walk that removes must not see buckets move
-    table.insert(0, 1)
-    assert table.buckets == 16
-    assert table.count == 2
+    assert table.buckets == 5000                # a walk that removes must not see buckets move
+    for i in range(5000, 6000):
+        before = table.buckets
+        table.insert(i, i * 2654435761 & 0xFFFFFFFF)
+        assert before - 16 <= table.buckets <= before + 1
+        for old in range(5000, i + 1):
+            if old % 97 == 0:
+                assert table.find(old * 2654435761 & 0xFFFFFFFF) == {old}
+    assert table.count == 1000
+    assert 1000 <= table.buckets <= 8000
+
+
+@pytest.mark.parametrize("buckets", [0, 1, 16, 17, 1000, 4096])
+def test_begins_with_what_was_asked_for(buckets: int) -> None:
+    made = HashTable(buckets, 1).buckets
+    assert max(16, buckets) <= made <= max(16, 2 * buckets - 1)
 
 
 # -- hashes

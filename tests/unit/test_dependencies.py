@@ -38,7 +38,7 @@ ALLOWED_HEADERS = {"stdint.h", "stddef.h", "stdbool.h", "limits.h", "string.h", 
 # Names of the C library that data-plane modules may need; the rest must be Python's (Cython's module set-up).
 ALLOWED_SYMBOL = re.compile(
     r"""
-      malloc | calloc | realloc | aligned_alloc | free | abort | qsort | bsearch
+      malloc | calloc | realloc | posix_memalign | free | abort | qsort | bsearch
     | mem(cpy|move|set|cmp|chr) | str(len|cmp|ncmp|chr|rchr) | cbrt | exp2? | log2? | pow | sqrt
     | v?snprintf | fprintf | fwrite | stderr                        # what Cython says before it gives up
     | __stack_chk_fail | __assert_fail | __(mem|str|v?snprintf|fprintf)\w*_chk

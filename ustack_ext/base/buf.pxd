@@ -1,6 +1,6 @@
 # Packet buffers: reference-counted blocks of three sizes from slabs, under one hard budget (bytes).
 # A buffer is also a node of the queue that holds it (next, off, len, seq), so queues need no nodes of their own.
-from ustack_ext.base.chunk cimport Spares
+from ustack_ext.base.chunk cimport ChunkList
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
@@ -23,10 +23,9 @@ cdef struct Buf:
     uint8_t *data
 
 cdef struct BufPool:
-    void *free_slabs[3]    # per class: base/chunk's list (private)
-    Spares spares[3]
+    ChunkList blocks[3]    # per class (private)
     uint64_t used          # bytes in blocks handed out
-    uint64_t held          # bytes in slabs held from malloc
+    uint64_t held          # bytes in chunks held from malloc
     uint64_t budget        # hard limit on `used`
     uint64_t failures      # allocations refused
     int64_t live           # blocks handed out: 0 when the engine is idle and empty

@@ -1,7 +1,8 @@
 # Packet buffers in three sizes under one budget (buf.pxd), and the queue of them. What a buffer holds is its owner's
 # business; where the memory comes from is base/chunk's.
 from libc.stdint cimport uint32_t, uint64_t
-from ustack_ext.base.chunk cimport ChunkList, chunk_free_all, chunk_give, chunk_take
+from ustack_ext.base.chunk cimport ChunkList, chunk_free_all, chunk_give, chunk_init, chunk_take_quick
+from ustack_ext.base.chunk cimport chunk_take_slow
 from ustack_ext.base.live cimport LIVE_BUFFERS, live_count
 
 cdef enum:
@@ -22,23 +23,12 @@ cdef inline uint32_t class_cap(int cls) noexcept nogil:
     return SMALL_CAP if cls == BUF_SMALL else (MEDIUM_CAP if cls == BUF_MEDIUM else LARGE_CAP)
 
 
-cdef inline ChunkList class_chunks(BufPool *p, int cls) noexcept nogil:
-    cdef ChunkList l
-    l.head = &p.free_slabs[cls]
-    l.held = &p.held
-    l.spares = &p.spares[cls]
-    l.keep = KEEP_BYTES // (LARGE_CHUNK_BYTES if cls == BUF_LARGE else CHUNK_BYTES)
-    l.chunk = LARGE_CHUNK_BYTES if cls == BUF_LARGE else CHUNK_BYTES
-    l.object = class_cap(cls) + HEADER
-    return l
-
-
 cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil:
     cdef int cls
+    cdef uint32_t chunk
     for cls in range(BUF_CLASSES):
-        p.free_slabs[cls] = NULL
-        p.spares[cls].first = NULL
-        p.spares[cls].count = 0
+        chunk = LARGE_CHUNK_BYTES if cls == BUF_LARGE else CHUNK_BYTES
+        chunk_init(&p.blocks[cls], class_cap(cls) + HEADER, chunk, KEEP_BYTES // chunk, &p.held)
     p.used = 0
     p.held = 0
     p.budget = budget
@@ -48,27 +38,18 @@ cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil:
 
 cdef void pool_destroy(BufPool *p) noexcept nogil:
     cdef int cls
-    cdef ChunkList l
     for cls in range(BUF_CLASSES):
-        l = class_chunks(p, cls)
-        chunk_free_all(&l)
+        chunk_free_all(&p.blocks[cls])
 
 
-cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil:
-    cdef int cls = BUF_SMALL if need <= SMALL_CAP else (BUF_MEDIUM if need <= MEDIUM_CAP else BUF_LARGE)
-    cdef ChunkList l = class_chunks(p, cls)
-    cdef Buf *b = NULL
-    if need <= LARGE_CAP and p.used + l.object <= p.budget:
-        b = <Buf *>chunk_take(&l)
-    if b == NULL:
-        p.failures += 1
-        return NULL
-    p.used += l.object
+cdef inline Buf *made(BufPool *p, int cls, void *block) noexcept nogil:
+    cdef Buf *b = <Buf *>block
+    p.used += p.blocks[cls].object
     p.live += 1
     live_count(LIVE_BUFFERS, 1)
     b.next = NULL
     b.refs = 1
-    b.cap = l.object - HEADER
+    b.cap = p.blocks[cls].object - HEADER
     b.off = 0
     b.len = 0
     b.seq = 0
@@ -78,16 +59,34 @@ cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil:
     return b
 
 
+cdef Buf *buf_alloc_slow(BufPool *p, int cls) noexcept nogil:
+    cdef void *block = chunk_take_slow(&p.blocks[cls])
+    if block == NULL:
+        p.failures += 1
+        return NULL
+    return made(p, cls, block)
+
+
+cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil:
+    cdef int cls = BUF_SMALL if need <= SMALL_CAP else (BUF_MEDIUM if need <= MEDIUM_CAP else BUF_LARGE)
+    cdef void *block
+    if need > LARGE_CAP or p.used + p.blocks[cls].object > p.budget:
+        p.failures += 1
+        return NULL
+    block = chunk_take_quick(&p.blocks[cls])
+    return made(p, cls, block) if block != NULL else buf_alloc_slow(p, cls)
+
+
 cdef uint32_t buf_class_cap(int cls) noexcept nogil:
     return class_cap(cls)
 
 
 cdef void buf_release(BufPool *p, Buf *b) noexcept nogil:
-    cdef ChunkList l = class_chunks(p, b.cls)
+    cdef ChunkList *l = &p.blocks[b.cls]
     p.used -= l.object
     p.live -= 1
     live_count(LIVE_BUFFERS, -1)
-    chunk_give(&l, b)
+    chunk_give(l, b)
 
 
 cdef void bufq_push(BufQueue *q, Buf *b) noexcept nogil:

@@ -3,22 +3,70 @@
 # the caller's.
 from libc.stdint cimport uint32_t, uint64_t
 
-cdef struct Spares:        # wholly free chunks kept for the next rise of the load
-    void *first
-    uint32_t count
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #ifdef __SANITIZE_ADDRESS__
+    #define USTACK_ASAN 1
+    #else
+    #define USTACK_ASAN 0
+    #endif
+    """
+    const bint USTACK_ASAN
+    ctypedef unsigned long uintptr_t
+
+cdef struct Chunk:         # private, like all of ChunkList but `object`
+    Chunk *next
+    Chunk *prev
+    void *returned         # objects given back, linked through their first word
+    uint32_t fresh         # objects never handed out yet: their pages stay untouched
+    uint32_t live          # objects handed out
+    uint32_t total
 
 cdef struct ChunkList:
-    void **head            # where the owner keeps the list's head (NULL: no chunk)
-    Spares *spares         # ... and its spares beyond the one in the list; NULL: none are kept
+    Chunk *usable          # chunks in use with free objects
+    Chunk *full            # chunks without
+    Chunk *spare           # wholly free ones, for the next rise of the load
+    uint32_t spares
     uint32_t keep          # spares at most
     uint64_t *held         # the owner's count of bytes held from malloc
     uint32_t chunk         # bytes a chunk: a power of two, also its alignment
-    uint32_t object        # bytes an object: a multiple of 16; two at least fit beside the chunk's header
+    uint32_t object        # bytes an object
 
 cdef enum:
     CHUNK_HEADER = 64
+    CHUNK_TAIL = 64        # left to malloc for its own header, so that one aligned chunk can follow the other
 
-# an object (contents undefined), or NULL without memory
-cdef void *chunk_take(const ChunkList *l) noexcept nogil
-cdef void chunk_give(const ChunkList *l, void *object) noexcept nogil
-cdef void chunk_free_all(const ChunkList *l) noexcept nogil           # every chunk, whatever is still handed out
+# object: a multiple of 16; two at least fit beside header and tail. keep: wholly free chunks not given back to malloc.
+cdef void chunk_init(ChunkList *l, uint32_t object, uint32_t chunk, uint32_t keep, uint64_t *held) noexcept nogil
+cdef void chunk_free_all(ChunkList *l) noexcept nogil           # every chunk, whatever is still handed out
+cdef void *chunk_take_slow(ChunkList *l) noexcept nogil
+cdef void chunk_give_slow(ChunkList *l, void *object) noexcept nogil
+
+
+cdef inline void *chunk_take_quick(ChunkList *l) noexcept nogil:
+    """An object that was given back, if that is all there is to it; NULL: ask chunk_take_slow."""
+    cdef Chunk *c = l.usable
+    cdef void *object
+    if c == NULL or c.returned == NULL or c.live + 1 >= c.total:
+        return NULL
+    object = c.returned
+    c.returned = (<void **>object)[0]
+    c.live += 1
+    return object
+
+
+cdef inline void *chunk_take(ChunkList *l) noexcept nogil:
+    """An object (contents undefined), or NULL without memory."""
+    cdef void *object = chunk_take_quick(l)
+    return object if object != NULL else chunk_take_slow(l)
+
+
+cdef inline void chunk_give(ChunkList *l, void *object) noexcept nogil:
+    cdef Chunk *c = <Chunk *>(<uintptr_t>object & ~(<uintptr_t>l.chunk - 1))
+    if USTACK_ASAN or c.live <= 1 or c.live == c.total:
+        chunk_give_slow(l, object)
+        return
+    (<void **>object)[0] = c.returned
+    c.returned = object
+    c.live -= 1

@@ -16,13 +16,16 @@ cdef enum EntryKind:
     ENTRY_UDP
     ENTRY_PING
 
+cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
+    TimerLink *next
+    TimerLink *prev
+
 cdef struct Entry:
-    Entry *tnext           # timer wheel's slot list (private to base/wheel)
-    Entry *tprev
+    TimerLink timer        # private to base/wheel, which needs it first
     uint64_t deadline      # ns; meaningful while armed
     Entry *hnext           # hash chain (private to base/table)
     uint32_t hash
     uint8_t kind           # EntryKind
-    uint8_t armed          # wheel: 0 not armed, else level + 1
-    uint8_t slot           # wheel: slot in the level
+    uint8_t armed          # 1 while in the wheel
+    uint8_t slot           # wheel: slot in its node
     uint8_t hashed         # 1 while in a table

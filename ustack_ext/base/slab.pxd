@@ -1,10 +1,11 @@
-# Fixed-size objects (TCBs, neighbours, timers' owners) from slabs, counted, with a limit. Freed slabs go back to
-# malloc.
+# Fixed-size objects (TCBs, neighbours, timers' owners) from slabs, counted, with a limit. Memory that is not
+# used any more goes back to malloc.
 from libc.stdint cimport uint32_t, uint64_t
+from ustack_ext.base.chunk cimport ChunkList
 
 cdef struct Slab:
-    void *free_chunks      # private
-    uint32_t size          # bytes an object, rounded to 16
+    ChunkList chunks       # private
+    uint32_t size          # bytes an object, rounded to 16; of 64, an object has its cache lines to itself
     uint32_t limit         # most objects at a time
     uint32_t live
     uint64_t held          # bytes held from malloc

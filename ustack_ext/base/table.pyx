@@ -1,14 +1,20 @@
 # Hash tables of entries and the keyed hashes they and others use (table.pxd): SipHash (Aumasson, Bernstein, "SipHash: a
 # fast short-input PRF", 2012). What an entry is, and which key fields make its hash, is the caller's business.
 #
-# A table shrinks only when something is inserted: removing while walking must not move what was not visited yet.
+# Buckets are split one by one (linear hashing: Litwin, "Linear hashing: a new tool for file and table addressing",
+# 1980), so that no insertion moves more than a chain or two, and they lie in segments that never move, each as large as
+# all before it; the system gives such memory as it is touched. A table shrinks, likewise by a few buckets, only when
+# something is inserted: removing while walking must not move what was not visited yet.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 from ustack_ext.base.entry cimport Entry
 
 cdef enum:
-    MIN_BUCKETS = 16
-    MAX_BUCKETS = 1 << 30
+    FIRST = 1 << TABLE_FIRST
+    MERGES = 16            # buckets that one insertion takes back at most
+    MAX_MASK = (1 << 30) - 1
+    SPARSE = 8             # buckets an entry, when they are too many
 
 cdef struct Sip:
     uint64_t v0
@@ -98,60 +104,111 @@ cdef uint32_t table_hash(const HashKey *key, uint64_t a, uint64_t b, uint64_t c,
     return <uint32_t>(h ^ (h >> 32))
 
 
-cdef uint32_t buckets_for(uint32_t wanted) noexcept nogil:
-    cdef uint32_t n = MIN_BUCKETS
-    while n < wanted and n < MAX_BUCKETS:
-        n *= 2
-    return n
+cdef inline int segment_of(uint32_t bucket) noexcept nogil:
+    return 32 - TABLE_FIRST - __builtin_clz(bucket | (FIRST - 1))
+
+
+cdef bint segment_add(Table *t, uint32_t first, uint32_t buckets) noexcept nogil:
+    """Memory for so many buckets from `first` on."""
+    cdef Entry **made = <Entry **>calloc(buckets, sizeof(Entry *))
+    if made == NULL:
+        return False
+    t.segments[segment_of(first)] = made - first
+    return True
+
+
+cdef void segment_drop(Table *t, uint32_t first) noexcept nogil:
+    cdef int which = segment_of(first)
+    if t.segments[which] != NULL:
+        free(t.segments[which] + first)
+        t.segments[which] = NULL
 
 
 cdef int table_init(Table *t, uint32_t buckets) noexcept nogil:
-    buckets = buckets_for(buckets)
-    t.count = 0
-    t.mask = buckets - 1
-    t.buckets = <Entry **>calloc(buckets, sizeof(Entry *))
-    return 0 if t.buckets != NULL else -1
+    memset(t, 0, sizeof(Table))
+    if not segment_add(t, 0, FIRST):
+        return -1
+    t.mask = FIRST - 1
+    while t.mask + 1 < buckets and t.mask < MAX_MASK:
+        if not segment_add(t, t.mask + 1, t.mask + 1):
+            table_destroy(t)
+            return -1
+        t.mask = 2 * t.mask + 1
+    return 0
 
 
 cdef void table_destroy(Table *t) noexcept nogil:
-    free(t.buckets)
-    t.buckets = NULL
-    t.mask = 0
-    t.count = 0
+    cdef uint32_t first = FIRST
+    while first <= t.mask + t.split:
+        segment_drop(t, first)
+        first *= 2
+    segment_drop(t, 0)
+    memset(t, 0, sizeof(Table))
 
 
-cdef void resize(Table *t, uint32_t buckets) noexcept nogil:
-    """Rehash into `buckets` (a power of two). Without memory for them the table stays as it is: slower, not broken."""
-    cdef Entry **fresh = <Entry **>calloc(buckets, sizeof(Entry *))
+cdef void grow(Table *t) noexcept nogil:
+    """One bucket more: the next in turn is split. Without memory the table stays as it is: slower, not broken."""
+    cdef uint32_t other = t.mask + 1 + t.split
+    cdef Entry **kept
+    cdef Entry **moved
     cdef Entry *e
-    cdef Entry *following
-    cdef uint32_t i, at
-    if fresh == NULL:
+    if t.split == 0 and (t.mask >= MAX_MASK or not segment_add(t, other, other)):
         return
-    for i in range(t.mask + 1):
-        e = t.buckets[i]
-        while e != NULL:
-            following = e.hnext
-            at = e.hash & (buckets - 1)
-            e.hnext = fresh[at]
-            fresh[at] = e
-            e = following
-    free(t.buckets)
-    t.buckets = fresh
-    t.mask = buckets - 1
+    kept = table_bucket(t, t.split)
+    moved = table_bucket(t, other)
+    e = kept[0]
+    while e != NULL:                           # both chains keep their order
+        if e.hash & (t.mask + 1):
+            moved[0] = e
+            moved = &e.hnext
+        else:
+            kept[0] = e
+            kept = &e.hnext
+        e = e.hnext
+    kept[0] = NULL
+    moved[0] = NULL
+    t.split += 1
+    if t.split > t.mask:
+        t.mask = 2 * t.mask + 1
+        t.split = 0
+
+
+cdef void shrink(Table *t) noexcept nogil:
+    """One bucket less: the last goes back into that which it was split from."""
+    cdef uint32_t last = t.mask + t.split
+    cdef Entry **end
+    if t.split == 0:
+        t.mask //= 2
+        t.split = t.mask + 1
+    t.split -= 1
+    end = table_bucket(t, t.split)
+    while end[0] != NULL:
+        end = &end[0].hnext
+    end[0] = table_bucket(t, last)[0]
+    table_bucket(t, last)[0] = NULL
+    if t.split == 0:
+        segment_drop(t, last)
+
+
+cdef void adjust(Table *t) noexcept nogil:
+    cdef uint32_t buckets = table_buckets(t)
+    cdef int left = MERGES
+    if t.count >= buckets:
+        grow(t)
+    while left > 0 and buckets > FIRST and t.count < buckets // SPARSE:
+        shrink(t)
+        buckets -= 1
+        left -= 1
 
 
 cdef void table_insert(Table *t, Entry *e, uint32_t hash) noexcept nogil:
-    cdef uint32_t at
-    if t.count > t.mask and t.mask < MAX_BUCKETS - 1:
-        resize(t, (t.mask + 1) * 2)
-    elif t.mask >= MIN_BUCKETS and t.count < (t.mask + 1) // 8:
-        resize(t, buckets_for(t.count * 2 + 1))
-    at = hash & t.mask
+    cdef Entry **bucket
+    adjust(t)
+    bucket = table_bucket(t, table_place(t, hash))
     e.hash = hash
-    e.hnext = t.buckets[at]
+    e.hnext = bucket[0]
     e.hashed = 1
-    t.buckets[at] = e
+    bucket[0] = e
     t.count += 1
 
 
@@ -159,7 +216,7 @@ cdef void table_remove(Table *t, Entry *e) noexcept nogil:
     cdef Entry **link
     if not e.hashed:
         return
-    link = &t.buckets[e.hash & t.mask]
+    link = table_bucket(t, table_place(t, e.hash))
     while link[0] != e:
         link = &link[0].hnext
     link[0] = e.hnext

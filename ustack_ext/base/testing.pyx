@@ -14,9 +14,10 @@ from ustack_ext.base.event cimport EventList, Source, event_forget, event_pop, e
 from ustack_ext.base.limiter cimport Limiter, limiter_init, limiter_take
 from ustack_ext.base.rng cimport Rng, rng_below, rng_init, rng_key, rng_u64
 from ustack_ext.base.slab cimport Slab, slab_alloc, slab_destroy, slab_free, slab_init
-from ustack_ext.base.table cimport HashKey, Table, siphash, table_destroy, table_first, table_hash, table_init
-from ustack_ext.base.table cimport table_insert, table_next, table_remove
-from ustack_ext.base.wheel cimport Wheel, wheel_arm, wheel_cancel, wheel_expire, wheel_init, wheel_next
+from ustack_ext.base.table cimport HashKey, Table, siphash, table_bucket, table_buckets, table_destroy, table_first
+from ustack_ext.base.table cimport table_hash, table_init, table_insert, table_next, table_remove
+from ustack_ext.base.wheel cimport Wheel, wheel_arm, wheel_cancel, wheel_destroy, wheel_expire, wheel_init
+from ustack_ext.base.wheel cimport wheel_next, wheel_wake
 
 NEVER = 0xFFFFFFFFFFFFFFFF         # what next() says when nothing is armed
 
@@ -66,6 +67,7 @@ cdef class TimerWheel:
         cdef uint32_t i
         for i in range(self.size):
             wheel_cancel(&self.wheel, &self.entries[i])
+        wheel_destroy(&self.wheel)
         free(self.entries)
 
     cdef Entry *entry(self, uint32_t i) except NULL:
@@ -82,6 +84,9 @@ cdef class TimerWheel:
     def next(self):
         return wheel_next(&self.wheel)
 
+    def wake(self):
+        return wheel_wake(&self.wheel)
+
     def expire(self, uint64_t now):
         """(index, deadline) of the earliest due timer, disarmed; None when none is due."""
         cdef Entry *e = wheel_expire(&self.wheel, now)
@@ -93,6 +98,11 @@ cdef class TimerWheel:
     @property
     def armed(self):
         return self.wheel.armed
+
+    @property
+    def nodes(self):
+        """Nodes that crowded slots were split into."""
+        return self.wheel.nodes
 
 
 @cython.final
@@ -140,8 +150,8 @@ cdef class HashTable:
         cdef Entry *following
         cdef uint32_t i
         met = []
-        for i in range(self.table.mask + 1):
-            e = self.table.buckets[i]
+        for i in range(table_buckets(&self.table)):
+            e = table_bucket(&self.table, i)[0]
             while e != NULL:
                 following = e.hnext
                 met.append(e - self.entries)
@@ -156,7 +166,7 @@ cdef class HashTable:
 
     @property
     def buckets(self):
-        return self.table.mask + 1
+        return table_buckets(&self.table)
 
 
 @cython.final

@@ -20,7 +20,7 @@ from ustack_ext.base.buf cimport BUF_LARGE, Buf, BufPool, buf_class_cap, buf_unr
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap
 from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, Waiter, mute, receive_buffer
-from ustack_ext.engine.engine cimport engine_enter, engine_input, engine_next
+from ustack_ext.engine.engine cimport engine_enter, engine_input, engine_wake
 from ustack_ext.link.link cimport LINK_BATCH, RxFrame, receive_fn
 from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
                                     pthread_mutex_trylock, pthread_mutex_unlock)
@@ -150,7 +150,7 @@ cdef class ThreadDriver(Driver):
     cdef void unlock(self) noexcept nogil:
         cdef uint64_t deadline
         self.finish()
-        deadline = engine_next(self.engine)
+        deadline = engine_wake(self.engine)
         if deadline < self.sleep_until:
             self.sleep_until = 0
             self.kick()
@@ -197,7 +197,7 @@ cdef class ThreadDriver(Driver):
                 self.release_buffers()
                 pthread_mutex_unlock(&self.mutex)
                 return STOPPED if self.stop else PYTHON
-            deadline = engine_next(self.engine)
+            deadline = engine_wake(self.engine)
             self.snapshot()
             if more:
                 self.fill_buffers()

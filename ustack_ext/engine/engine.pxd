@@ -8,7 +8,8 @@
 # engine_poll(e)                expires timers, runs the loopback queue, sends what became due; call after a batch,
 # after socket calls, and when a deadline comes
 #   event_pop(&e.core.events)     until NULL: deliver
-#   engine_next(e)                exact earliest deadline in ns, UINT64_MAX for none
+#   engine_next(e)                exact earliest deadline in ns, UINT64_MAX for none; engine_wake(e): that or, cheaper,
+#                                 a moment before it, for a driver that sleeps and may wake early
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from ustack_ext.base.buf cimport Buf, BufQueue
 from ustack_ext.base.core cimport Core
@@ -33,6 +34,7 @@ cdef void engine_free(Engine *e) noexcept nogil
 cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) noexcept nogil
 cdef void engine_poll(Engine *e) noexcept nogil
 cdef uint64_t engine_next(Engine *e) noexcept nogil
+cdef uint64_t engine_wake(Engine *e) noexcept nogil
 
 
 cdef inline void engine_enter(Engine *e, uint64_t now) noexcept nogil:

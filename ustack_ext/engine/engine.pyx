@@ -11,7 +11,7 @@ from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref, bufq_clear, bufq_pop
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
-from ustack_ext.base.wheel cimport wheel_expire, wheel_init, wheel_next
+from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_init, wheel_next, wheel_wake
 from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
@@ -77,6 +77,7 @@ cdef void engine_free(Engine *e) noexcept nogil:
     tcp_destroy(&e.tcp)
     udp_destroy(&e.udp)
     net_destroy(&e.net)
+    wheel_destroy(&e.core.wheel)
     pool_destroy(&e.core.pool)
     free(e)
 
@@ -138,3 +139,9 @@ cdef uint64_t engine_next(Engine *e) noexcept nogil:
     if e.loopback.count > 0 or e.tcp.dirty_head != NULL:
         return e.core.now
     return wheel_next(&e.core.wheel)
+
+
+cdef uint64_t engine_wake(Engine *e) noexcept nogil:
+    if e.loopback.count > 0 or e.tcp.dirty_head != NULL:
+        return e.core.now
+    return wheel_wake(&e.core.wheel)

@@ -6,7 +6,7 @@ moment.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, Entry
-from ustack_ext.base.table cimport Table
+from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
@@ -90,10 +90,8 @@ cdef list table_rows(Engine *e, Table *t):
     cdef list rows = []
     cdef Entry *entry
     cdef uint32_t i
-    if t.buckets == NULL:
-        return rows
-    for i in range(t.mask + 1):
-        entry = t.buckets[i]
+    for i in range(table_buckets(t)):
+        entry = table_bucket(t, i)[0]
         while entry != NULL:
             rows.append(conn_row(e, entry))
             entry = entry.hnext
@@ -183,8 +181,8 @@ def neighbors(StackCore stack not None):
     cdef int j
     collecting = hold(d)
     try:
-        for i in range(e.net.neighs.mask + 1 if e.net.neighs.buckets != NULL else 0):
-            entry = e.net.neighs.buckets[i]
+        for i in range(table_buckets(&e.net.neighs)):
+            entry = table_bucket(&e.net.neighs, i)[0]
             while entry != NULL:
                 n = <Neigh *>entry
                 known = n.state not in (0, 5)
@@ -210,7 +208,8 @@ def counters(StackCore stack not None):
 
 cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
     """Bytes held for connections and what belongs to them, tables included; packets are the pool's."""
-    cdef uint64_t buckets = <uint64_t>e.tcp.conns.mask + e.tcp.listeners.mask + e.tcp.binds.mask + 3
+    cdef uint64_t buckets = (<uint64_t>table_buckets(&e.tcp.conns) + table_buckets(&e.tcp.listeners)
+                             + table_buckets(&e.tcp.binds))
     return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
             + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
 
@@ -253,8 +252,8 @@ def undelivered(StackCore stack not None):
     cdef int found = 0
     with nogil:
         d.lock()
-        for i in range(e.tcp.conns.mask + 1 if e.tcp.conns.buckets != NULL else 0):
-            entry = e.tcp.conns.buckets[i]
+        for i in range(table_buckets(&e.tcp.conns)):
+            entry = table_bucket(&e.tcp.conns, i)[0]
             while entry != NULL:
                 if entry.kind == ENTRY_TCB:
                     c = <Tcb *>entry

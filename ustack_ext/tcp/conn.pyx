@@ -8,7 +8,8 @@ from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, Entry
 from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.slab cimport slab_alloc, slab_free
-from ustack_ext.base.table cimport HashKey, siphash, table_first, table_hash, table_insert, table_next, table_remove
+from ustack_ext.base.table cimport HashKey, siphash, table_bucket, table_buckets, table_first, table_hash, table_insert
+from ustack_ext.base.table cimport table_next, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.net cimport net_is_local
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
@@ -195,8 +196,8 @@ cdef bint port_has_connections(Tcp *t, const Addr *a, uint16_t port) noexcept no
     cdef uint32_t i
     cdef Entry *e
     cdef Conn *c
-    for i in range(t.conns.mask + 1):
-        e = t.conns.buckets[i]
+    for i in range(table_buckets(&t.conns)):
+        e = table_bucket(&t.conns, i)[0]
         while e != NULL:
             c = <Conn *>e
             if c.lport == port and (addr_is_any(a) or addr_eq(&c.laddr, a)):

@@ -7,7 +7,7 @@ from ustack_ext.base.core cimport Core
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.rng cimport rng_key
 from ustack_ext.base.slab cimport slab_destroy, slab_free, slab_init
-from ustack_ext.base.table cimport table_destroy, table_init
+from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport Net
 from ustack_ext.tcp.output cimport tcp_output
@@ -110,10 +110,8 @@ cdef void drop_connections(Tcp *t) noexcept nogil:
     cdef Entry *e
     cdef Entry *nxt
     cdef Tcb *c
-    if t.conns.buckets == NULL:                              # tcp_init() found no memory
-        return
-    for i in range(t.conns.mask + 1):
-        e = t.conns.buckets[i]
+    for i in range(table_buckets(&t.conns)):
+        e = table_bucket(&t.conns, i)[0]
         while e != NULL:
             nxt = e.hnext
             wheel_cancel(&t.core.wheel, e)

@@ -17,7 +17,7 @@ from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP
 from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
 from ustack_ext.base.slab cimport slab_alloc, slab_destroy, slab_free, slab_init
-from ustack_ext.base.table cimport table_destroy, table_init, table_remove
+from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init, table_remove
 from ustack_ext.net.mib cimport (DropIcmpUnmatched, DropUdpMalformed, UdpInCsumErrors, UdpInErrors, UdpNoPorts)
 from ustack_ext.net.net cimport icmp_send_unreach, net_is_broadcast, net_is_local, net_source_for
 from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST
@@ -46,14 +46,9 @@ cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil:
 cdef void udp_destroy(Udp *u) noexcept nogil:
     """Sockets still open lose their queues and their memory."""
     cdef uint32_t k
-    if u.socks.buckets != NULL:
-        k = 0
-        while u.socks.count != 0 and k <= u.socks.mask:
-            if u.socks.buckets[k] != NULL:
-                udp_close(u, <UdpSock *>u.socks.buckets[k])
-                k = 0                                  # the table may have shrunk: its buckets have moved
-            else:
-                k += 1
+    for k in range(table_buckets(&u.socks)):           # removing moves no bucket
+        while table_bucket(&u.socks, k)[0] != NULL:
+            udp_close(u, <UdpSock *>table_bucket(&u.socks, k)[0])
     table_destroy(&u.socks)
     slab_destroy(&u.slab)
 
