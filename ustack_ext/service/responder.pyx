@@ -17,6 +17,7 @@ from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.entry cimport ENTRY_LISTENER, ENTRY_TCB, Entry
 from ustack_ext.base.event cimport Source
 from ustack_ext.base.iov cimport IoVec
+from ustack_ext.base.table cimport table_bucket, table_buckets
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.tcp.tcb cimport TF_DEAD, TF_FIN_RCVD, Bind, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.tcp cimport (
@@ -109,8 +110,8 @@ cdef void service_close(Service *s) noexcept nogil:
     if s.listener != NULL:
         tcp_close_listener(t, s.listener)
         s.listener = NULL
-    for i in range(t.conns.mask + 1):
-        e = t.conns.buckets[i]
+    for i in range(table_buckets(&t.conns)):
+        e = table_bucket(&t.conns, i)[0]
         while e != NULL:
             following = e.hnext
             c = <Tcb *>e
@@ -129,8 +130,8 @@ cdef void service_forget(Service *s) noexcept nogil:
     cdef uint32_t i
     if s.listener != NULL:
         s.listener.source.user = NULL
-    for i in range(t.conns.mask + 1):
-        e = t.conns.buckets[i]
+    for i in range(table_buckets(&t.conns)):
+        e = table_bucket(&t.conns, i)[0]
         while e != NULL:
             c = <Tcb *>e
             if e.kind == ENTRY_TCB and c.source.native and c.source.user == <void *>s:
