@@ -61,6 +61,7 @@ from ustack_ext.link.tap import Tap, Tun
 
 from . import sim
 from .records import Address, Connection, Interface, Neighbor, Route
+from .selector import Selector
 from .service import Service
 from .socket import Socket
 from .stack import Stack
@@ -126,6 +127,7 @@ __all__ = [
     "Neighbor",
     "PipeEnd",
     "Route",
+    "Selector",
     "Service",
     "Socket",
     "Stack",

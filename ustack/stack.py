@@ -22,6 +22,7 @@ from ustack_ext.sockets.stackcore import StackCore
 
 from . import records
 from .records import Connection, Interface, Neighbor, Route
+from .selector import Selector
 from .service import Service
 from .socket import Socket
 from .sysctl import Sysctl
@@ -326,6 +327,10 @@ class Stack(StackCore):
         self._services = [one for one in self._services if not one.closed]
         self._services.append(service)
         return service
+
+    def selector(self) -> Selector:
+        """A selector as those of the selectors module, which needs no descriptors for this stack's sockets."""
+        return Selector(self)
 
     # -- what it knows
 

@@ -22,13 +22,14 @@ from ustack_ext.driver.driver cimport Driver, Waiter, waiter_get, waiter_put
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.address cimport format_address
 from ustack_ext.sockets.datagram cimport datagram_attempt, datagram_names, datagram_open, datagram_release
+from ustack_ext.sockets.interest cimport interests_drop
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT
 from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, option_get, option_set
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_RAISED, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP,
-    Op, OpKind, SockState, sock_delist, sock_enlist,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_RAISED, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE,
+    SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
 )
 from ustack_ext.sockets.stream cimport (
     stream_attempt, stream_begin_linger, stream_forget, stream_names, stream_open, stream_release,
@@ -94,6 +95,8 @@ cdef void move(SockState *s, SockState *new) noexcept nogil:
     s.kind = SK_NONE
     s.obj = NULL
     s.watch = NULL
+    if new.watch != NULL:
+        interests_drop(new.watch)
     s.closed = CLOSED_BY_USER
     waiters_fire(s, EV_CLOSED)
 

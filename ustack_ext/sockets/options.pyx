@@ -6,7 +6,9 @@ platform's numbers and byte layouts (ustack/options.py). The engine's lock is he
 from libc.errno cimport EINVAL, ENOPROTOOPT, ENOTCONN
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.sockets.state cimport CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState
+from ustack_ext.sockets.state cimport (
+    CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState,
+)
 from ustack_ext.sockets.stream cimport stream_conf
 from ustack_ext.tcp.tcb cimport TCP_CLOSED, TCP_MSS_DEFAULT_V4, Tcb, TcpConf
 from ustack_ext.tcp.tcp cimport tcp_conf_changed, tcp_rcvbuf, tcp_sndbuf, tcp_take_error

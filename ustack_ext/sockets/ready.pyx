@@ -18,6 +18,7 @@ from libc.string cimport memset
 from posix.fcntl cimport FD_CLOEXEC, F_SETFD, fcntl
 from posix.unistd cimport close, dup2, read, write
 from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE
+from ustack_ext.sockets.interest cimport interests_drop
 from ustack_ext.sockets.state cimport SockState, Watch
 
 cdef extern from * nogil:
@@ -74,6 +75,7 @@ cdef void watch_close(SockState *s) noexcept nogil:
     if w == NULL:
         return
     s.watch = NULL
+    interests_drop(w)
     if w.fd_user >= 0:
         close(w.fd_user)
         close(w.fd_engine)

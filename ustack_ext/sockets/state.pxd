@@ -29,6 +29,9 @@ cdef struct Draft:                 # a TCP socket before there is a Tcb or a Lis
     TcpConf conf
     Bind *bind                     # a port claimed by bind(), or NULL
 
+cdef struct Interest
+cdef struct Hub
+
 cdef struct Watch:                 # who is shown the socket's state beside blocked threads; there once somebody asked
     int fd_user                    # what fileno() returned: one end of an AF_UNIX socketpair, or -1
     int fd_engine                  # the other end
@@ -36,6 +39,17 @@ cdef struct Watch:                 # who is shown the socket's state beside bloc
     uint8_t writable
     uint8_t hangup
     uint8_t small                  # the user's end has the smallest send buffer
+    Interest *interests            # of selectors
+
+cdef struct Interest:              # a socket registered with a ustack.Selector
+    Interest *next                 # the socket's others
+    Interest *before               # the hub's list of those that may be ready
+    Interest *after
+    SockState *sock                # NULL: closed since
+    void *registration             # the Python object that this lies in
+    Hub *hub
+    uint16_t want                  # EV_READABLE, EV_WRITABLE
+    uint8_t listed                 # on the hub's list
 
 cdef enum:                         # SockState.shape: the protocol asked for, and this for SOCK_STREAM
     SHAPE_STREAM = 0x80
@@ -55,6 +69,12 @@ cdef struct SockState:
     uint8_t shape
     uint8_t done                   # close() was called
     uint16_t io_refs               # files that makefile() made and nobody closed
+
+cdef struct Hub:                   # one selector
+    SockState state                # only its waiters are used: threads in select()
+    Interest *first
+    Interest *last
+    int wakefd                     # what select() waits on where there are kernel descriptors too; -1: there are none
 
 cdef enum:                         # SockState.cmsg
     CMSG_TTL = 1

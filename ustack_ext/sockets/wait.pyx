@@ -1,14 +1,16 @@
 """Waking those who wait on a socket.
 
 Responsible for: the list of a socket's blocked threads, what is true of a socket now, and carrying the engine's
-events to both the threads and the descriptor. Not for: how a thread sleeps (driver/), how a descriptor shows a state
-(sockets/ready). Everything here runs with the engine's lock held.
+events to the threads, the descriptor and the selectors. Not for: how a thread sleeps (driver/), how a descriptor shows
+a state (sockets/ready), what a selector makes of it (sockets/interest). Everything here runs with the engine's lock
+held.
 """
 from libc.stdint cimport uint16_t
-from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_WRITABLE, Source
+from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source
 from ustack_ext.driver.driver cimport Waiter, waiter_fire
+from ustack_ext.sockets.interest cimport interest_note
 from ustack_ext.sockets.ready cimport pair_sync
-from ustack_ext.sockets.state cimport OPEN, SK_LISTENER, SK_TCB, SK_UDP, SS_STOPPED, SockState
+from ustack_ext.sockets.state cimport OPEN, SK_LISTENER, SK_TCB, SK_UDP, SS_STOPPED, Interest, SockState
 from ustack_ext.tcp.tcb cimport Listener, Tcb
 from ustack_ext.tcp.tcp cimport tcp_listener_ready, tcp_ready
 from ustack_ext.udp.udp cimport UdpSock, udp_ready
@@ -51,8 +53,17 @@ cdef uint16_t sock_ready(SockState *s) noexcept nogil:
 
 
 cdef void sock_sync(SockState *s) noexcept nogil:
-    if s.watch != NULL:
-        pair_sync(s.watch, sock_ready(s))
+    cdef uint16_t bits
+    cdef Interest *i
+    if s.watch == NULL:
+        return
+    bits = sock_ready(s)
+    pair_sync(s.watch, bits)
+    i = s.watch.interests
+    while i != NULL:
+        if interest_note(i, bits):
+            waiters_fire(&i.hub.state, EV_READABLE)
+        i = i.next
 
 
 cdef void sock_event(Source *source, uint16_t bits) noexcept nogil:
