@@ -159,6 +159,15 @@ def test_http(world: StackWorld) -> None:
     assert b"Content-Length: 6\r\n" in head
 
 
+def test_what_follows_the_request_does_not_spoil_the_answer(world: StackWorld) -> None:
+    """Unread data at close() would be answered with a reset (RFC 2525 §2.17), which may overtake the answer."""
+    service = world.right_stack.start_service(("", 0), "http", body="hello\n", close=True)
+    sock = client(world, service)
+    sock.sendall(GET + b"a body that nobody asked for")
+    assert sock.makefile("rb").read().endswith(b"hello\n")
+    until(world, service, open=0, requests=1, bytes_in=len(GET) + 28)
+
+
 def test_many_connections_at_a_time(world: StackWorld) -> None:
     service = world.right_stack.start_service(("", 0), "echo")
     socks = [client(world, service) for _ in range(50)]
@@ -198,6 +207,13 @@ def test_a_service_goes_on_when_nobody_keeps_it(world: StackWorld) -> None:
     sock.connect((world.right_host, port))
     sock.sendall(b"x")
     assert sock.recv(1) == b"x"
+
+
+def test_the_command_line_offers_every_kind() -> None:
+    from ustack import service
+    from ustack.cli import up
+
+    assert up.KINDS == service.KINDS
 
 
 @pytest.mark.parametrize("driver", ["thread", "manual"])
