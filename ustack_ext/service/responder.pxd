@@ -15,7 +15,7 @@ cdef enum:
     ANSWER_MAX = 65536             # bytes
     END_MAX = 64                   # bytes of a request's end
     REQUEST_MAX = 16384            # bytes of a request, its end included
-    PATTERN = 65536                # bytes after which chargen begins anew; a divisor of 2^32
+    PATTERN = 65536                # bytes after which chargen begins anew: what Source.mark counts to
 
 cdef struct ServiceCounters:
     uint64_t connections           # accepted

@@ -21,7 +21,7 @@ from ustack_ext.base.table cimport table_bucket, table_buckets
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.tcp.tcb cimport TF_DEAD, TF_FIN_RCVD, Bind, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.tcp cimport (
-    tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_consume, tcp_listen, tcp_send,
+    tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_consume, tcp_listen, tcp_send,
     tcp_unbind,
 )
 from ustack_ext.wire.addr cimport Addr
@@ -155,9 +155,7 @@ cdef void let_go(Service *s, Tcb *c) noexcept nogil:
 
 cdef void cut(Service *s, Tcb *c) noexcept nogil:
     """Reset it."""
-    c.conf.linger = 1
-    c.conf.linger_time = 0
-    tcp_close(&s.engine.tcp, c)
+    tcp_abort(&s.engine.tcp, c)
     s.open -= 1
     if s.closed and s.open == 0:
         release(s)
@@ -264,6 +262,7 @@ cdef void discard(Service *s, Tcb *c) noexcept nogil:
 
 cdef void chargen(Service *s, Tcb *c) noexcept nogil:
     cdef IoVec iov[VECTOR]
+    cdef long taken
     cdef uint32_t at
     cdef int i
     if c.rcvq_bytes > 0:
@@ -272,13 +271,15 @@ cdef void chargen(Service *s, Tcb *c) noexcept nogil:
         let_go(s, c)
         return
     while True:
-        at = (c.snd_una - c.iss - 1 + c.sndq_bytes) % PATTERN
+        at = c.source.mark                                   # bytes so far, modulo PATTERN
         for i in range(VECTOR):
             iov[i].base = s.answer + at
             iov[i].len = PATTERN - at
             at = 0
-        if hand_over(s, c, iov, VECTOR) <= 0:
+        taken = hand_over(s, c, iov, VECTOR)
+        if taken <= 0:
             return
+        c.source.mark += <uint16_t>taken
 
 
 # -- answer

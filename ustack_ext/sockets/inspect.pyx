@@ -17,8 +17,9 @@ from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
 from ustack_ext.tcp.tcb cimport (
-    SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd,
+    SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd, tcp_ms,
 )
+from ustack_ext.tcp.rtt cimport rtt_rto_us
 from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf
 from ustack_ext.udp.udp cimport UDP_CONNECTED, UDP_IS_PING, UdpSock
 from ustack_ext.wire.addr cimport addr_is_any, addr_is_v4
@@ -33,22 +34,24 @@ cdef dict tcb_details(Engine *e, Tcb *c):
     """TCP's own figures, with the names of Linux's struct tcp_info; times in us unless named otherwise."""
     cdef uint32_t segments = 0
     cdef uint32_t retransmitted = 0
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     while s != NULL:
         segments += 1
         retransmitted += (s.flags & SEG_RETRANS) != 0
         s = s.next
     return {
-        "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.retries, "probes": c.probes,
-        "backoff": c.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
+        "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.tx.retries, "probes": c.probes,
+        "backoff": c.tx.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
         | ((c.flags & TF_WS_OK) != 0) << 2,
-        "snd_wscale": c.snd_wscale, "rcv_wscale": c.rcv_wscale, "rto": c.rto << c.backoff, "ato": c.ato, "mss": c.mss,
+        "snd_wscale": c.snd_wscale, "rcv_wscale": c.rcv_wscale, "rto": rtt_rto_us(&e.tcp, c) << c.tx.backoff,
+        "ato": c.ato * 1000, "mss": c.mss,
         "rcv_mss": c.rcv_mss, "advmss": c.peer_mss, "unacked": segments, "unacked_bytes": c.snd_nxt - c.snd_una,
-        "sacked": c.sacked, "lost": c.lost, "retrans": retransmitted, "pmtu": c.dst.mtu, "rcv_ssthresh": c.rcv_ssthresh,
+        "sacked": c.tx.sacked, "lost": c.tx.lost, "retrans": retransmitted, "pmtu": c.dst.mtu,
+        "rcv_ssthresh": c.rcv_ssthresh,
         "rtt": c.srtt, "rttvar": c.rttvar, "min_rtt": c.min_rtt, "ssthresh": c.ssthresh, "cwnd": c.cwnd,
         "snd_wnd": c.snd_wnd, "rcv_wnd": tcb_rcv_wnd(c),
         "rcvbuf": tcp_rcvbuf(&e.tcp, c), "sndbuf": tcp_sndbuf(&e.tcp, c),
-        "last_data_sent_ms": since(e, c.last_send), "last_data_recv_ms": since(e, c.last_recv),
+        "last_data_sent_ms": ms_since(e, c.last_send), "last_data_recv_ms": ms_since(e, c.last_recv),
         "out_of_order_bytes": c.reasm.truesize if c.reasm != NULL else 0,
     }
 
@@ -57,9 +60,13 @@ cdef uint64_t since(Engine *e, uint64_t then):
     return (e.core.now - then) // 1000000 if then and e.core.now > then else 0
 
 
+cdef uint32_t ms_since(Engine *e, uint32_t then):
+    return tcp_ms(&e.core) - then if then else 0
+
+
 cdef tuple tcb_row(Engine *e, Tcb *c):
     return ("tcp", STATES[c.state], format_address(&c.laddr, c.lport), format_address(&c.raddr, c.rport),
-            c.rcvq_bytes, c.sndq_bytes, tcb_details(e, c))
+            c.rcvq_bytes, c.tx.sndq_bytes, tcb_details(e, c))
 
 
 cdef tuple conn_row(Engine *e, Entry *entry):
@@ -211,6 +218,7 @@ cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
     cdef uint64_t buckets = (<uint64_t>table_buckets(&e.tcp.conns) + table_buckets(&e.tcp.listeners)
                              + table_buckets(&e.tcp.binds))
     return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
+            + e.tcp.confs.held + e.tcp.txs.held
             + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
 
 
@@ -231,7 +239,8 @@ def live(StackCore stack not None):
         return {
             "sockets": sockets, "tcbs": e.tcp.tcbs.live, "listeners": e.tcp.listeners_slab.live,
             "binds": e.tcp.binds_slab.live, "synreqs": e.tcp.synreqs.live, "timewaits": e.tcp.timewaits.live,
-            "segments": e.tcp.segs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
+            "segments": e.tcp.segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
+            "settings": e.tcp.confs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
             "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,
             "buffers": e.core.pool.live, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,
             "object_bytes": object_bytes(e),

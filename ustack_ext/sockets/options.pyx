@@ -9,9 +9,9 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.state cimport (
     CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState,
 )
-from ustack_ext.sockets.stream cimport stream_conf
+from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
 from ustack_ext.tcp.tcb cimport TCP_CLOSED, TCP_MSS_DEFAULT_V4, Tcb, TcpConf
-from ustack_ext.tcp.tcp cimport tcp_conf_changed, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
+from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport UDP_BROADCAST, UDP_REUSEADDR, UdpSock
 
 cdef enum:
@@ -37,7 +37,7 @@ cdef bint set_bit(uint8_t *bits, uint8_t bit, bint on) noexcept nogil:
     return on
 
 
-cdef long long tcp_get(Engine *e, SockState *s, TcpConf *conf, int which) noexcept nogil:
+cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) noexcept nogil:
     cdef Tcb *c = <Tcb *>s.obj if s.kind == SK_TCB else NULL
     if which == OPT_KEEPALIVE:
         return conf.keepalive
@@ -108,7 +108,7 @@ cdef int take_error(SockState *s) noexcept nogil:
 
 
 cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil:
-    cdef TcpConf *conf
+    cdef const TcpConf *conf
     if which == OPT_ERROR:
         return take_error(s)
     if which == OPT_ACCEPTCONN:
@@ -197,7 +197,8 @@ cdef int udp_set(UdpSock *u, int which, long long value) noexcept nogil:
 
 
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil:
-    cdef TcpConf *conf
+    cdef const TcpConf *now
+    cdef TcpConf conf
     cdef int rc
     if which == OPT_ERROR or which == OPT_ACCEPTCONN or which == OPT_MTU:
         return -ENOPROTOOPT
@@ -214,11 +215,10 @@ cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcep
     elif s.kind == SK_UDP:
         return udp_set(<UdpSock *>s.obj, which, value)
     else:
-        conf = stream_conf(s)
-        if conf == NULL:
+        now = stream_conf(s)
+        if now == NULL:
             return -EINVAL
-        rc = tcp_set(s, conf, which, value)
-        if rc == 0 and s.kind == SK_TCB:
-            tcp_conf_changed(&e.tcp, <Tcb *>s.obj)
-        return rc
+        conf = now[0]
+        rc = tcp_set(s, &conf, which, value)
+        return rc if rc != 0 else stream_set_conf(e, s, &conf)
     return 0

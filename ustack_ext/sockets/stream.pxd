@@ -14,5 +14,6 @@ cdef bint stream_begin_linger(Engine *e, SockState *s) noexcept nogil          #
 cdef void stream_release(Engine *e, SockState *s, bint abort) noexcept nogil   # gives everything back to the engine
 cdef void stream_forget(SockState *s) noexcept nogil                           # ... which is not ours any more (fork)
 # its options, wherever they are now; NULL: closed
-cdef TcpConf *stream_conf(SockState *s) noexcept nogil
+cdef const TcpConf *stream_conf(SockState *s) noexcept nogil
+cdef int stream_set_conf(Engine *e, SockState *s, const TcpConf *conf) noexcept nogil       # 0 or -ENOMEM
 cdef int stream_names(SockState *s, Addr *laddr, uint16_t *lport, Addr *raddr, uint16_t *rport) noexcept nogil

@@ -22,8 +22,8 @@ from ustack_ext.tcp.tcb cimport (
     TcpConf,
 )
 from ustack_ext.tcp.tcp cimport (
-    tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_changed, tcp_conf_default, tcp_connect, tcp_listen,
-    tcp_recv, tcp_send, tcp_set_backlog, tcp_shutdown, tcp_take_error, tcp_unbind,
+    tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_connect, tcp_listen, tcp_recv,
+    tcp_send, tcp_set_backlog, tcp_set_conf, tcp_set_listener_conf, tcp_shutdown, tcp_take_error, tcp_unbind,
 )
 from ustack_ext.wire.addr cimport Addr, addr_none
 
@@ -38,12 +38,21 @@ cdef int stream_open(Engine *e, SockState *s) noexcept nogil:
     return 0
 
 
-cdef TcpConf *stream_conf(SockState *s) noexcept nogil:
+cdef const TcpConf *stream_conf(SockState *s) noexcept nogil:
     if s.kind == SK_TCB:
-        return &(<Tcb *>s.obj).conf
+        return (<Tcb *>s.obj).conf
     if s.kind == SK_LISTENER:
-        return &(<Listener *>s.obj).conf
+        return (<Listener *>s.obj).conf
     return &(<Draft *>s.obj).conf if s.obj != NULL else NULL
+
+
+cdef int stream_set_conf(Engine *e, SockState *s, const TcpConf *conf) noexcept nogil:
+    if s.kind == SK_TCB:
+        return tcp_set_conf(&e.tcp, <Tcb *>s.obj, conf)
+    if s.kind == SK_LISTENER:
+        return tcp_set_listener_conf(&e.tcp, <Listener *>s.obj, conf)
+    (<Draft *>s.obj).conf = conf[0]
+    return 0
 
 
 cdef Draft *draft_again(SockState *s) noexcept nogil:
@@ -234,10 +243,9 @@ cdef void stream_release(Engine *e, SockState *s, bint abort) noexcept nogil:
     cdef Tcb *c = <Tcb *>s.obj
     if s.kind == SK_TCB:
         if abort:
-            c.conf.linger = 1
-            c.conf.linger_time = 0
-            tcp_conf_changed(&e.tcp, c)
-        tcp_close(&e.tcp, c)
+            tcp_abort(&e.tcp, c)
+        else:
+            tcp_close(&e.tcp, c)
     elif s.kind == SK_LISTENER:
         tcp_close_listener(&e.tcp, <Listener *>s.obj)
     elif s.obj != NULL:

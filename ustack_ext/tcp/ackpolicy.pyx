@@ -1,37 +1,40 @@
 """When to acknowledge (RFC 9293 §3.8.6.3, RFC 5681 §4.2), and the limits of ACKs that an attacker could provoke (RFC
 5961 §7).
 """
-from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.net.mib cimport TCPACKSkippedChallenge, TCPACKSkippedSeq, TCPChallengeACK
 from ustack_ext.tcp.output cimport send_ack
-from ustack_ext.tcp.tcb cimport TF_ACK_DELAYED, TF_ACK_NOW, Tcb, Tcp
+from ustack_ext.tcp.rtt cimport rtt_rto_us
+from ustack_ext.tcp.tcb cimport TF_ACK_DELAYED, TF_ACK_NOW, Tcb, Tcp, has_gap, tcp_ms
 
 cdef enum:
     NS = 1000000000
+    MS = 1000000
+    DELACK_MAX_MS = 1000           # delack_at holds less than 2**31 ns
 
 
 cdef void adapt(Tcp *t, Tcb *c) noexcept nogil:
     """The delay follows the gaps between segments, between tcp_delack_min and tcp_delack_max, as Linux's ato."""
-    cdef uint64_t gap = (t.core.now - c.last_recv) // 1000
-    cdef uint32_t least = t.knobs.delack_min_us
+    cdef uint32_t gap = tcp_ms(t.core) - c.last_recv, least = t.knobs.delack_min_us // 1000
+    cdef uint32_t ato = c.ato
     if gap <= least // 2:
-        c.ato = c.ato // 2 + least // 2
-    elif gap < c.ato:
-        c.ato = c.ato // 2 + <uint32_t>gap
-    elif gap > c.rto:
+        ato = ato // 2 + least // 2
+    elif gap < ato:
+        ato = ato // 2 + gap
+    elif gap > rtt_rto_us(t, c) // 1000:
         # after a pause the sender may be in slow start: don't keep it waiting
         c.quick = max(c.quick, 2)
-    c.ato = min(max(c.ato, least), t.knobs.delack_max_us)
+    c.ato = <uint16_t>min(min(max(ato, least), t.knobs.delack_max_us // 1000), <uint32_t>DELACK_MAX_MS)
 
 
 cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment) noexcept nogil:
     adapt(t, c)
     if segment > c.rcv_mss:
         c.rcv_mss = <uint16_t>min(segment, <uint32_t>0xFFFF)
-    if c.reasm != NULL or c.flags & TF_ACK_NOW:
+    if has_gap(c) or c.flags & TF_ACK_NOW:
         c.flags |= TF_ACK_NOW                                # a gap is there, or was just filled (RFC 5681 §4.2)
         return
     if c.rcv_nxt - c.last_ack_sent >= 2 * <uint32_t>c.rcv_mss:
@@ -41,15 +44,16 @@ cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment) noexcept nogil:
         c.quick -= 1
         c.flags |= TF_ACK_NOW
         return
-    c.flags |= TF_ACK_DELAYED
-    if c.delack_at == UINT64_MAX:
-        c.delack_at = t.core.now + <uint64_t>c.ato * 1000
+    if not c.flags & TF_ACK_DELAYED:
+        c.flags |= TF_ACK_DELAYED
+        c.delack_at = <uint32_t>t.core.now + <uint32_t>c.ato * MS
 
 
 cdef bint too_soon(Tcp *t, Tcb *c) noexcept nogil:
-    if c.last_oow_ack and t.core.now - c.last_oow_ack < <uint64_t>t.knobs.invalid_ratelimit * 1000000:
+    cdef uint32_t now = tcp_ms(t.core)
+    if c.last_oow_ack and now - c.last_oow_ack < t.knobs.invalid_ratelimit:
         return True
-    c.last_oow_ack = t.core.now
+    c.last_oow_ack = now
     return False
 
 

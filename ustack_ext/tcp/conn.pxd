@@ -22,6 +22,10 @@ cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil
 cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil
 cdef void tcb_release(Tcp *t, Tcb *c) noexcept nogil                   # the application lets go of a CLOSED one
 
+cdef void acceptq_push(Listener *l, Tcb *c) noexcept nogil             # at its end; the listener's until it is popped
+cdef Tcb *acceptq_pop(Listener *l) noexcept nogil                      # NULL: empty
+cdef Tcb *aq_next(const Tcb *c) noexcept nogil
+
 cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil
 cdef void bind_free(Tcp *t, Bind *b) noexcept nogil
 cdef bint bind_blocks_listen(Tcp *t, Bind *b) noexcept nogil           # another listener has the address and port

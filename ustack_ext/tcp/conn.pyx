@@ -2,26 +2,31 @@
 6056).
 """
 from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, ENOBUFS
-from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 
 from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, Entry
-from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
+from ustack_ext.base.event cimport (
+    EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source, event_forget, event_raise,
+)
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport HashKey, siphash, table_bucket, table_buckets, table_first, table_hash, table_insert
 from ustack_ext.base.table cimport table_next, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.net cimport net_is_local
+from ustack_ext.tcp.conf cimport conf_unref
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSED, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tcb, Tcp,
+    TCP_CLOSED, TF_ACCEPTQ, TF_ACK_DELAYED, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FREE, TF_ORPHAN, Bind, Conn, Listener,
+    Tcb, Tcp, tcb_deadline,
 )
 from ustack_ext.tcp.rtt cimport rtt_init
 from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast
 
 cdef enum:
     EPHEMERAL_TRIES = 64           # random tries before the range is walked
+    DELACK_MAX_MS = 1000           # delack_at holds less than 2**31 ns
     ISN_TICK_NS = 4000             # RFC 9293 §3.4.1: the clock ticks every 4 us
 
 cdef struct TupleKey:
@@ -84,11 +89,10 @@ cdef Tcb *tcb_new(Tcp *t) noexcept nogil:
     c.entry.kind = ENTRY_TCB
     c.source.kind = ENTRY_TCB
     c.state = TCP_CLOSED
-    c.rto_at = UINT64_MAX
-    c.delack_at = UINT64_MAX
+    c.tx = &t.no_tx
     c.idle_at = UINT64_MAX
     c.rcv_ssthresh = t.knobs.rmem_default // 2
-    c.ato = t.knobs.delack_min_us
+    c.ato = <uint16_t>min(t.knobs.delack_min_us // 1000, <uint32_t>DELACK_MAX_MS)
     c.quick = 16
     rtt_init(t, c)
     return c
@@ -111,7 +115,7 @@ cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t at = min(c.rto_at, min(c.delack_at, c.idle_at))
+    cdef uint64_t at = tcb_deadline(c, t.core.now)
     if at == UINT64_MAX:
         if c.entry.armed:
             wheel_cancel(&t.core.wheel, &c.entry)
@@ -125,9 +129,11 @@ cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil:
 
 cdef void tcb_free(Tcp *t, Tcb *c) noexcept nogil:
     rcvq_clear(t, c)
-    if c.bind != NULL:
-        bind_free(t, c.bind)
-        c.bind = NULL
+    if c.owner.bind != NULL:
+        bind_free(t, c.owner.bind)
+        c.owner.bind = NULL
+    conf_unref(t, c.conf)
+    c.conf = NULL
     event_forget(&t.core.events, &c.source)
     if c.flags & TF_DIRTY:                      # tcp_flush frees it when it comes to it
         c.flags |= TF_FREE
@@ -135,22 +141,57 @@ cdef void tcb_free(Tcp *t, Tcb *c) noexcept nogil:
     slab_free(&t.tcbs, c)
 
 
-cdef void acceptq_remove(Listener *l, Tcb *c) noexcept nogil:
+# ---- the accept queue, linked through source.next: nobody holds the connection, so it has no events ----
+
+cdef Tcb *aq_next(const Tcb *c) noexcept nogil:
+    return <Tcb *>c.source.next
+
+
+cdef inline void aq_leave(Listener *l, Tcb *c) noexcept nogil:
+    l.acceptq -= 1
+    c.source.next = NULL
+    c.owner.listener = NULL
+    c.flags &= ~<uint32_t>TF_ACCEPTQ
+
+
+cdef void acceptq_push(Listener *l, Tcb *c) noexcept nogil:
+    c.flags |= TF_ACCEPTQ
+    c.owner.listener = l
+    if l.aq_tail == NULL:
+        l.aq_head = c
+    else:
+        l.aq_tail.source.next = <Source *>c
+    l.aq_tail = c
+    l.acceptq += 1
+
+
+cdef Tcb *acceptq_pop(Listener *l) noexcept nogil:
+    cdef Tcb *c = l.aq_head
+    if c == NULL:
+        return NULL
+    l.aq_head = aq_next(c)
+    if l.aq_head == NULL:
+        l.aq_tail = NULL
+    aq_leave(l, c)
+    return c
+
+
+cdef void acceptq_remove(Tcb *c) noexcept nogil:
+    cdef Listener *l = c.owner.listener
     cdef Tcb *before = NULL
     cdef Tcb *at = l.aq_head
     while at != NULL and at != c:
         before = at
-        at = at.aq_next
+        at = aq_next(at)
     if at == NULL:
         return
     if before == NULL:
-        l.aq_head = c.aq_next
+        l.aq_head = aq_next(c)
     else:
-        before.aq_next = c.aq_next
+        before.source.next = c.source.next
     if l.aq_tail == c:
         l.aq_tail = before
-    l.acceptq -= 1
-    c.flags &= ~<uint32_t>TF_ACCEPTQ
+    aq_leave(l, c)
 
 
 cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil:
@@ -161,16 +202,15 @@ cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil:
     c.state = TCP_CLOSED
     c.flags |= TF_DEAD
     table_remove(&t.conns, &c.entry)
-    c.rto_at = UINT64_MAX
-    c.delack_at = UINT64_MAX
+    c.flags &= ~<uint32_t>TF_ACK_DELAYED
     c.idle_at = UINT64_MAX
-    tcb_set_timer(t, c)
     sendq_clear(t, c)
     ofo_clear(t, c)
+    tcb_set_timer(t, c)
     if error:
-        c.error = error
+        c.error = <uint8_t>error
     if c.flags & TF_ACCEPTQ:                    # nobody has it yet: it makes room for one that lives
-        acceptq_remove(c.listener, c)
+        acceptq_remove(c)
         tcb_free(t, c)
         return
     if c.flags & TF_ORPHAN:

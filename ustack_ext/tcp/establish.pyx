@@ -5,9 +5,10 @@ from ustack_ext.base.event cimport EV_WRITABLE
 from ustack_ext.tcp.conn cimport tcb_raise
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, Options
 from ustack_ext.tcp.output cimport tune_sndbuf, update_mss, wscale_for
+from ustack_ext.tcp.sendqueue cimport tx_give
 from ustack_ext.tcp.tcb cimport (
-    CA_OPEN, TCP_ESTABLISHED, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_CONNECTED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Tcb,
-    Tcp,
+    CA_OPEN, TCP_ESTABLISHED, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_CONNECTED, TF_SACK_OK, TF_SYN_LOST, TF_TS_OK,
+    TF_WS_OK, Tcb, Tcp, tcp_hours, tcp_ms,
 )
 from ustack_ext.wire.addr cimport addr_is_v4
 
@@ -21,7 +22,7 @@ cdef void take_syn_options(Tcp *t, Tcb *c, const Options *o, uint32_t asked) noe
     if o.have & OPT_TS and asked & TF_TS_OK:
         c.flags |= TF_TS_OK
         c.ts_recent = o.tsval
-        c.ts_recent_s = <uint32_t>(t.core.now // NS)
+        c.ts_recent_h = tcp_hours(t.core)
     if o.have & OPT_SACK_OK and asked & TF_SACK_OK:
         c.flags |= TF_SACK_OK
     if o.have & OPT_WSCALE and asked & TF_WS_OK:            # RFC 7323 §2.2: only if both offered it
@@ -37,15 +38,13 @@ cdef void establish(Tcp *t, Tcb *c) noexcept nogil:
     c.ca_state = CA_OPEN
     update_mss(t, c)
     c.rcv_mss = min(c.mss, c.peer_mss)
-    c.cwnd = (1 if c.syn_retries > 1 else t.knobs.init_cwnd) * c.mss        # RFC 6928; RFC 5681 §3.1 after a lost SYN
+    # RFC 6928; RFC 5681 §3.1 after a lost SYN
+    c.cwnd = (1 if c.flags & TF_SYN_LOST else t.knobs.init_cwnd) * c.mss
     c.ssthresh = <uint32_t>0x7FFFFFFF
     c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
-    c.high_sacked = c.snd_una
-    c.snd_sml = c.snd_una
-    c.last_recv = t.core.now
-    c.rcvq_epoch = t.core.now
-    c.retries = 0
-    c.backoff = 0
+    c.last_recv = tcp_ms(t.core)
+    c.rcvq_epoch = <uint32_t>(t.core.now // 1000)
+    tx_give(t, c)                                           # the SYN's: what was backed off for it is no more
     tune_sndbuf(t, c)
     arm_keepalive(t, c)
     tcb_raise(t, c, EV_WRITABLE)

@@ -23,21 +23,22 @@ from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
-from ustack_ext.tcp.reassembly cimport ofo_clear, ofo_collect, ofo_insert, rcvq_append
+from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append
 from ustack_ext.tcp.recovery cimport recovery_ack
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
-    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_DSACK_PENDING, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK,
-    TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, tcb_rcv_wnd,
+    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK, TF_TS_OK,
+    TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, has_gap, tcb_rcv_wnd, tcp_hours,
+    tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
 from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_RST, TH_SYN
 
 cdef enum:
     NS = 1000000000
-    PAWS_IDLE_S = 24 * 24 * 3600       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
+    PAWS_IDLE_H = 24 * 24       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
     OFO_TRUESIZE_FACTOR = 2
 
 
@@ -95,14 +96,14 @@ cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         note_fin(c, s)
     if c.flags & TF_FIN_OOO and c.fin_seq == c.rcv_nxt:
         take_fin(t, c)
-    c.last_recv = t.core.now
+    c.last_recv = tcp_ms(t.core)
 
 
 # ---- SYN-SENT (§3.10.7.3) ----
 
 cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     cdef bint acked = (s.h.flags & TH_ACK) != 0
-    if acked and (seq_leq(s.h.ack, c.iss) or seq_gt(s.h.ack, c.snd_nxt)):
+    if acked and (seq_leq(s.h.ack, c.tx.iss) or seq_gt(s.h.ack, c.snd_nxt)):
         count(t.core, DropTcpBadAck)
         reply_reset(t, s)
         return
@@ -128,7 +129,6 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.snd_wnd = s.h.wnd                                      # RFC 7323 §2.2: not scaled in a SYN
     c.max_snd_wnd = c.snd_wnd
     c.snd_wl1 = s.h.seq
-    c.snd_wl2 = s.h.ack
     if not acked:                                            # simultaneous open (MUST-10)
         c.state = TCP_SYN_RECV
         send_syn(t, c)
@@ -153,7 +153,7 @@ cdef bint timestamp_ok(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if not s.o.have & OPT_TS:                                # RFC 7323 §3.2: SHOULD be dropped
         count(t.core, DropTcpPaws)
         return False
-    if <int32_t>(s.o.tsval - c.ts_recent) >= 0 or <uint32_t>(t.core.now // NS) - c.ts_recent_s > PAWS_IDLE_S:
+    if <int32_t>(s.o.tsval - c.ts_recent) >= 0 or <unsigned short>(tcp_hours(t.core) - c.ts_recent_h) > PAWS_IDLE_H:
         return True
     count(t.core, PAWSEstab)
     count(t.core, DropTcpPaws)
@@ -211,10 +211,7 @@ cdef bint unacceptable(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
 cdef void note_old(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
     """RFC 2883 §4.1: a duplicate is reported once."""
     c.flags |= TF_ACK_NOW
-    if c.flags & TF_SACK_OK and t.knobs.dsack:
-        c.flags |= TF_DSACK_PENDING
-        c.dup_seq = seq
-        c.dup_end = end
+    if dsack_note(t, c, seq, end):
         count(t.core, TCPDSACKOldSent)
 
 
@@ -247,7 +244,6 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
             return False
         c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
         c.snd_wl1 = s.h.seq
-        c.snd_wl2 = s.h.ack
         recovery_ack(t, c, s.h.ack, &s.o, False)
         establish(t, c)
         return True
@@ -260,19 +256,19 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         return True
     advanced = seq_gt(s.h.ack, c.snd_una)
     # RFC 5681 §2
-    duplicate = (not advanced and s.len == 0 and c.seg_head != NULL
+    duplicate = (not advanced and s.len == 0 and c.tx.seg_head != NULL
                  and <uint32_t>s.h.wnd << c.snd_wscale == c.snd_wnd)
     if s.len == 0:
         count(t.core, TCPPureAcks)
     update_window(c, s)
     c.probes = 0
-    if advanced or c.seg_head != NULL:
+    if advanced or c.tx.seg_head != NULL:
         recovery_ack(t, c, s.h.ack, &s.o, duplicate)
     if advanced:
         net_confirm(t.net, &c.dst)
         c.soft_error = 0
         tune_sndbuf(t, c)
-        if 3 * <uint64_t>c.sndq_bytes <= 2 * <uint64_t>c.sndbuf:
+        if 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf:
             tcb_raise(t, c, EV_WRITABLE)
         if c.flags & TF_FIN_SENT and c.snd_una == c.snd_nxt:
             return fin_acked(t, c)
@@ -280,10 +276,9 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
 
 
 cdef void update_window(Tcb *c, SegIn *s) noexcept nogil:
-    if seq_lt(c.snd_wl1, s.h.seq) or (c.snd_wl1 == s.h.seq and seq_leq(c.snd_wl2, s.h.ack)):
+    if seq_leq(c.snd_wl1, s.h.seq):
         c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
         c.snd_wl1 = s.h.seq
-        c.snd_wl2 = s.h.ack
         c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
 
 
@@ -311,7 +306,7 @@ cdef void note_timestamp(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if (c.flags & TF_TS_OK and s.o.have & OPT_TS and seq_leq(s.h.seq, c.last_ack_sent)
             and <int32_t>(s.o.tsval - c.ts_recent) >= 0):
         c.ts_recent = s.o.tsval
-        c.ts_recent_s = <uint32_t>(t.core.now // NS)
+        c.ts_recent_h = tcp_hours(t.core)
 
 
 # ---- seventh: the data ----
@@ -335,7 +330,7 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
 
 
 cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
-    cdef bint gap = c.reasm != NULL
+    cdef bint gap = has_gap(c)
     if not rcvq_append(t, c, s.rx.buf, s.data, s.n):
         count(t.core, TCPRcvQDrop)
         s.h.flags &= <unsigned char>~TH_FIN
@@ -362,7 +357,8 @@ cdef void note_fin(Tcb *c, SegIn *s) noexcept nogil:
 cdef void take_fin(Tcp *t, Tcb *c) noexcept nogil:
     c.flags = (c.flags & ~<uint32_t>TF_FIN_OOO) | TF_FIN_RCVD | TF_ACK_NOW
     c.rcv_nxt += 1
-    ofo_clear(t, c)                                          # what a liar sent for behind its FIN
+    if has_gap(c):
+        ofo_clear(t, c)                                      # what a liar sent for behind its FIN
     if seq_lt(c.rcv_adv, c.rcv_nxt):
         c.rcv_adv = c.rcv_nxt
     if c.state == TCP_ESTABLISHED:

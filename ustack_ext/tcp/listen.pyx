@@ -4,7 +4,7 @@ RFC 9293 §3.10.7.2 (LISTEN) and the passive half of SYN-RECEIVED. An entry of t
 the queue is full the oldest goes (RFC 4987 §3.3), so that a flood shortens the time a handshake may take but doesn't
 stop it.
 """
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ
@@ -16,7 +16,8 @@ from ustack_ext.net.mib cimport (
     DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows, PAWSEstab, TcpAttemptFails,
     TcpPassiveOpens, TCPReqQFullDrop, TcpRetransSegs,
 )
-from ustack_ext.tcp.conn cimport conn_hash, isn, tcb_insert, tcb_new, ts_offset_of
+from ustack_ext.tcp.conf cimport conf_ref
+from ustack_ext.tcp.conn cimport acceptq_push, conn_hash, isn, tcb_insert, tcb_new, ts_offset_of
 from ustack_ext.tcp.establish cimport establish
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE
 from ustack_ext.tcp.output cimport send_bare, send_synack, ts_now, wscale_for
@@ -24,8 +25,8 @@ from ustack_ext.tcp.rtt cimport rtt_sample
 from ustack_ext.tcp.segment cimport SegIn, reply_reset
 from ustack_ext.tcp.seq cimport seq_geq, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_ACCEPTQ, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Conn, Listener,
-    SynReq, Tcb, Tcp,
+    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_SACK_OK, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener,
+    SynReq, Tcb, Tcp, tcp_hours,
 )
 from ustack_ext.wire.addr cimport addr_is_v4
 from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_RST, TH_SYN
@@ -71,7 +72,6 @@ cdef void open_request(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
     r.irs = s.h.seq
     r.iss = iss if iss else isn(t, &r.laddr, r.lport, &r.raddr, r.rport)
     r.ts_offset = ts_offset_of(t, &r.laddr, &r.raddr, r.lport, r.rport)
-    r.wnd = s.h.wnd
     r.mss = s.o.mss if s.o.have & OPT_MSS else (TCP_MSS_DEFAULT_V4 if addr_is_v4(&r.raddr) else TCP_MSS_DEFAULT_V6)
     if s.o.have & OPT_TS and t.knobs.timestamps:
         r.opts |= TF_TS_OK
@@ -81,8 +81,8 @@ cdef void open_request(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
     if s.o.have & OPT_WSCALE and t.knobs.window_scaling:
         r.opts |= TF_WS_OK
         r.snd_wscale = s.o.wscale
-    r.rcv_wnd = min(l.conf.rcvbuf // 2 if l.conf.rcvbuf else WINDOW_MAX, <uint32_t>WINDOW_MAX)
-    r.sent_ns = t.core.now
+    r.rcv_wnd = <uint16_t>min(l.conf.rcvbuf // 2 if l.conf.rcvbuf else WINDOW_MAX, <uint32_t>WINDOW_MAX)
+    r.sent_us = <uint32_t>(t.core.now // 1000)
     table_insert(&t.conns, &r.entry, conn_hash(t, &r.laddr, r.lport, &r.raddr, r.rport))
     r.older = l.synq_newest
     if l.synq_newest == NULL:
@@ -125,7 +125,7 @@ cdef void synreq_timer(Tcp *t, SynReq *r) noexcept nogil:
 cdef void acknowledge(Tcp *t, SynReq *r) noexcept nogil:
     send_bare(t, <Conn *>r, r.iss + 1, r.irs + 1, r.rcv_wnd >> (wscale_for(t,
               r.listener.conf.rcvbuf) if r.opts & TF_WS_OK else 0), TH_ACK,
-              (r.opts & TF_TS_OK) != 0, ts_now(t, r.ts_offset), r.ts_recent, r.tos)
+              (r.opts & TF_TS_OK) != 0, ts_now(t, r.ts_offset), r.ts_recent, r.listener.conf.tos)
 
 
 cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
@@ -139,7 +139,7 @@ cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
         count(t.core, DropTcpPaws)
         acknowledge(t, r)
         return NULL
-    if not (seq_geq(s.h.seq, rcv_nxt) and seq_lt(s.h.seq, rcv_nxt + max(r.rcv_wnd, <uint32_t>1))):
+    if not (seq_geq(s.h.seq, rcv_nxt) and seq_lt(s.h.seq, rcv_nxt + max(<uint32_t>r.rcv_wnd, <uint32_t>1))):
         count(t.core, DropTcpOutOfWindow)
         if not s.h.flags & TH_RST:
             acknowledge(t, r)
@@ -178,10 +178,8 @@ cdef Tcb *promote(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     c.raddr = r.raddr
     c.lport = r.lport
     c.rport = r.rport
-    c.conf = l.conf
-    c.flags = TF_ACCEPTQ | r.opts
-    c.iss = r.iss
-    c.irs = r.irs
+    c.conf = conf_ref(l.conf)
+    c.flags = r.opts
     c.snd_una = r.iss + 1
     c.snd_nxt = r.iss + 1
     c.rcv_nxt = r.irs + 1
@@ -189,27 +187,22 @@ cdef Tcb *promote(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     c.last_ack_sent = c.rcv_nxt
     c.ts_offset = r.ts_offset
     c.ts_recent = r.ts_recent
-    c.ts_recent_s = <uint32_t>(t.core.now // NS)
+    c.ts_recent_h = tcp_hours(t.core)
+    c.irs = r.irs
     c.peer_mss = r.mss
-    c.syn_retries = r.retries
+    if r.retries > 1:
+        c.flags |= TF_SYN_LOST
     if r.opts & TF_WS_OK:
         c.snd_wscale = r.snd_wscale
         c.rcv_wscale = wscale_for(t, l.conf.rcvbuf)
     c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
     c.snd_wl1 = s.h.seq
-    c.snd_wl2 = s.h.ack
     if r.retries == 0:
-        rtt_sample(t, c, <uint32_t>min((t.core.now - r.sent_ns) // 1000, <uint64_t>0x7FFFFFFF))
+        rtt_sample(t, c, <uint32_t>(t.core.now // 1000) - r.sent_us)
     synreq_free(t, r)
-    c.listener = l
     establish(t, c)
     tcb_insert(t, c)
-    if l.aq_tail == NULL:
-        l.aq_head = c
-    else:
-        l.aq_tail.aq_next = c
-    l.aq_tail = c
-    l.acceptq += 1
+    acceptq_push(l, c)
     count(t.core, TcpPassiveOpens)
     event_raise(&t.core.events, &l.source, EV_READABLE)
     return c

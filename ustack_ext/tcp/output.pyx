@@ -22,19 +22,22 @@ from ustack_ext.tcp.options cimport (
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
-from ustack_ext.tcp.sendqueue cimport seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent
+from ustack_ext.tcp.sendqueue cimport (
+    seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent, tx_give, tx_take,
+)
 from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
     TCP_MAX_WSCALE, TCP_MSS_DEFAULT_V4, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
-    TF_DEAD, TF_DSACK_PENDING, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
-    TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp,
+    TF_DEAD, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
+    TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcp_ms,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit
 
 cdef enum:
+    NS_A_MS = 1000000
     IP4_TCP_HEADERS = 40
     IP6_TCP_HEADERS = 60
     TS_OPTION_LEN = 12
@@ -119,7 +122,7 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_TS_OK:
         mss -= TS_OPTION_LEN
     c.mss = <uint16_t>mss
-    c.burst = max(mss, GSO_MAX // mss * mss) if addr_is_v4(&c.raddr) else mss
+    c.gso_segs = <uint16_t>max(1, GSO_MAX // mss) if addr_is_v4(&c.raddr) else 1
 
 
 # ---- one segment ----
@@ -169,11 +172,11 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
         o.have |= OPT_TS
         o.tsval = ts_now(t, c.ts_offset)
         o.tsecr = c.ts_recent
-    if c.flags & TF_SACK_OK and (c.reasm != NULL or c.flags & TF_DSACK_PENDING):
+    if c.reasm != NULL and c.flags & TF_SACK_OK:
         room = 3 if c.flags & TF_TS_OK else 4
         if pkt.payload_len + (TS_OPTION_LEN if c.flags & TF_TS_OK else 0) + 12 > c.mss:
             room = 0                                         # a full segment has no room for blocks
-        ofo_report(c, &o, room)
+        ofo_report(t, c, &o, room)
     h.sport = c.lport
     h.dport = c.rport
     h.seq = seq
@@ -186,7 +189,6 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, options, c.conf.tos, c.conf.ttl)
     c.last_ack_sent = c.rcv_nxt
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
-    c.delack_at = UINT64_MAX
 
 
 cdef void note_window(Tcp *t, Tcb *c, uint32_t wnd) noexcept nogil:
@@ -268,16 +270,16 @@ cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ac
 
 cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
     cdef Options o
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     cdef uint32_t wnd = min(window_limit(t, c), <uint32_t>WINDOW_MAX)
     cdef bint reply = c.state != TCP_SYN_SENT                # SYN-RECEIVED, or closed from there already
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return False
     if s == NULL:
-        s = seg_append(t, c, c.iss, c.iss + 1, SEG_SYN)
+        s = seg_append(t, c, c.tx.iss, c.tx.iss + 1, SEG_SYN)
         if s == NULL:
             return False
-        c.snd_nxt = c.iss + 1
+        c.snd_nxt = c.tx.iss + 1
         recovery_sent(t, c, s)
     else:
         recovery_resent(t, c, s)
@@ -294,8 +296,8 @@ cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, c.conf.rcvbuf)
     c.rcv_adv = c.rcv_nxt + wnd
-    syn_segment(t, &c.dst, <Conn *>c, c.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN, &o,
-                c.conf.tos, c.conf.ttl)
+    syn_segment(t, &c.dst, <Conn *>c, c.tx.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN,
+                &o, c.conf.tos, c.conf.ttl)
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
     return True
 
@@ -358,15 +360,15 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     tx_init(&pkt)
     # 64 KiB are never in more than TX_IOV_MAX pieces: blocks are full but for the last
     sendq_gather(s.block, s.block_off, n, &pkt)
-    sendq_advance(&c.nxt_block, &c.nxt_off, n)
+    sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, n)
     c.snd_nxt = s.end
     if fin:
         c.flags |= TF_FIN_SENT
     if n % c.mss:
-        c.snd_sml = c.snd_nxt
+        c.tx.snd_sml = c.snd_nxt
     recovery_sent(t, c, s)
-    c.last_send = t.core.now
-    if t.core.now - c.last_recv < <uint64_t>c.ato * 1000:
+    c.last_send = tcp_ms(t.core)
+    if c.last_send - c.last_recv < c.ato:
         # an interactive exchange: ACKs ride on the answers from here on
         c.quick = 0
     segment(t, c, &pkt, seq, TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0))
@@ -395,13 +397,13 @@ cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
         return True
     if c.conf.nodelay:
         return False
-    return seq_gt(c.snd_sml, c.snd_una) and not seq_gt(c.snd_sml, c.snd_nxt)
+    return seq_gt(c.tx.snd_sml, c.snd_una) and not seq_gt(c.tx.snd_sml, c.snd_nxt)
 
 
 cdef void restart_after_idle(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 5681 §4.1: what was learnt of the path is old."""
     if (t.knobs.slow_start_after_idle and c.ca_state == CA_OPEN and c.last_send
-            and t.core.now - c.last_send > rtt_rto_ns(t, c)):
+            and tcp_ms(t.core) - c.last_send > rtt_rto_ns(t, c) // NS_A_MS):
         c.cwnd = min(c.cwnd, t.knobs.init_cwnd * c.mss)
 
 
@@ -427,20 +429,21 @@ cdef uint32_t burst_now(const Tcb *c) noexcept nogil:
     As Linux sizes its own (tcp_tso_autosize): on a slow path a record of what was sent stays small, so that its round
     trip and its loss are those of a moment.
     """
+    cdef uint32_t burst = tcb_burst(c)
     cdef uint64_t rate
     if c.srtt <= MS:                                         # a millisecond holds more than a window
-        return c.burst
+        return burst
     rate = <uint64_t>c.cwnd * (MS * 2) // c.srtt
-    if rate >= c.burst:
-        return c.burst
-    return min(max(<uint32_t>rate // c.mss, <uint32_t>2) * c.mss, c.burst)
+    if rate >= burst:
+        return burst
+    return min(max(<uint32_t>rate // c.mss, <uint32_t>2) * c.mss, burst)
 
 
 cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint32_t unsent = sendq_unsent(c), burst, n
     cdef int32_t usable
     cdef bint last
-    if c.flight == 0 and c.snd_una == c.snd_nxt and unsent:
+    if c.tx.flight == 0 and c.snd_una == c.snd_nxt and unsent:
         restart_after_idle(t, c)
     burst = burst_now(c)
     while unsent > 0:
@@ -480,16 +483,19 @@ cdef void send_fin(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void persist(Tcp *t, Tcb *c) noexcept nogil:
     """Something waits, nothing is in flight that would bring an ACK: the window must be probed (RFC 9293 §3.8.6.1)."""
-    if c.seg_head == NULL and (sendq_unsent(c) > 0 or (c.flags & TF_FIN_QUEUED and not c.flags & TF_FIN_SENT)):
-        if c.timer_what != TIMER_PERSIST:
-            c.timer_what = TIMER_PERSIST
-            c.backoff = 0
+    if c.tx.seg_head == NULL and (sendq_unsent(c) > 0 or (c.flags & TF_FIN_QUEUED and not c.flags & TF_FIN_SENT)):
+        if c.tx.timer_what != TIMER_PERSIST:
+            if not tx_take(t, c):
+                c.idle_at = min(c.idle_at, t.core.now + rtt_rto_ns(t, c))           # looks again
+                return
+            c.tx.timer_what = TIMER_PERSIST
+            c.tx.backoff = 0
             c.probes = 0
-            c.rto_at = t.core.now + rtt_rto_ns(t, c)
-    elif c.timer_what == TIMER_PERSIST:
-        c.timer_what = TIMER_NONE
-        c.rto_at = UINT64_MAX
-        c.backoff = 0
+            c.tx.rto_at = t.core.now + rtt_rto_ns(t, c)
+    elif c.tx.timer_what == TIMER_PERSIST:
+        c.tx.timer_what = TIMER_NONE
+        c.tx.rto_at = UINT64_MAX
+        c.tx.backoff = 0
         c.probes = 0
 
 
@@ -499,7 +505,7 @@ cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_DEAD:
         return
     if may_carry_data(c):
-        while c.lost > 0:
+        while c.tx.lost > 0:
             s = recovery_next_lost(c)
             n = cwnd_allows(c, s.end - s.seq) if s != NULL else 0
             if n == 0:
@@ -507,10 +513,12 @@ cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
                 break
             if not resend(t, c, s, n):
                 break
-        if c.lost == 0:
+        if c.tx.lost == 0:
             send_data(t, c)
             send_fin(t, c)
         persist(t, c)
     if c.flags & TF_ACK_NOW and c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV:
         send_ack(t, c)
+    if c.tx.seg_head == NULL and c.tx.sndq_bytes == 0 and c.tx.timer_what == TIMER_NONE and c.tx.backoff == 0:
+        tx_give(t, c)                                        # (Karn: a back-off lasts until there is a valid sample)
     tcb_set_timer(t, c)

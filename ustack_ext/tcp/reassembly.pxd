@@ -17,5 +17,7 @@ cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint
 cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil
 cdef void ofo_clear(Tcp *t, Tcb *c) noexcept nogil
 # Fills o.sack with up to `room` blocks: the D-SACK first if one is pending, then the ranges touched last (RFC 2018 §4,
-# RFC 2883 §4).
-cdef void ofo_report(Tcb *c, Options *o, uint32_t room) noexcept nogil
+# RFC 2883 §4). c.reasm is there.
+cdef void ofo_report(Tcp *t, Tcb *c, Options *o, uint32_t room) noexcept nogil
+# [seq, end) came twice: the next ACK says so. False: it will not (no SACK, no memory).
+cdef bint dsack_note(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil

@@ -15,7 +15,7 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.net.mib cimport TCPDSACKOfoSent, TCPOFODrop, TCPOFOMerge, TCPRcvCollapsed
 from ustack_ext.tcp.options cimport OPT_SACK, Options
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
-from ustack_ext.tcp.tcb cimport TCP_OFO_RANGES_MAX, TF_DSACK_PENDING, Range, Reasm, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport TCP_OFO_RANGES_MAX, TF_DSACK_PENDING, TF_SACK_OK, Range, Reasm, Tcb, Tcp
 
 cdef enum:
     COALESCE = 512             # payloads up to this are copied into the buffer before them, if it has room
@@ -197,22 +197,36 @@ cdef void touch(Reasm *r, uint32_t seq) noexcept nogil:
         r.nrecent += 1
 
 
-cdef void note_duplicate(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
-    count(t.core, TCPDSACKOfoSent)
-    c.dup_seq = seq
-    c.dup_end = end
+cdef Reasm *reasm_of(Tcp *t, Tcb *c) noexcept nogil:
+    if c.reasm == NULL:
+        c.reasm = <Reasm *>slab_alloc(&t.reasms)
+    return c.reasm
+
+
+cdef bint dsack_note(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
+    cdef Reasm *r
+    if not c.flags & TF_SACK_OK or not t.knobs.dsack:
+        return False
+    r = reasm_of(t, c)
+    if r == NULL:
+        return False
+    r.dup_seq = seq
+    r.dup_end = end
     c.flags |= TF_DSACK_PENDING
+    return True
+
+
+cdef void note_duplicate(Tcp *t, Tcb *c, uint32_t seq, uint32_t end) noexcept nogil:
+    if dsack_note(t, c, seq, end):
+        count(t.core, TCPDSACKOfoSent)
 
 
 cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint32_t n, uint32_t limit) noexcept nogil:
-    cdef Reasm *r = c.reasm
+    cdef Reasm *r = reasm_of(t, c)
     cdef uint32_t at, end = seq + n
     cdef bint kept
     if r == NULL:
-        r = <Reasm *>slab_alloc(&t.reasms)
-        if r == NULL:
-            return False
-        c.reasm = r
+        return False
     at = find(r, seq)
     # Trim against the ranges on both sides: bytes we already have win.
     if at < r.count and seq_leq(r.ranges[at].seq, seq) and seq_gt(r.ranges[at].end, seq):
@@ -224,8 +238,7 @@ cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint
         data += r.ranges[at].end - seq
         seq = r.ranges[at].end
     kept = place(t, c, r, buf, data, seq, end, limit)
-    if r.count == 0:
-        ofo_clear(t, c)
+    forget_if_empty(t, c)
     return kept
 
 
@@ -306,7 +319,11 @@ cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil:
                 link_in_order(c, b)
             b = nxt
         remove_range(r, 0)
-    if r.count == 0:
+    forget_if_empty(t, c)
+
+
+cdef void forget_if_empty(Tcp *t, Tcb *c) noexcept nogil:
+    if c.reasm.count == 0 and not c.flags & TF_DSACK_PENDING:
         ofo_clear(t, c)
 
 
@@ -319,20 +336,21 @@ cdef void ofo_clear(Tcp *t, Tcb *c) noexcept nogil:
     free(c.reasm.ranges)
     slab_free(&t.reasms, c.reasm)
     c.reasm = NULL
+    c.flags &= ~<uint32_t>TF_DSACK_PENDING
 
 
-cdef void ofo_report(Tcb *c, Options *o, uint32_t room) noexcept nogil:
+cdef void ofo_report(Tcp *t, Tcb *c, Options *o, uint32_t room) noexcept nogil:
     cdef Reasm *r = c.reasm
     cdef uint32_t i, j, k, at
     cdef bint seen
     o.nsack = 0
     if c.flags & TF_DSACK_PENDING and room > 0:
-        o.sack[0] = c.dup_seq
-        o.sack[1] = c.dup_end
+        o.sack[0] = r.dup_seq
+        o.sack[1] = r.dup_end
         o.nsack = 1
         c.flags &= ~<uint32_t>TF_DSACK_PENDING
     k = o.nsack
-    for i in range(r.nrecent if r != NULL else 0):
+    for i in range(r.nrecent):
         if o.nsack == room:
             break
         at = find(r, r.recent[i] + 1)
@@ -348,3 +366,4 @@ cdef void ofo_report(Tcb *c, Options *o, uint32_t room) noexcept nogil:
         o.nsack += 1
     if o.nsack > 0:
         o.have |= OPT_SACK
+    forget_if_empty(t, c)

@@ -2,8 +2,8 @@
 
 In it: the scoreboard (RFC 2018), RACK-TLP (RFC 8985), proportional rate reduction (RFC 6937),
                        NewReno for peers without SACK (RFC 6582),
-what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record is in one of four states, and c.flight,
-c.sacked and c.lost count their bytes:
+what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record is in one of four states, and tx.flight,
+tx.sacked and tx.lost count their bytes:
 
     in flight -> SACKED                    -> acknowledged
               -> LOST -> LOST|RETRANS      -> SACKED or acknowledged, or LOST again
@@ -39,10 +39,10 @@ cdef struct Delivery:              # what one ACK told us
 
 
 cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
-    """flight, less what duplicate ACKs of a peer without SACK stand for (c.sacked is an estimate then)."""
+    """flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is an estimate then)."""
     if c.flags & TF_SACK_OK:
-        return c.flight
-    return c.flight - min(c.flight, c.sacked)
+        return c.tx.flight
+    return c.tx.flight - min(c.tx.flight, c.tx.sacked)
 
 
 # ---- state changes of one record ----
@@ -54,11 +54,11 @@ cdef inline uint32_t size_of(const Seg *s) noexcept nogil:
 cdef void uncount(Tcb *c, Seg *s) noexcept nogil:
     """Takes the record out of the counter of its state."""
     if s.flags & SEG_SACKED:
-        c.sacked -= size_of(s)
+        c.tx.sacked -= size_of(s)
     elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-        c.lost -= size_of(s)
+        c.tx.lost -= size_of(s)
     else:
-        c.flight -= size_of(s)
+        c.tx.flight -= size_of(s)
 
 
 cdef void mark_lost(Tcb *c, Seg *s) noexcept nogil:
@@ -67,21 +67,21 @@ cdef void mark_lost(Tcb *c, Seg *s) noexcept nogil:
     uncount(c, s)
     s.flags |= SEG_LOST
     s.flags &= <unsigned char>~SEG_RETRANS
-    c.lost += size_of(s)
+    c.tx.lost += size_of(s)
     seg_untime(c, s)
-    if c.retrans_hint == NULL or seq_lt(s.seq, c.retrans_hint.seq):
-        c.retrans_hint = s
+    if c.tx.retrans_hint == NULL or seq_lt(s.seq, c.tx.retrans_hint.seq):
+        c.tx.retrans_hint = s
 
 
 cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     note_delivered(t, c, s, s.end, d)
-    if seq_lt(s.seq, c.high_sacked) and not s.flags & SEG_EVER_RETRANS:
+    if seq_lt(s.seq, c.tx.high_sacked) and not s.flags & SEG_EVER_RETRANS:
         # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
         c.flags |= TF_REO_SEEN
     uncount(c, s)
     s.flags |= SEG_SACKED
     s.flags &= <unsigned char>~(SEG_LOST | SEG_RETRANS)
-    c.sacked += size_of(s)
+    c.tx.sacked += size_of(s)
     seg_untime(c, s)
 
 
@@ -92,10 +92,10 @@ cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d
     # the ACK is for the original: says nothing of the retransmission
     if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
         return
-    if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_gt(end, c.rack_end)):
-        c.rack_xmit = s.xmit_ns
-        c.rack_end = end
-        c.rack_rtt = <uint32_t>min(rtt, <uint64_t>0x7FFFFFFF)
+    if s.xmit_ns > c.tx.rack_xmit or (s.xmit_ns == c.tx.rack_xmit and seq_gt(end, c.tx.rack_end)):
+        c.tx.rack_xmit = s.xmit_ns
+        c.tx.rack_end = end
+        c.tx.rack_rtt = <uint32_t>min(rtt, <uint64_t>0x7FFFFFFF)
 
 
 # ---- the cumulative acknowledgement ----
@@ -103,8 +103,8 @@ cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d
 cdef void ack_records(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil:
     cdef Seg *s
     cdef uint32_t data = ack - c.snd_una
-    while c.seg_head != NULL:
-        s = c.seg_head
+    while c.tx.seg_head != NULL:
+        s = c.tx.seg_head
         if seq_gt(s.end, ack):
             if seq_gt(ack, s.seq):                          # part of a record
                 trim_head(t, c, s, ack, d)
@@ -114,7 +114,7 @@ cdef void ack_records(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil:
         if not s.flags & SEG_SACKED:
             if s.flags & SEG_EVER_RETRANS == 0:
                 d.rtt_xmit = s.xmit_ns
-                if seq_lt(s.seq, c.high_sacked) and c.flags & TF_SACK_OK:
+                if seq_lt(s.seq, c.tx.high_sacked) and c.flags & TF_SACK_OK:
                     c.flags |= TF_REO_SEEN
             note_delivered(t, c, s, s.end, d)
         uncount(c, s)
@@ -132,21 +132,21 @@ cdef void trim_head(Tcp *t, Tcb *c, Seg *s, uint32_t ack, Delivery *d) noexcept 
     sendq_advance(&s.block, &s.block_off, ack - s.seq)
     s.seq = ack
     if s.flags & SEG_SACKED:
-        c.sacked += size_of(s)
+        c.tx.sacked += size_of(s)
     elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-        c.lost += size_of(s)
+        c.tx.lost += size_of(s)
     else:
-        c.flight += size_of(s)
+        c.tx.flight += size_of(s)
 
 
 # ---- SACK blocks ----
 
 cdef bint sack_block(Tcp *t, Tcb *c, uint32_t left, uint32_t right, Delivery *d) noexcept nogil:
     """Marks the records inside [left, right). False: nothing new in it."""
-    cdef Seg *s = c.sack_hint
+    cdef Seg *s = c.tx.sack_hint
     cdef bint fresh = False
     if s == NULL:
-        s = c.seg_head
+        s = c.tx.seg_head
     while s != NULL and seq_gt(s.seq, left) and s.prev != NULL:
         s = s.prev
     while s != NULL and seq_leq(s.end, left):
@@ -159,10 +159,10 @@ cdef bint sack_block(Tcp *t, Tcb *c, uint32_t left, uint32_t right, Delivery *d)
         if not s.flags & SEG_SACKED:
             mark_sacked(t, c, s, d)
             fresh = True
-        c.sack_hint = s
+        c.tx.sack_hint = s
         s = s.next
-    if seq_gt(right, c.high_sacked):
-        c.high_sacked = right
+    if seq_gt(right, c.tx.high_sacked):
+        c.tx.high_sacked = right
     return fresh
 
 
@@ -180,14 +180,14 @@ cdef void read_sacks(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d
             continue
         # the usual block is a known one, or one that grew to the right
         for k in range(4):
-            known = c.sack_cache[2 * k + 1]
-            if c.sack_cache[2 * k] == left and seq_leq(known, right) and seq_gt(known, left):
+            known = c.tx.sack_cache[2 * k + 1]
+            if c.tx.sack_cache[2 * k] == left and seq_leq(known, right) and seq_gt(known, left):
                 left = known
                 break
         if left != right:
             sack_block(t, c, left, right, d)
     for i in range(8):
-        c.sack_cache[i] = o.sack[i] if i < 2 * <uint32_t>o.nsack and seq_geq(o.sack[i & ~1], ack) else 0
+        c.tx.sack_cache[i] = o.sack[i] if i < 2 * <uint32_t>o.nsack and seq_geq(o.sack[i & ~1], ack) else 0
 
 
 cdef bint is_dsack(const Options *o, uint32_t ack) noexcept nogil:
@@ -198,35 +198,35 @@ cdef bint is_dsack(const Options *o, uint32_t ack) noexcept nogil:
 
 cdef void forget_sacks(Tcb *c) noexcept nogil:
     """The receiver dropped what it had SACKed (RFC 2018 §8)."""
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     cdef int i
     while s != NULL:
         if s.flags & SEG_SACKED:
             s.flags = s.flags & <unsigned char>~SEG_SACKED
-            c.sacked -= size_of(s)
-            c.flight += size_of(s)
+            c.tx.sacked -= size_of(s)
+            c.tx.flight += size_of(s)
         s = s.next
     for i in range(8):
-        c.sack_cache[i] = 0
-    c.high_sacked = c.snd_una
+        c.tx.sack_cache[i] = 0
+    c.tx.high_sacked = c.snd_una
 
 
 # ---- RACK ----
 
 cdef uint32_t reo_window(Tcb *c) noexcept nogil:
     """RFC 8985 §6.2 step 4, us: no patience while no reordering was seen and there is other evidence of loss."""
-    if not c.flags & TF_REO_SEEN and (c.ca_state >= CA_RECOVERY or c.sacked >= TCP_REORDERING * <uint32_t>c.mss):
+    if not c.flags & TF_REO_SEEN and (c.ca_state >= CA_RECOVERY or c.tx.sacked >= TCP_REORDERING * <uint32_t>c.mss):
         return 0
     return min(max(c.min_rtt // 4, <uint32_t>REO_WND_MIN_US), max(c.srtt, <uint32_t>REO_WND_MIN_US))
 
 
 cdef uint64_t rack_detect(Tcp *t, Tcb *c) noexcept nogil:
     """Marks what was sent long enough before something that arrived. Returns when to look again (ns), or UINT64_MAX."""
-    cdef uint64_t patience = (<uint64_t>c.rack_rtt + reo_window(c)) * 1000
-    cdef Seg *s = c.time_head
+    cdef uint64_t patience = (<uint64_t>c.tx.rack_rtt + reo_window(c)) * 1000
+    cdef Seg *s = c.tx.time_head
     cdef Seg *nxt
     while s != NULL:
-        if s.xmit_ns > c.rack_xmit or (s.xmit_ns == c.rack_xmit and seq_geq(s.end, c.rack_end)):
+        if s.xmit_ns > c.tx.rack_xmit or (s.xmit_ns == c.tx.rack_xmit and seq_geq(s.end, c.tx.rack_end)):
             break
         if s.xmit_ns + patience > t.core.now:
             return s.xmit_ns + patience
@@ -242,12 +242,12 @@ cdef uint64_t rack_detect(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
     c.ca_state = CA_RECOVERY
-    c.recover = c.snd_nxt
-    c.recover_fs = max(c.snd_nxt - c.snd_una, <uint32_t>1)
+    c.tx.recover = c.snd_nxt
+    c.tx.recover_fs = max(c.snd_nxt - c.snd_una, <uint32_t>1)
     c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una)
-    c.prr_delivered = 0
-    c.prr_out = 0
-    c.cc_acked = 0
+    c.tx.prr_delivered = 0
+    c.tx.prr_out = 0
+    c.tx.cc_acked = 0
     count(t.core, TCPSackRecovery if c.flags & TF_SACK_OK else TCPRenoRecovery)
 
 
@@ -255,9 +255,9 @@ cdef void leave_recovery(Tcb *c) noexcept nogil:
     if c.ca_state == CA_RECOVERY:
         c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
     c.ca_state = CA_OPEN
-    c.dupacks = 0
+    c.tx.dupacks = 0
     if not c.flags & TF_SACK_OK:
-        c.sacked = 0
+        c.tx.sacked = 0
 
 
 cdef void prr(Tcb *c, uint32_t delivered, bint progress, bint partial) noexcept nogil:
@@ -266,24 +266,24 @@ cdef void prr(Tcb *c, uint32_t delivered, bint progress, bint partial) noexcept 
     """
     cdef uint32_t pipe = recovery_pipe(c), allowed, limit
     cdef int32_t debt
-    c.prr_delivered += delivered
+    c.tx.prr_delivered += delivered
     if pipe > c.ssthresh:
-        allowed = <uint32_t>((<uint64_t>c.prr_delivered * c.ssthresh + c.recover_fs - 1) // c.recover_fs)
-        allowed = allowed - c.prr_out if allowed > c.prr_out else 0
+        allowed = <uint32_t>((<uint64_t>c.tx.prr_delivered * c.ssthresh + c.tx.recover_fs - 1) // c.tx.recover_fs)
+        allowed = allowed - c.tx.prr_out if allowed > c.tx.prr_out else 0
     else:
-        debt = <int32_t>(c.prr_delivered - c.prr_out)
+        debt = <int32_t>(c.tx.prr_delivered - c.tx.prr_out)
         limit = max(delivered, <uint32_t>debt if debt > 0 else 0)
         if progress:
             limit += c.mss
         allowed = min(c.ssthresh - pipe, limit)
-    if c.prr_out == 0 or partial:
+    if c.tx.prr_out == 0 or partial:
         allowed = max(allowed, <uint32_t>c.mss)              # the fast retransmit itself
     c.cwnd = pipe + allowed
 
 
 cdef void lose_first(Tcp *t, Tcb *c) noexcept nogil:
     """Without SACK all that is known is that the first segment is missing."""
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     if size_of(s) > c.mss and not s.flags & SEG_LOST:
         seg_split(t, c, s, s.seq + c.mss)
     mark_lost(c, s)
@@ -295,20 +295,20 @@ cdef uint32_t reno_duplicate(Tcp *t, Tcb *c) noexcept nogil:
     Returns the bytes that stands for. Duplicates count for what was outstanding when the loss was found, no more:
     else a lying receiver could draw data without end (§3.2, step 4).
     """
-    cdef uint32_t before = c.sacked, most = c.flight
+    cdef uint32_t before = c.tx.sacked, most = c.tx.flight
     if c.ca_state >= CA_RECOVERY:
-        most = min(most, c.recover - c.snd_una)
-    c.sacked = max(before, min(before + c.mss, most))
-    if c.dupacks >= TCP_REORDERING and c.ca_state < CA_RECOVERY and c.seg_head != NULL:
+        most = min(most, c.tx.recover - c.snd_una)
+    c.tx.sacked = max(before, min(before + c.mss, most))
+    if c.tx.dupacks >= TCP_REORDERING and c.ca_state < CA_RECOVERY and c.tx.seg_head != NULL:
         lose_first(t, c)
-    return c.sacked - before
+    return c.tx.sacked - before
 
 
 cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
     """RFC 8985 §7.4: did the probe repair a loss that nobody else saw?"""
-    if not c.flags & TF_TLP_OUT or seq_lt(ack, c.tlp_end):
+    if not c.flags & TF_TLP_OUT or seq_lt(ack, c.tx.tlp_end):
         return
-    if c.flags & TF_TLP_RETRANS and not dsack and seq_gt(ack, c.tlp_end) and c.ca_state < CA_RECOVERY:
+    if c.flags & TF_TLP_RETRANS and not dsack and seq_gt(ack, c.tx.tlp_end) and c.ca_state < CA_RECOVERY:
         count(t.core, TCPLossProbeRecovery)
         c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una + c.mss)
         c.cwnd = min(c.cwnd, c.ssthresh)
@@ -324,17 +324,17 @@ cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint adv
         return
     if d.rtt_xmit:
         rtt_sample(t, c, <uint32_t>min((t.core.now - d.rtt_xmit) // 1000, <uint64_t>0x7FFFFFFF))
-        c.backoff = 0
+        c.tx.backoff = 0
     elif c.flags & TF_TS_OK and o.have & OPT_TS and o.tsecr != 0:
         ms = <uint32_t>(t.core.now // 1000000) + c.ts_offset - o.tsecr
         if ms < t.knobs.rto_max_ms:
             rtt_sample(t, c, max(ms, <uint32_t>1) * 1000)
-            c.backoff = 0
+            c.tx.backoff = 0
 
 
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil:
     cdef Delivery d
-    cdef uint32_t was_una = c.snd_una, lost_before = c.lost, counted
+    cdef uint32_t was_una = c.snd_una, lost_before = c.tx.lost, counted
     cdef bint advanced = seq_gt(ack, c.snd_una)
     cdef uint64_t again = UINT64_MAX
     d.bytes = 0
@@ -344,81 +344,81 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         read_sacks(t, c, ack, o, &d)
     if advanced:
         ack_records(t, c, ack, &d)
-        if not c.flags & TF_SACK_OK and c.sacked:            # NewReno: the ACK covers what duplicates were counted for
-            counted = min(c.sacked, ack - was_una)
-            c.sacked -= counted
+        if not c.flags & TF_SACK_OK and c.tx.sacked:         # NewReno: the ACK covers what duplicates were counted for
+            counted = min(c.tx.sacked, ack - was_una)
+            c.tx.sacked -= counted
             d.bytes -= min(counted, d.bytes)
-        if c.seg_head == NULL or seq_lt(c.high_sacked, ack):
-            c.high_sacked = ack
-        c.retries = 0
-        c.retrans_since = t.core.now if c.seg_head != NULL else 0
+        if c.tx.seg_head == NULL or seq_lt(c.tx.high_sacked, ack):
+            c.tx.high_sacked = ack
+        c.tx.retries = 0
+        c.tx.retrans_since = t.core.now if c.tx.seg_head != NULL else 0
     take_rtt(t, c, o, &d, advanced)
     tlp_check(t, c, ack, d.dsack)
     if advanced:
-        c.dupacks = 0
+        c.tx.dupacks = 0
     if duplicate and not c.flags & TF_SACK_OK:
-        c.dupacks += 1
+        c.tx.dupacks += 1
         d.bytes += reno_duplicate(t, c)
-    if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.recover) and (c.ca_state == CA_RECOVERY or advanced):
+    if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.tx.recover) and (c.ca_state == CA_RECOVERY or advanced):
         leave_recovery(c)
     if c.flags & TF_SACK_OK:
         if d.bytes > 0:
             again = rack_detect(t, c)
-    elif advanced and c.ca_state == CA_RECOVERY and c.seg_head != NULL:
+    elif advanced and c.ca_state == CA_RECOVERY and c.tx.seg_head != NULL:
         lose_first(t, c)                                     # RFC 6582 §3.2 step 3: a partial acknowledgment
     if c.ca_state < CA_RECOVERY:
-        if c.lost > 0:
+        if c.tx.lost > 0:
             enter_recovery(t, c)
         else:
-            c.ca_state = CA_DISORDER if c.sacked > 0 else CA_OPEN
+            c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
     if c.ca_state == CA_RECOVERY:
-        prr(c, d.bytes, advanced and c.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
+        prr(c, d.bytes, advanced and c.tx.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
     elif d.bytes > 0 and c.flags & TF_CWND_LIMITED and (advanced or c.ca_state == CA_LOSS):
         cc_default().on_ack(c, d.bytes)
-    if advanced or c.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off
+    if advanced or c.tx.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off
         recovery_arm(t, c)
-    if again != UINT64_MAX and again < c.rto_at:
-        c.rto_at = again
-        c.timer_what = TIMER_REO
+    if again != UINT64_MAX and again < c.tx.rto_at:
+        c.tx.rto_at = again
+        c.tx.timer_what = TIMER_REO
 
 
 # ---- sending ----
 
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
-    cdef bint first = c.flight == 0 and c.lost == 0 and c.sacked == 0
-    c.flight += size_of(s)
+    cdef bint first = c.tx.flight == 0 and c.tx.lost == 0 and c.tx.sacked == 0
+    c.tx.flight += size_of(s)
     if c.ca_state == CA_RECOVERY:
-        c.prr_out += size_of(s)
+        c.tx.prr_out += size_of(s)
     seg_sent_now(t, c, s)
-    if c.retrans_since == 0:
-        c.retrans_since = t.core.now
-    if first or c.timer_what == TIMER_NONE or (c.timer_what != TIMER_REO and probe_allowed(t, c)):
+    if c.tx.retrans_since == 0:
+        c.tx.retrans_since = t.core.now
+    if first or c.tx.timer_what == TIMER_NONE or (c.tx.timer_what != TIMER_REO and probe_allowed(t, c)):
         recovery_arm(t, c)
 
 
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
         s.flags |= SEG_RETRANS
-        c.lost -= size_of(s)
-        c.flight += size_of(s)
+        c.tx.lost -= size_of(s)
+        c.tx.flight += size_of(s)
     s.flags |= SEG_EVER_RETRANS
     if c.ca_state == CA_RECOVERY:
-        c.prr_out += size_of(s)
+        c.tx.prr_out += size_of(s)
     seg_sent_now(t, c, s)
-    if c.timer_what != TIMER_RTO and c.timer_what != TIMER_REO:
+    if c.tx.timer_what != TIMER_RTO and c.tx.timer_what != TIMER_REO:
         recovery_arm(t, c)
 
 
 cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
-    cdef Seg *s = c.retrans_hint
-    if c.lost == 0:
-        c.retrans_hint = NULL
+    cdef Seg *s = c.tx.retrans_hint
+    if c.tx.lost == 0:
+        c.tx.retrans_hint = NULL
         return NULL
     if s == NULL:
-        s = c.seg_head
+        s = c.tx.seg_head
     while s != NULL and (not s.flags & SEG_LOST or s.flags & SEG_RETRANS):
         s = s.next
-    c.retrans_hint = s
+    c.tx.retrans_hint = s
     return s
 
 
@@ -427,7 +427,7 @@ cdef uint64_t probe_timeout_ns(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint64_t us = TLP_NO_RTT_US
     if c.flags & TF_RTT_SEEN:
         us = 2 * <uint64_t>c.srtt + TLP_SLACK_US
-        if c.flight <= c.mss:
+        if c.tx.flight <= c.mss:
             us += t.knobs.delack_max_us
     return us * 1000
 
@@ -435,58 +435,58 @@ cdef uint64_t probe_timeout_ns(Tcp *t, Tcb *c) noexcept nogil:
 cdef bint probe_allowed(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 8985 §7.2: one probe a flight, and none while anything else is going on."""
     return (t.knobs.early_retrans >= 3 and c.flags & TF_SACK_OK and c.ca_state == CA_OPEN and not c.flags & TF_TLP_OUT
-            and c.backoff == 0 and not c.seg_head.flags & SEG_SYN)
+            and c.tx.backoff == 0 and not c.tx.seg_head.flags & SEG_SYN)
 
 
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint64_t rto, pto
-    if c.seg_head == NULL:
-        c.rto_at = UINT64_MAX
-        c.timer_what = TIMER_NONE
+    if c.tx.seg_head == NULL:
+        c.tx.rto_at = UINT64_MAX
+        c.tx.timer_what = TIMER_NONE
         return
     rto = rtt_rto_ns(t, c)
-    c.timer_what = TIMER_RTO
-    c.rto_at = t.core.now + rto
+    c.tx.timer_what = TIMER_RTO
+    c.tx.rto_at = t.core.now + rto
     if probe_allowed(t, c):
         pto = t.core.now + probe_timeout_ns(t, c)
-        if c.time_head != NULL:                               # a stream of new data can't put it off for ever
-            c.rto_at = min(c.rto_at, c.time_head.xmit_ns + rto)
-        if pto < c.rto_at:
-            c.timer_what = TIMER_TLP
-            c.rto_at = pto
+        if c.tx.time_head != NULL:                               # a stream of new data can't put it off for ever
+            c.tx.rto_at = min(c.tx.rto_at, c.tx.time_head.xmit_ns + rto)
+        if pto < c.tx.rto_at:
+            c.tx.timer_what = TIMER_TLP
+            c.tx.rto_at = pto
 
 
 cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s
-    if c.seg_head != NULL and c.seg_head.flags & SEG_SACKED:
+    if c.tx.seg_head != NULL and c.tx.seg_head.flags & SEG_SACKED:
         count(t.core, TCPSackReneging)
         forget_sacks(c)
     if c.ca_state < CA_LOSS:                                  # not again for a second time-out of the same window
         c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una)
-        c.recover = c.snd_nxt
+        c.tx.recover = c.snd_nxt
     c.ca_state = CA_LOSS
     c.cwnd = c.mss                                            # RFC 5681 §3.1: the loss window
-    c.cc_acked = 0
-    c.dupacks = 0
+    c.tx.cc_acked = 0
+    c.tx.dupacks = 0
     c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
     if not c.flags & TF_SACK_OK:
-        c.sacked = 0
-    s = c.seg_head
+        c.tx.sacked = 0
+    s = c.tx.seg_head
     while s != NULL:                                          # once a time-out: the window is walked
         mark_lost(c, s)
         s = s.next
-    if c.backoff < 20:
-        c.backoff += 1
+    if c.tx.backoff < 20:
+        c.tx.backoff += 1
 
 
 cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 8985 §6.3's reordering timer: what was given time is late now."""
     cdef uint64_t again = rack_detect(t, c)
-    if c.lost > 0 and c.ca_state < CA_RECOVERY:
+    if c.tx.lost > 0 and c.ca_state < CA_RECOVERY:
         enter_recovery(t, c)
     if c.ca_state == CA_RECOVERY:
         prr(c, 0, False, False)
     recovery_arm(t, c)
-    if again != UINT64_MAX and again < c.rto_at:
-        c.rto_at = again
-        c.timer_what = TIMER_REO
+    if again != UINT64_MAX and again < c.tx.rto_at:
+        c.tx.rto_at = again
+        c.tx.timer_what = TIMER_REO

@@ -10,7 +10,6 @@ cdef enum:
 
 
 cdef void rtt_init(Tcp *t, Tcb *c) noexcept nogil:
-    c.rto = INITIAL_RTO_US
     c.min_rtt = <uint32_t>0xFFFFFFFF
 
 
@@ -27,10 +26,14 @@ cdef void rtt_sample(Tcp *t, Tcb *c, uint32_t us) noexcept nogil:
         c.rttvar = <uint32_t>(<int32_t>c.rttvar + ((err if err >= 0 else -err) - <int32_t>c.rttvar) // 4)
         c.srtt = <uint32_t>(<int32_t>c.srtt + err // 8)
         c.srtt = max(c.srtt, <uint32_t>1)
-    c.rto = c.srtt + max(4 * c.rttvar, t.knobs.rto_min_us)
-    c.rto = min(c.rto, t.knobs.rto_max_ms * 1000)
+
+
+cdef uint32_t rtt_rto_us(const Tcp *t, const Tcb *c) noexcept nogil:
+    if not c.flags & TF_RTT_SEEN:
+        return INITIAL_RTO_US
+    return min(c.srtt + max(4 * c.rttvar, t.knobs.rto_min_us), t.knobs.rto_max_ms * 1000)
 
 
 cdef uint64_t rtt_rto_ns(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t us = <uint64_t>c.rto << min(c.backoff, 20)
+    cdef uint64_t us = <uint64_t>rtt_rto_us(t, c) << min(c.tx.backoff, 20)
     return min(us, <uint64_t>t.knobs.rto_max_ms * 1000) * 1000

@@ -9,7 +9,10 @@ from ustack_ext.tcp.tcb cimport Seg, Tcb, Tcp
 # Copies up to `limit` bytes of iov to the queue's end. Returns bytes taken (short: out of buffers).
 cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t limit) noexcept nogil
 cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil             # n acknowledged bytes leave the head
-cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil                        # bytes and records
+cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil                        # bytes and records; gives c.tx back
+# Makes sure that c has a sending side of its own (c.tx). False: no memory.
+cdef bint tx_take(Tcp *t, Tcb *c) noexcept nogil
+cdef void tx_give(Tcp *t, Tcb *c) noexcept nogil                            # nothing is queued, nothing in flight
 cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil
 # Adds n bytes starting at (block, off) to the packet; false when they are in too many pieces.
 cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil

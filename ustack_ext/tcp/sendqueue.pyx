@@ -12,12 +12,45 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
-from ustack_ext.tcp.tcb cimport SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp, Tx
 
 cdef enum:
     BULK = 8192                # a write at least this long gets medium blocks
     MEDIUM_NEED = 15000
     SMALL_NEED = 1024
+    SPARE_TXS = 64             # what request and response give back and take again by turns
+
+
+cdef bint tx_take(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Tx *x
+    if c.tx != &t.no_tx:
+        return True
+    x = t.spare_txs
+    if x != NULL:
+        t.spare_txs = <Tx *>x.sndq_head
+        t.n_spare_txs -= 1
+    else:
+        x = <Tx *>slab_alloc(&t.txs)
+        if x == NULL:
+            return False
+    x[0] = t.no_tx
+    x.high_sacked = c.snd_una
+    x.snd_sml = c.snd_una
+    c.tx = x
+    return True
+
+
+cdef void tx_give(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Tx *x = c.tx
+    if x == &t.no_tx:
+        return
+    c.tx = &t.no_tx
+    if t.n_spare_txs >= SPARE_TXS:
+        slab_free(&t.txs, x)
+        return
+    x.sndq_head = <Buf *>t.spare_txs
+    t.spare_txs = x
+    t.n_spare_txs += 1
 
 
 cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t limit) noexcept nogil:
@@ -29,82 +62,76 @@ cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t 
     for i in range(niov):
         at = 0
         while at < iov[i].len and taken < limit:
-            b = c.sndq_tail
+            b = c.tx.sndq_tail
             if b == NULL or b.len == b.cap:
                 short_of = pool_above(&t.core.pool, 13)
-                if short_of and c.sndq_bytes > 0:            # then each has something to send, and no more
+                if short_of and c.tx.sndq_bytes > 0:            # then each has something to send, and no more
                     count(t.core, TCPMemoryPressures)
                     return taken
                 b = buf_alloc(&t.core.pool, MEDIUM_NEED if limit - taken >= BULK and not short_of else SMALL_NEED)
                 if b == NULL:
                     return taken
                 b.next = NULL
-                if c.sndq_tail == NULL:
-                    c.sndq_head = b
-                    c.sndq_off = 0
+                if c.tx.sndq_tail == NULL:
+                    c.tx.sndq_head = b
+                    c.tx.sndq_off = 0
                 else:
-                    c.sndq_tail.next = b
-                c.sndq_tail = b
-                c.sndq_truesize += buf_truesize(b)
-                if c.nxt_block == NULL:
-                    c.nxt_block = b
-                    c.nxt_off = 0
+                    c.tx.sndq_tail.next = b
+                c.tx.sndq_tail = b
+                c.tx.sndq_truesize += buf_truesize(b)
+                if c.tx.nxt_block == NULL:
+                    c.tx.nxt_block = b
+                    c.tx.nxt_off = 0
             piece = b.cap - b.len
             n = <uint32_t>min(<size_t>min(piece, limit - taken), iov[i].len - at)
             memcpy(b.data + b.len, <char *>iov[i].base + at, n)
             b.len += n
             at += n
             taken += n
-            c.sndq_bytes += n
+            c.tx.sndq_bytes += n
     return taken
 
 
 cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     cdef Buf *b
     cdef uint32_t here
-    c.sndq_bytes -= n
+    c.tx.sndq_bytes -= n
     while n > 0:
-        b = c.sndq_head
-        here = min(n, b.len - c.sndq_off)
-        c.sndq_off += here
+        b = c.tx.sndq_head
+        here = min(n, b.len - c.tx.sndq_off)
+        c.tx.sndq_off += here
         n -= here
-        if c.sndq_off < b.len:
+        if c.tx.sndq_off < b.len:
             return
-        c.sndq_head = b.next
-        c.sndq_off = 0
+        c.tx.sndq_head = b.next
+        c.tx.sndq_off = 0
         if b.next == NULL:
-            c.sndq_tail = NULL
-        if c.nxt_block == b:
-            c.nxt_block = b.next
-            c.nxt_off = 0
-        c.sndq_truesize -= buf_truesize(b)
+            c.tx.sndq_tail = NULL
+        if c.tx.nxt_block == b:
+            c.tx.nxt_block = b.next
+            c.tx.nxt_off = 0
+        c.tx.sndq_truesize -= buf_truesize(b)
         buf_unref(&t.core.pool, b)
 
 
 cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil:
     cdef Buf *b
-    while c.seg_head != NULL:
+    while c.tx.seg_head != NULL:
         seg_free_head(t, c)
-    while c.sndq_head != NULL:
-        b = c.sndq_head
-        c.sndq_head = b.next
+    while c.tx.sndq_head != NULL:
+        b = c.tx.sndq_head
+        c.tx.sndq_head = b.next
         buf_unref(&t.core.pool, b)
-    c.sndq_tail = NULL
-    c.nxt_block = NULL
-    c.sndq_bytes = 0
-    c.sndq_truesize = 0
-    c.flight = 0
-    c.lost = 0
-    c.sacked = 0
+    tx_give(t, c)
 
 
 cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil:
     cdef uint32_t sent = c.snd_nxt - c.snd_una
     if c.flags & TF_FIN_SENT:
         sent -= 1
-    if c.seg_head != NULL and c.seg_head.flags & SEG_SYN:    # closed in SYN-RECEIVED
+    if c.tx.seg_head != NULL and c.tx.seg_head.flags & SEG_SYN:    # closed in SYN-RECEIVED
         sent -= 1
-    return c.sndq_bytes - sent
+    return c.tx.sndq_bytes - sent
 
 
 cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
@@ -134,21 +161,21 @@ cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
 
 
 cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil:
-    cdef Seg *s = <Seg *>slab_alloc(&t.segs)
+    cdef Seg *s = <Seg *>slab_alloc(&t.segs) if tx_take(t, c) else NULL
     if s == NULL:
         return NULL
     s.seq = seq
     s.end = end
     s.flags = <unsigned char>flags
-    sendq_advance(&c.nxt_block, &c.nxt_off, 0)
-    s.block = c.nxt_block
-    s.block_off = c.nxt_off
-    s.prev = c.seg_tail
-    if c.seg_tail == NULL:
-        c.seg_head = s
+    sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, 0)
+    s.block = c.tx.nxt_block
+    s.block_off = c.tx.nxt_off
+    s.prev = c.tx.seg_tail
+    if c.tx.seg_tail == NULL:
+        c.tx.seg_head = s
     else:
-        c.seg_tail.next = s
-    c.seg_tail = s
+        c.tx.seg_tail.next = s
+    c.tx.seg_tail = s
     return s
 
 
@@ -165,29 +192,29 @@ cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil:
     if s.next != NULL:
         s.next.prev = r
     else:
-        c.seg_tail = r
+        c.tx.seg_tail = r
     s.next = r
-    if s.tprev != NULL or s.tnext != NULL or c.time_head == s:      # in the time order: r right behind s
+    if s.tprev != NULL or s.tnext != NULL or c.tx.time_head == s:      # in the time order: r right behind s
         r.tprev = s
         if s.tnext != NULL:
             s.tnext.tprev = r
         else:
-            c.time_tail = r
+            c.tx.time_tail = r
         s.tnext = r
     return r
 
 
 cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil:
-    if s.tprev == NULL and c.time_head != s:
+    if s.tprev == NULL and c.tx.time_head != s:
         return
     if s.tprev != NULL:
         s.tprev.tnext = s.tnext
     else:
-        c.time_head = s.tnext
+        c.tx.time_head = s.tnext
     if s.tnext != NULL:
         s.tnext.tprev = s.tprev
     else:
-        c.time_tail = s.tprev
+        c.tx.time_tail = s.tprev
     s.tnext = NULL
     s.tprev = NULL
 
@@ -195,24 +222,24 @@ cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil:
 cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     seg_untime(c, s)
     s.xmit_ns = t.core.now
-    s.tprev = c.time_tail
-    if c.time_tail == NULL:
-        c.time_head = s
+    s.tprev = c.tx.time_tail
+    if c.tx.time_tail == NULL:
+        c.tx.time_head = s
     else:
-        c.time_tail.tnext = s
-    c.time_tail = s
+        c.tx.time_tail.tnext = s
+    c.tx.time_tail = s
 
 
 cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil:
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     seg_untime(c, s)
-    c.seg_head = s.next
+    c.tx.seg_head = s.next
     if s.next == NULL:
-        c.seg_tail = NULL
+        c.tx.seg_tail = NULL
     else:
         s.next.prev = NULL
-    if c.retrans_hint == s:
-        c.retrans_hint = s.next
-    if c.sack_hint == s:
-        c.sack_hint = NULL
+    if c.tx.retrans_hint == s:
+        c.tx.retrans_hint = s.next
+    if c.tx.sack_hint == s:
+        c.tx.sack_hint = NULL
     slab_free(&t.segs, s)

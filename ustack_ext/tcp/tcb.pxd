@@ -1,7 +1,7 @@
 # Every struct of TCP: the connection (TCB), its queues and records, the listener, the SYN-queue entry, the TIME-WAIT
 # remnant, and the table they live in.
 # Fields are named as RFC 9293 §3.3.1, 6298, 7323, 6675, 8985 and 5681 name them.
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.core cimport Core
@@ -33,7 +33,8 @@ cdef enum:
     TCP_OFO_RANGES_MAX = 1024
     TCP_REORDERING = 3             # DupThresh
 
-# What a socket may set before or during a connection; copied into the TCB.
+# What a socket may set before or during a connection. Never changed in place: sockets with the same settings share one
+# (tcp/conf).
 cdef struct TcpConf:
     uint32_t rcvbuf                # bytes; 0: tcp_rmem's default, autotuned
     uint32_t sndbuf
@@ -57,13 +58,18 @@ cdef struct Bind:                  # a local port somebody claimed by bind()
     uint8_t reuse
     uint8_t listening
 
+cdef struct ConfCell:              # a TcpConf and who counts on it
+    TcpConf conf
+    uint32_t refs
+
 # What every entry of the demux table begins with.
 cdef struct Conn:
     Entry entry
-    Addr laddr
-    Addr raddr
     uint16_t lport
     uint16_t rport
+    uint32_t private_              # whatever the entry puts there
+    Addr laddr
+    Addr raddr
 
 cdef enum SegFlags:
     SEG_SACKED = 1
@@ -91,8 +97,10 @@ cdef struct Range:                 # contiguous out-of-order data
     Buf *head
     Buf *tail
 
-cdef struct Reasm:                 # out-of-order state, there only while there is some
+cdef struct Reasm:                 # out-of-order state, there only while there is some, or a duplicate to report
     Range *ranges                  # sorted by seq
+    uint32_t dup_seq               # D-SACK to report (TF_DSACK_PENDING)
+    uint32_t dup_end
     uint32_t count
     uint32_t cap
     uint32_t truesize
@@ -137,46 +145,16 @@ cdef enum TcbFlags:
     TF_DEAD = 1 << 20              # CLOSED and reported; kept only for the socket that still holds it
     TF_FREE = 1 << 21              # to be freed when it leaves the dirty list
     TF_MORE = 1 << 22              # the last write said MSG_MORE: a small segment waits for the next
+    TF_SYN_LOST = 1 << 23          # the handshake took more than one retransmission
 
 cdef struct Listener
 cdef struct SynReq
 
-cdef struct Tcb:
-    # demux (Conn)
-    Entry entry
-    Addr laddr
-    Addr raddr
-    uint16_t lport
-    uint16_t rport
-    # hot: both directions
-    uint8_t state                  # TcpState
-    uint8_t ca_state               # CaState
-    uint32_t burst                 # payload bytes of one transmission: mss, or whole segments of it that the link cuts
-    uint16_t mss                   # payload bytes of a full segment, options subtracted
-    uint32_t flags                 # TF_*
-    uint32_t snd_una
-    uint32_t snd_nxt
-    uint32_t snd_wnd               # scaled
-    uint32_t snd_wl1
-    uint32_t snd_wl2
-    uint32_t rcv_nxt
-    uint32_t rcv_adv               # right edge advertised: RCV.NXT + RCV.WND of the last segment sent
-    uint32_t last_ack_sent
-    uint32_t ts_recent
-    uint32_t ts_recent_s           # seconds of core.now when ts_recent was set (24-day rule)
-    uint32_t ts_offset
-    uint32_t cwnd                  # bytes
-    uint32_t ssthresh
-    # bytes sent and neither acknowledged, SACKed nor lost, retransmissions included ("pipe")
-    uint32_t flight
-    uint8_t snd_wscale
-    uint8_t rcv_wscale
-    uint8_t backoff
-    uint8_t timer_what             # TimerWhat
-    uint64_t rto_at                # ns; UINT64_MAX: not running
-    uint64_t delack_at
-    uint64_t idle_at               # keep-alive, FIN-WAIT-2, linger
-    # send queue
+# The sending side while there is something to send, in flight or being recovered: taken when data or a SYN is queued,
+# given back when all of it is acknowledged (and no back-off is in force). Without one a connection points at tcp.no_tx,
+# which is empty and never written to.
+cdef struct Tx:
+    # hot: one segment out, one ACK in
     Buf *sndq_head
     Buf *sndq_tail
     Buf *nxt_block                 # where snd_nxt's byte is
@@ -184,70 +162,109 @@ cdef struct Tcb:
     uint32_t sndq_off              # offset of snd_una's byte in sndq_head
     uint32_t sndq_bytes            # unacknowledged and unsent, FIN and SYN not counted
     uint32_t sndq_truesize
-    uint32_t sndbuf                # sndq_bytes at most
     Seg *seg_head
     Seg *seg_tail
+    # bytes sent and neither acknowledged, SACKed nor lost, retransmissions included ("pipe")
+    uint32_t flight
+    uint32_t sacked                # bytes
+    uint32_t lost                  # bytes marked lost and not retransmitted since
+    uint32_t high_sacked           # highest SACKed sequence number + 1
     Seg *time_head
     Seg *time_tail
-    # receive queue
+    uint64_t rto_at                # ns; UINT64_MAX: not running
+    uint64_t retrans_since         # ns of the first unanswered (re)transmission; 0: none
+    uint64_t rack_xmit
+    uint32_t rack_end
+    uint32_t rack_rtt              # us
+    uint8_t timer_what             # TimerWhat
+    uint8_t backoff
+    uint8_t retries                # RTOs in a row
+    uint32_t snd_sml               # end of the last small segment sent (Minshall's Nagle)
+    uint32_t cc_acked              # congestion avoidance's remainder
+    uint32_t dupacks
+    # loss recovery
+    uint32_t recover               # RecoveryPoint
+    uint32_t recover_fs
+    uint32_t prr_delivered
+    uint32_t prr_out
+    uint32_t tlp_end
+    Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
+    Seg *sack_hint                 # last segment a SACK touched
+    uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
+    # handshake
+    uint32_t iss
+
+cdef union TcbOwner:
+    Bind *bind                     # a port bound before connect
+    Listener *listener             # TF_ACCEPTQ
+
+# An idle connection is this and nothing else: 320 bytes, five cache lines (slab objects of such a size begin on one).
+# A segment finds it by line 0 and is then served, in either direction, from lines 1 and 2 (and what it sends, from
+# line 3, with Tx); line 4 is for ACKs of new data, calls and timers. tests/unit/test_tcp_sizes.py holds it to that.
+cdef struct Tcb:
+    # line 0: demux (Conn)
+    Entry entry
+    uint16_t lport
+    uint16_t rport
+    uint8_t state                  # TcpState
+    uint8_t ca_state               # CaState
+    uint16_t mss                   # payload bytes of a full segment, options subtracted
+    Addr laddr
+    # line 1
+    Addr raddr
+    uint32_t flags                 # TF_*
+    uint32_t rcv_nxt
+    uint32_t snd_una
+    uint32_t snd_nxt
+    uint32_t snd_wnd               # scaled
+    # SND.WL2 is not kept: it can't be beyond SND.UNA, and no ACK below that gets as far as the window
+    uint32_t snd_wl1
+    uint32_t rcv_adv               # right edge advertised: RCV.NXT + RCV.WND of the last segment sent
+    uint32_t last_ack_sent
+    uint32_t ts_recent
+    uint16_t ts_recent_h           # hours (tcp_hours) when ts_recent was set (24-day rule)
+    uint16_t gso_segs              # segments of mss that one transmission may be: 1 where the link cuts nothing
+    Tx *tx
+    # line 2
     Buf *rcvq_head
     Buf *rcvq_tail
     uint32_t rcvq_bytes
     uint32_t rcvq_truesize
     Reasm *reasm
-    Dst dst
-    # round trip (us)
-    uint32_t srtt
-    uint32_t rttvar
-    uint32_t rto                   # us, without back-off
-    uint32_t min_rtt
-    # loss recovery
-    uint32_t recover               # RecoveryPoint
-    uint32_t sacked                # bytes
-    uint32_t lost                  # bytes marked lost and not retransmitted since
-    uint32_t dupacks
-    uint32_t high_sacked           # highest SACKed sequence number + 1
-    uint32_t rack_end
-    uint32_t rack_rtt              # us
-    uint64_t rack_xmit
-    uint32_t tlp_end
-    uint32_t prr_delivered
-    uint32_t prr_out
-    uint32_t recover_fs
-    Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
-    Seg *sack_hint                 # last segment a SACK touched
-    uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
-    uint32_t snd_sml               # end of the last small segment sent (Minshall's Nagle)
-    uint32_t fin_seq
-    uint32_t cc_acked              # congestion avoidance's remainder
-    uint64_t last_send             # ns, data
-    uint64_t last_recv             # ns, anything
-    uint64_t retrans_since         # ns of the first unanswered (re)transmission; 0: none
-    uint64_t last_oow_ack          # ns of the last challenge or out-of-window ACK
-    # rest
-    uint32_t iss
-    uint32_t irs
-    uint32_t max_snd_wnd
-    uint32_t rcv_ssthresh          # receive autotuning: bytes the window may reach now
-    uint32_t rcvq_copied           # bytes the application took since rcvq_epoch
-    uint64_t rcvq_epoch
-    uint32_t dup_seq               # D-SACK to report
-    uint32_t dup_end
-    uint32_t ato                   # us, delayed-ACK time-out in force
-    uint16_t rcv_mss               # full-segment estimate of the peer
-    uint16_t peer_mss              # MSS option received (or the default)
-    uint8_t quick                  # quick ACKs left
-    uint8_t probes                 # keep-alive or window probes unanswered
-    uint8_t syn_retries
-    uint8_t retries                # RTOs in a row
-    int error                      # pending SO_ERROR, positive errno
-    int soft_error
-    TcpConf conf
-    Source source
-    Bind *bind
-    Listener *listener             # SYN-RECEIVED and accept queue
-    Tcb *aq_next                   # accept queue
     Tcb *dirty_next
+    uint32_t last_recv             # ms (tcp_ms), anything
+    uint32_t delack_at             # ns modulo 2**32; runs while TF_ACK_DELAYED
+    uint32_t rcv_ssthresh          # receive autotuning: bytes the window may reach now
+    uint32_t ts_offset
+    uint16_t rcv_mss               # full-segment estimate of the peer
+    uint16_t ato                   # ms, delayed-ACK time-out in force
+    uint8_t quick                  # quick ACKs left
+    uint8_t snd_wscale
+    uint8_t rcv_wscale
+    uint8_t probes                 # keep-alive or window probes unanswered
+    # line 3
+    Source source                  # source.next is the accept queue's link as long as nobody holds the connection
+    Dst dst
+    const TcpConf *conf
+    uint32_t cwnd                  # bytes
+    uint32_t irs
+    # line 4
+    uint64_t idle_at               # ns: keep-alive, FIN-WAIT-2, linger; UINT64_MAX: not running
+    TcbOwner owner
+    uint32_t ssthresh
+    uint32_t srtt                  # round trip, us
+    uint32_t rttvar
+    uint32_t min_rtt
+    uint32_t max_snd_wnd
+    uint32_t last_send             # ms (tcp_ms), data; 0: never
+    uint32_t sndbuf                # bytes the send queue may hold
+    uint32_t rcvq_copied           # bytes the application took since rcvq_epoch
+    uint32_t rcvq_epoch            # us
+    uint32_t fin_seq
+    uint32_t last_oow_ack          # ms (tcp_ms) of the last challenge or out-of-window ACK; 0: never
+    uint16_t peer_mss              # MSS option received (or the default)
+    uint8_t error                  # pending SO_ERROR, positive errno
+    uint8_t soft_error
 
 cdef struct Listener:
     Entry entry                    # in tcp.listeners, hashed by port
@@ -262,45 +279,43 @@ cdef struct Listener:
     Tcb *aq_head
     Tcb *aq_tail
     Bind *bind
-    TcpConf conf
+    const TcpConf *conf
 
 cdef struct SynReq:                # a passive open in SYN-RECEIVED
     Entry entry
-    Addr laddr
-    Addr raddr
     uint16_t lport
     uint16_t rport
+    uint16_t mss                   # peer's
+    uint16_t rcv_wnd               # advertised in the SYN-ACK
+    Addr laddr
+    Addr raddr
     Listener *listener
+    SynReq *older
+    SynReq *newer
     uint32_t irs
     uint32_t iss
     uint32_t ts_recent
     uint32_t ts_offset
-    uint16_t mss                   # peer's
-    uint16_t wnd                   # of the SYN
+    uint32_t sent_us               # of the SYN-ACK, for the first RTT sample (modulo 2**32)
     uint8_t snd_wscale
     uint8_t opts                   # TF_SACK_OK | TF_TS_OK | TF_WS_OK
     uint8_t retries
-    uint8_t tos
-    uint32_t rcv_wnd               # advertised in the SYN-ACK
-    uint64_t sent_ns               # of the SYN-ACK, for the first RTT sample
-    SynReq *older
-    SynReq *newer
 
 cdef struct TimeWait:
     Entry entry
-    Addr laddr
-    Addr raddr
     uint16_t lport
     uint16_t rport
-    uint32_t snd_nxt
-    uint32_t rcv_nxt
-    uint32_t rcv_wnd
-    uint32_t ts_recent
-    uint32_t ts_offset
+    uint16_t rcv_wnd               # as in the header
     uint8_t ts_ok
     uint8_t tos
+    Addr laddr
+    Addr raddr
     TimeWait *older
     TimeWait *newer
+    uint32_t snd_nxt
+    uint32_t rcv_nxt
+    uint32_t ts_recent
+    uint32_t ts_offset
 
 cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint32_t rmem_min
@@ -359,6 +374,12 @@ cdef struct Tcp:
     Slab listeners_slab
     Slab binds_slab
     Slab reasms
+    Slab confs
+    Slab txs
+    Tx no_tx                       # what a connection without a sending side points at
+    Tx *spare_txs                  # given back, kept for the next, linked through sndq_head
+    uint32_t n_spare_txs
+    TcpConf *recent_confs[8]       # what a new setting is compared with, latest first; not counted as users
     TimeWait *tw_oldest
     TimeWait *tw_newest
     uint32_t n_timewait
@@ -375,3 +396,35 @@ cdef inline uint32_t tcb_rcv_wnd(const Tcb *c) noexcept nogil:
     """RCV.WND as last advertised."""
     cdef int32_t w = <int32_t>(c.rcv_adv - c.rcv_nxt)
     return <uint32_t>w if w > 0 else 0
+
+
+cdef inline uint32_t tcp_ms(const Core *core) noexcept nogil:
+    """The time in ms modulo 2**32, never 0: for differences of less than 49 days."""
+    cdef uint32_t ms = <uint32_t>(core.now // 1000000)
+    return ms if ms else 1
+
+
+cdef inline uint16_t tcp_hours(const Core *core) noexcept nogil:
+    return <uint16_t>(core.now // 1000000000 // 3600)
+
+
+cdef inline uint32_t tcb_burst(const Tcb *c) noexcept nogil:
+    """Payload bytes of one transmission."""
+    return <uint32_t>c.gso_segs * c.mss
+
+
+cdef inline uint64_t tcb_delack_at(const Tcb *c, uint64_t now) noexcept nogil:
+    """When the delayed ACK is due, ns; UINT64_MAX: there is none."""
+    if not c.flags & TF_ACK_DELAYED:
+        return UINT64_MAX
+    return now + <uint64_t><int64_t><int32_t>(c.delack_at - <uint32_t>now)
+
+
+cdef inline uint64_t tcb_deadline(const Tcb *c, uint64_t now) noexcept nogil:
+    """The earliest of its timers, ns; UINT64_MAX: none runs."""
+    return min(c.tx.rto_at, min(tcb_delack_at(c, now), c.idle_at))
+
+
+cdef inline bint has_gap(const Tcb *c) noexcept nogil:
+    """Whether data is missing before some that is here."""
+    return c.reasm != NULL and c.reasm.count > 0

@@ -1,6 +1,6 @@
 """TCP as a whole: its defaults (Linux's, see docs), its making and unmaking, and the flush that ends a batch."""
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint32_t
+from libc.stdint cimport UINT64_MAX, uint32_t
 from libc.string cimport memset
 
 from ustack_ext.base.core cimport Core
@@ -14,7 +14,7 @@ from ustack_ext.tcp.output cimport tcp_output
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    TF_DIRTY, TF_FREE, Bind, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpConf, TcpKnobs, TimeWait,
+    TF_DIRTY, TF_FREE, Bind, ConfCell, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
 )
 
 cdef enum:
@@ -79,16 +79,12 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.listeners_slab, sizeof(Listener), 65536)
     slab_init(&t.binds_slab, sizeof(Bind), 262144)
     slab_init(&t.reasms, sizeof(Reasm), CONNECTIONS_MAX)
+    slab_init(&t.confs, sizeof(ConfCell), CONNECTIONS_MAX)
+    slab_init(&t.txs, sizeof(Tx), CONNECTIONS_MAX)
+    t.no_tx.rto_at = UINT64_MAX
     if table_init(&t.conns, BUCKETS) or table_init(&t.listeners, BUCKETS) or table_init(&t.binds, BUCKETS):
         return -ENOMEM
     return 0
-
-
-cdef void tcp_conf_default(Tcp *t, TcpConf *conf) noexcept nogil:
-    memset(conf, 0, sizeof(TcpConf))
-    conf.keepidle = t.knobs.keepalive_time
-    conf.keepintvl = <unsigned short>t.knobs.keepalive_intvl
-    conf.keepcnt = <unsigned char>t.knobs.keepalive_probes
 
 
 cdef void tcp_flush(Tcp *t) noexcept nogil:
@@ -135,3 +131,5 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.listeners_slab)
     slab_destroy(&t.binds_slab)
     slab_destroy(&t.reasms)
+    slab_destroy(&t.confs)
+    slab_destroy(&t.txs)

@@ -18,8 +18,9 @@ from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent
 from ustack_ext.tcp.tcb cimport (
-    SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN, TF_TLP_OUT,
-    TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait,
+    SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN,
+    TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq,
+    Tcb, Tcp, TimeWait, tcb_delack_at, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
 
@@ -40,21 +41,19 @@ cdef void tcp_timer(Tcp *t, Entry *e) noexcept nogil:
 
 cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
     tcb_dirty(t, c)                                          # tcp_flush sends, and arms the wheel again
-    if t.core.now >= c.delack_at:
-        c.delack_at = UINT64_MAX
-        if c.flags & TF_ACK_DELAYED:
-            count(t.core, DelayedACKs)
-            c.flags |= TF_ACK_NOW
-    if t.core.now >= c.rto_at:
-        c.rto_at = UINT64_MAX
-        if c.timer_what == TIMER_MEMORY:
-            c.timer_what = TIMER_NONE
+    if t.core.now >= tcb_delack_at(c, t.core.now):
+        count(t.core, DelayedACKs)
+        c.flags = (c.flags & ~<uint32_t>TF_ACK_DELAYED) | TF_ACK_NOW
+    if t.core.now >= c.tx.rto_at:
+        c.tx.rto_at = UINT64_MAX
+        if c.tx.timer_what == TIMER_MEMORY:
+            c.tx.timer_what = TIMER_NONE
             tcb_raise(t, c, EV_WRITABLE)
-        elif c.timer_what == TIMER_PERSIST:
+        elif c.tx.timer_what == TIMER_PERSIST:
             window_probe(t, c)
-        elif c.timer_what == TIMER_TLP:
+        elif c.tx.timer_what == TIMER_TLP:
             loss_probe(t, c)
-        elif c.timer_what == TIMER_REO:
+        elif c.tx.timer_what == TIMER_REO:
             recovery_reo_timer(t, c)
         else:
             retransmission_timeout(t, c)
@@ -67,8 +66,8 @@ cdef bint given_up(Tcp *t, Tcb *c, uint32_t tries, uint32_t most) noexcept nogil
     """R2 of RFC 9293 §3.8.3: by count as Linux, or by TCP_USER_TIMEOUT; orphans sooner."""
     if c.flags & TF_ORPHAN:
         most = min(most, <uint32_t>t.knobs.orphan_retries)
-    elif c.conf.user_timeout and c.retrans_since:
-        return t.core.now - c.retrans_since >= <uint64_t>c.conf.user_timeout * MS
+    elif c.conf.user_timeout and c.tx.retrans_since:
+        return t.core.now - c.tx.retrans_since >= <uint64_t>c.conf.user_timeout * MS
     return tries >= most
 
 
@@ -78,24 +77,25 @@ cdef void give_up(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void retransmission_timeout(Tcp *t, Tcb *c) noexcept nogil:
-    if c.seg_head == NULL:
+    if c.tx.seg_head == NULL:
         return
     count(t.core, TCPTimeouts)
     if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV:
-        if given_up(t, c, c.retries, t.knobs.syn_retries if c.state == TCP_SYN_SENT else t.knobs.synack_retries):
+        if given_up(t, c, c.tx.retries, t.knobs.syn_retries if c.state == TCP_SYN_SENT else t.knobs.synack_retries):
             count(t.core, TcpAttemptFails)
             give_up(t, c)
             return
-        c.syn_retries += 1
-    elif given_up(t, c, c.retries, t.knobs.retries2):
+        if c.tx.retries > 0:
+            c.flags |= TF_SYN_LOST
+    elif given_up(t, c, c.tx.retries, t.knobs.retries2):
         give_up(t, c)
         return
-    c.retries += 1
-    if c.retries >= t.knobs.retries1:                        # R1: ask IP for another way
+    c.tx.retries += 1
+    if c.tx.retries >= t.knobs.retries1:                        # R1: ask IP for another way
         c.dst.generation = 0
     recovery_rto(t, c)
-    c.timer_what = TIMER_NONE
-    resend(t, c, c.seg_head, c.mss)
+    c.tx.timer_what = TIMER_NONE
+    resend(t, c, c.tx.seg_head, c.mss)
     recovery_arm(t, c)
 
 
@@ -109,13 +109,13 @@ cdef Seg *last_segment(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 cdef void loss_probe(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 8985 §7.3: new data if the window has room, else the last segment again."""
     cdef uint32_t usable = c.snd_una + c.snd_wnd - c.snd_nxt
-    cdef Seg *s = c.seg_tail
-    c.timer_what = TIMER_NONE
+    cdef Seg *s = c.tx.seg_tail
+    c.tx.timer_what = TIMER_NONE
     if sendq_unsent(c) > 0 and <int>usable > 0 and send_new(t, c, usable):
         c.flags |= TF_TLP_OUT
     elif s != NULL and not s.flags & SEG_SACKED and resend(t, c, last_segment(t, c, s), c.mss):
         c.flags |= TF_TLP_OUT | TF_TLP_RETRANS
-    c.tlp_end = c.snd_nxt
+    c.tx.tlp_end = c.snd_nxt
     count(t.core, TCPLossProbes)
     recovery_arm(t, c)                                       # a probe is out (or none could be): the RTO is next
 
@@ -126,44 +126,43 @@ cdef void window_probe(Tcp *t, Tcb *c) noexcept nogil:
     """
     cdef uint32_t usable = c.snd_una + c.snd_wnd - c.snd_nxt
     # MUST-37: answered probes don't count; but nobody waits for an orphan, which its peer could keep for ever so.
-    if given_up(t, c, max(c.probes, c.backoff) if c.flags & TF_ORPHAN else c.probes, t.knobs.retries2) or (
+    if given_up(t, c, max(c.probes, c.tx.backoff) if c.flags & TF_ORPHAN else c.probes, t.knobs.retries2) or (
             c.flags & TF_ORPHAN and pool_above(&t.core.pool, 13)):
         if c.flags & TF_ORPHAN:
             send_rst(t, c)
         give_up(t, c)
         return
     count(t.core, TCPWinProbe)
-    if c.backoff < BACKOFF_MAX:
-        c.backoff += 1
+    if c.tx.backoff < BACKOFF_MAX:
+        c.tx.backoff += 1
     if <int>usable > 0:
-        c.timer_what = TIMER_NONE
-        c.backoff = 0
+        c.tx.timer_what = TIMER_NONE
+        c.tx.backoff = 0
         if send_new(t, c, usable):
             return
     c.probes += 1
-    if c.retrans_since == 0:
-        c.retrans_since = t.core.now
+    if c.tx.retrans_since == 0:
+        c.tx.retrans_since = t.core.now
     send_probe(t, c)
-    c.timer_what = TIMER_PERSIST
-    c.rto_at = t.core.now + rtt_rto_ns(t, c)
+    c.tx.timer_what = TIMER_PERSIST
+    c.tx.rto_at = t.core.now + rtt_rto_ns(t, c)
 
 
 cdef void idle(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t due = c.last_recv + <uint64_t>c.conf.keepidle * NS
+    cdef uint64_t silent = tcp_ms(t.core) - c.last_recv, patience = <uint64_t>c.conf.keepidle * 1000         # ms
     if c.state == TCP_FIN_WAIT2 and c.flags & TF_ORPHAN:
         tcb_done(t, c, 0)
         return
-    if not c.conf.keepalive:
+    if not c.conf.keepalive or c.flags & TF_ORPHAN:
         return
-    if due > t.core.now:
-        c.idle_at = due
+    if silent < patience:
+        c.idle_at = t.core.now + (patience - silent) * MS
         return
     # MUST-26: only when idle; the retransmission timer is at work
-    if c.seg_head != NULL or sendq_unsent(c) > 0:
+    if c.tx.seg_head != NULL or sendq_unsent(c) > 0:
         c.idle_at = t.core.now + <uint64_t>c.conf.keepidle * NS
         return
-    if c.probes >= c.conf.keepcnt or (c.conf.user_timeout and c.probes
-                                      and t.core.now - c.last_recv >= <uint64_t>c.conf.user_timeout * MS):
+    if c.probes >= c.conf.keepcnt or (c.conf.user_timeout and c.probes and silent >= c.conf.user_timeout):
         send_rst(t, c)
         give_up(t, c)
         return

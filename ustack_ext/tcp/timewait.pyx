@@ -1,7 +1,7 @@
 """The small struct a connection leaves behind (RFC 9293 §3.6; RFC 1337: resets don't end it; RFC 6191: a newer SYN
 may).
 """
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_TIMEWAIT
@@ -37,7 +37,7 @@ cdef void timewait_from(Tcp *t, Tcb *c) noexcept nogil:
         w.rport = c.rport
         w.snd_nxt = c.snd_nxt
         w.rcv_nxt = c.rcv_nxt
-        w.rcv_wnd = tcb_rcv_wnd(c) >> c.rcv_wscale
+        w.rcv_wnd = <uint16_t>min(tcb_rcv_wnd(c) >> c.rcv_wscale, <uint32_t>0xFFFF)
         w.ts_recent = c.ts_recent
         w.ts_offset = c.ts_offset
         w.ts_ok = (c.flags & TF_TS_OK) != 0

@@ -15,7 +15,7 @@ cdef void tcp_set_backlog(Tcp *t, Listener *l, uint32_t backlog) noexcept nogil
 cdef Tcb *tcp_accept(Tcp *t, Listener *l, void *user) noexcept nogil      # NULL: queue empty
 cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil          # RST to what waits in its queues; frees it
 
-# send: bytes taken (may be short) or -EAGAIN, -EPIPE, -ENOTCONN, or the pending error (taken).
+# send: bytes taken (may be short) or -EAGAIN, -EPIPE, -ENOTCONN, -ENOBUFS, or the pending error (taken).
 # recv: bytes, 0 at the end of the stream, -EAGAIN, -ENOTCONN, or the pending error. peek leaves the bytes.
 cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil
 cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
@@ -25,9 +25,11 @@ cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil             # 0 RD
 # The application lets go: FIN, or RST with unread data or zero linger. The Tcb is the stack's from here on;
 # `source.user` is cleared.
 cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil
+cdef void tcp_abort(Tcp *t, Tcb *c) noexcept nogil                        # the same, with RST whatever its state
 cdef uint16_t tcp_ready(Tcb *c) noexcept nogil                    # EV_* true now
 cdef uint16_t tcp_listener_ready(Listener *l) noexcept nogil
 cdef int tcp_take_error(Tcb *c) noexcept nogil                            # SO_ERROR: positive errno, cleared
-cdef void tcp_conf_changed(Tcp *t, Tcb *c) noexcept nogil                 # after c.conf was changed
+cdef int tcp_set_conf(Tcp *t, Tcb *c, const TcpConf *conf) noexcept nogil  # a copy of it; 0 or -ENOMEM
+cdef int tcp_set_listener_conf(Tcp *t, Listener *l, const TcpConf *conf) noexcept nogil      # for what it accepts
 cdef uint32_t tcp_sndbuf(Tcp *t, Tcb *c) noexcept nogil
 cdef uint32_t tcp_rcvbuf(Tcp *t, Tcb *c) noexcept nogil

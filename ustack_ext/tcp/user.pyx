@@ -12,17 +12,18 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_hash, table_insert, table_remove
 from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TCPAbortOnMemory, TcpActiveOpens
 from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
+from ustack_ext.tcp.conf cimport conf_set, conf_share, conf_unref
 from ustack_ext.tcp.conn cimport (
-    bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done, tcb_insert, tcb_new,
-    tcb_raise, tcb_release, ts_offset_of,
+    acceptq_pop, bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done,
+    tcb_insert, tcb_new, tcb_raise, tcb_release, ts_offset_of,
 )
 from ustack_ext.tcp.establish cimport arm_keepalive
 from ustack_ext.tcp.listen cimport synreq_free
 from ustack_ext.tcp.output cimport send_rst, send_syn, tune_sndbuf, update_mss, window_limit, window_to_offer
 from ustack_ext.tcp.reassembly cimport rcvq_drop, rcvq_read
-from ustack_ext.tcp.sendqueue cimport sendq_append
+from ustack_ext.tcp.sendqueue cimport sendq_append, tx_take
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_ACK_NOW,
+    TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_NOW,
     TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TIMER_MEMORY, Bind, Listener,
     Tcb, Tcp, TcpConf, tcb_rcv_wnd,
 )
@@ -78,28 +79,32 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
         c.raddr = addr_v4(LOCALHOST)
     c.rport = rport
     err = choose_tuple(t, b, c)
+    if err == 0:
+        c.conf = conf_share(t, conf)
+        if c.conf == NULL or not tx_take(t, c):
+            conf_unref(t, c.conf)
+            err = -ENOBUFS
     if err != 0:
         slab_free(&t.tcbs, c)
         return err
-    c.conf = conf[0]
     tune_sndbuf(t, c)
-    c.iss = isn(t, &c.laddr, c.lport, &c.raddr, c.rport)
     c.ts_offset = ts_offset_of(t, &c.laddr, &c.raddr, c.lport, c.rport)
-    c.snd_una = c.iss
-    c.snd_nxt = c.iss
+    c.tx.iss = isn(t, &c.laddr, c.lport, &c.raddr, c.rport)
+    c.tx.high_sacked = c.tx.iss
+    c.snd_una = c.tx.iss
+    c.snd_nxt = c.tx.iss
     c.snd_wnd = 1
     c.mss = 536
-    c.burst = 536
+    c.gso_segs = 1
     c.cwnd = 536
-    c.high_sacked = c.iss
     c.state = TCP_SYN_SENT
-    c.bind = b
+    c.owner.bind = b
     c.source.user = user
     tcb_insert(t, c)
     tcb_dirty(t, c)
     count(t.core, TcpActiveOpens)
     if not send_syn(t, c):                                   # no record to be had: nothing would ever try again
-        c.bind = NULL
+        c.owner.bind = NULL
         c.source.user = NULL
         tcb_done(t, c, 0)
         tcb_release(t, c)
@@ -121,6 +126,11 @@ cdef int tcp_listen(Tcp *t, Bind *b, uint32_t backlog, const TcpConf *conf, void
     elif bind_blocks_listen(t, b):
         return -EADDRINUSE
     l = <Listener *>slab_alloc(&t.listeners_slab)
+    if l != NULL:
+        l.conf = conf_share(t, conf)
+        if l.conf == NULL:
+            slab_free(&t.listeners_slab, l)
+            l = NULL
     if l == NULL:
         if own != NULL:
             bind_free(t, own)
@@ -132,7 +142,6 @@ cdef int tcp_listen(Tcp *t, Bind *b, uint32_t backlog, const TcpConf *conf, void
     l.bind = b
     l.laddr = b.addr
     l.lport = b.port
-    l.conf = conf[0]
     tcp_set_backlog(t, l, backlog)
     table_insert(&t.listeners, &l.entry, table_hash(&t.key, l.lport, 0, 0, 0, 0))
     out[0] = l
@@ -144,17 +153,9 @@ cdef void tcp_set_backlog(Tcp *t, Listener *l, uint32_t backlog) noexcept nogil:
 
 
 cdef Tcb *tcp_accept(Tcp *t, Listener *l, void *user) noexcept nogil:
-    cdef Tcb *c = l.aq_head
-    if c == NULL:
-        return NULL
-    l.aq_head = c.aq_next
-    if l.aq_head == NULL:
-        l.aq_tail = NULL
-    l.acceptq -= 1
-    c.aq_next = NULL
-    c.listener = NULL
-    c.flags &= ~<uint32_t>TF_ACCEPTQ
-    c.source.user = user
+    cdef Tcb *c = acceptq_pop(l)
+    if c != NULL:
+        c.source.user = user
     return c
 
 
@@ -167,6 +168,7 @@ cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil:
     event_forget(&t.core.events, &l.source)
     table_remove(&t.listeners, &l.entry)
     bind_free(t, l.bind)
+    conf_unref(t, l.conf)
     slab_free(&t.listeners_slab, l)
 
 
@@ -192,13 +194,15 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         want += iov[i].len
     if want == 0:
         return 0
-    if c.sndq_bytes >= c.sndbuf:
+    if c.tx.sndq_bytes >= c.sndbuf:
         return -EAGAIN
-    taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.sndq_bytes), want))
+    if not tx_take(t, c):
+        return -ENOBUFS
+    taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.tx.sndq_bytes), want))
     if taken == 0:
-        if c.sndq_bytes == 0:                                # no ACK will come that makes room: look again in a while
-            c.timer_what = TIMER_MEMORY
-            c.rto_at = t.core.now + MEMORY_RETRY_NS
+        if c.tx.sndq_bytes == 0:                             # no ACK will come that makes room: look again in a while
+            c.tx.timer_what = TIMER_MEMORY
+            c.tx.rto_at = t.core.now + MEMORY_RETRY_NS
             tcb_dirty(t, c)
         return -EAGAIN
     c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE
@@ -232,14 +236,14 @@ cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
 
 cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     """Dynamic right-sizing: the window follows twice what the application takes in a round trip, to tcp_rmem[2]."""
-    cdef uint64_t rtt = <uint64_t>max(c.srtt, <uint32_t>1000) * 1000
+    cdef uint32_t rtt = max(c.srtt, <uint32_t>1000), now = <uint32_t>(t.core.now // 1000), since = now - c.rcvq_epoch
     c.rcvq_copied += n
-    if t.core.now - c.rcvq_epoch < rtt:
+    if since < rtt:
         return
-    if t.knobs.moderate_rcvbuf and 2 * <uint64_t>c.rcvq_copied > c.rcv_ssthresh and t.core.now - c.rcvq_epoch < 2 * rtt:
+    if t.knobs.moderate_rcvbuf and 2 * <uint64_t>c.rcvq_copied > c.rcv_ssthresh and since < 2 * rtt:
         c.rcv_ssthresh = <uint32_t>min(2 * <uint64_t>c.rcvq_copied, <uint64_t>t.knobs.rmem_max)
     c.rcvq_copied = 0
-    c.rcvq_epoch = t.core.now
+    c.rcvq_epoch = now
 
 
 cdef void consumed(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
@@ -281,7 +285,7 @@ cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil:
     return 0
 
 
-cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
+cdef void let_go(Tcp *t, Tcb *c, bint abort) noexcept nogil:
     event_forget(&t.core.events, &c.source)
     c.source.user = NULL
     if c.flags & TF_DEAD:
@@ -293,16 +297,23 @@ cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
     if c.state == TCP_SYN_SENT:
         tcb_done(t, c, 0)
         return
-    if (c.conf.linger and c.conf.linger_time == 0) or c.rcvq_bytes > 0 or t.n_orphans > t.knobs.max_orphans:
+    if abort or c.rcvq_bytes > 0 or t.n_orphans > t.knobs.max_orphans:
         # RFC 2525 §2.17: the peer must know it was not read
-        count(t.core, TCPAbortOnClose if c.rcvq_bytes else (TCPAbortOnLinger if c.conf.linger else TCPAbortOnMemory))
+        count(t.core, TCPAbortOnClose if c.rcvq_bytes else (TCPAbortOnLinger if abort else TCPAbortOnMemory))
         send_rst(t, c)
         tcb_done(t, c, 0)
         return
-    c.conf.keepalive = 0
     queue_fin(t, c)
     if c.state == TCP_FIN_WAIT2:
         c.idle_at = t.core.now + <uint64_t>t.knobs.fin_timeout * NS
+
+
+cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
+    let_go(t, c, c.conf.linger and c.conf.linger_time == 0)
+
+
+cdef void tcp_abort(Tcp *t, Tcb *c) noexcept nogil:
+    let_go(t, c, True)
 
 
 # ---- STATUS ----
@@ -313,7 +324,8 @@ cdef uint16_t tcp_ready(Tcb *c) noexcept nogil:
         bits |= EV_READABLE
     if c.flags & (TF_DEAD | TF_FIN_QUEUED) or c.error:
         bits |= EV_WRITABLE
-    elif c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and 3 * <uint64_t>c.sndq_bytes <= 2 * <uint64_t>c.sndbuf:
+    elif (c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV
+          and 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf):
         bits |= EV_WRITABLE
     if c.flags & TF_DEAD or (c.flags & TF_FIN_QUEUED and c.flags & (TF_FIN_RCVD | TF_RD_SHUT)):
         bits |= EV_HANGUP
@@ -328,15 +340,21 @@ cdef uint16_t tcp_listener_ready(Listener *l) noexcept nogil:
     return EV_READABLE if l.aq_head != NULL else 0
 
 
-cdef void tcp_conf_changed(Tcp *t, Tcb *c) noexcept nogil:
-    if c.flags & TF_DEAD:
-        return
+cdef int tcp_set_conf(Tcp *t, Tcb *c, const TcpConf *conf) noexcept nogil:
+    cdef int err = conf_set(t, &c.conf, conf)
+    if err != 0 or c.flags & TF_DEAD:
+        return err
     tcb_dirty(t, c)
     tune_sndbuf(t, c)
     if c.flags & TF_CONNECTED:
         update_mss(t, c)
         if c.state != TCP_FIN_WAIT2 or not c.flags & TF_ORPHAN:
             arm_keepalive(t, c)
+    return 0
+
+
+cdef int tcp_set_listener_conf(Tcp *t, Listener *l, const TcpConf *conf) noexcept nogil:
+    return conf_set(t, &l.conf, conf)
 
 
 cdef uint32_t tcp_sndbuf(Tcp *t, Tcb *c) noexcept nogil:

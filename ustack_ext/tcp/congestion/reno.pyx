@@ -14,9 +14,9 @@ cdef void on_ack(Tcb *c, uint32_t acked) noexcept nogil:
         step = min(acked, c.ssthresh - c.cwnd)
         c.cwnd += step
         acked -= step
-    c.cc_acked += acked                                      # congestion avoidance: a segment a window
-    while c.cc_acked >= c.cwnd:
-        c.cc_acked -= c.cwnd
+    c.tx.cc_acked += acked                                      # congestion avoidance: a segment a window
+    while c.tx.cc_acked >= c.cwnd:
+        c.tx.cc_acked -= c.cwnd
         c.cwnd += c.mss
     c.cwnd = min(c.cwnd, <uint32_t>CWND_MAX)
 

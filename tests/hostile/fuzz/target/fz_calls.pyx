@@ -5,9 +5,9 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.net.net cimport iface_add_addr, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del
 from ustack_ext.net.state cimport MEDIUM_ETHERNET
 from ustack_ext.tcp.tcb cimport Bind, Listener, TF_DEAD, Tcb, TcpConf
-from ustack_ext.tcp.tcp cimport (tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_changed, tcp_conf_default,
+from ustack_ext.tcp.tcp cimport (tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default,
                                  tcp_connect, tcp_listen, tcp_listener_ready, tcp_recv, tcp_send,
-                                 tcp_set_backlog, tcp_shutdown, tcp_take_error, tcp_unbind)
+                                 tcp_set_backlog, tcp_set_conf, tcp_shutdown, tcp_take_error, tcp_unbind)
 from ustack_ext.udp.udp cimport (UdpMeta, UdpSock, udp_bind, udp_close, udp_connect, udp_open, udp_ready, udp_recv,
                                  udp_send, udp_shutdown)
 from ustack_ext.wire.addr cimport Addr, V4_BITS, addr_none, addr_v4
@@ -149,8 +149,9 @@ cdef void close_call(World *w, Tcb *c) noexcept nogil:
 
 
 cdef void conf_call(World *w, Tcb *c, const uint8_t *r) noexcept nogil:
-    conf_of(w, r, &c.conf)
-    tcp_conf_changed(&w.e.tcp, c)
+    cdef TcpConf conf
+    conf_of(w, r, &conf)
+    tcp_set_conf(&w.e.tcp, c, &conf)
     if r[3] & 1:
         tcp_take_error(c)
 

@@ -3,18 +3,23 @@ armed where something waits for it, and no limit is passed."""
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from ustack_ext.base.buf cimport Buf, BufQueue, buf_truesize
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
+from ustack_ext.base.table cimport table_bucket, table_buckets
 from ustack_ext.engine.engine cimport Engine, engine_next
 from ustack_ext.net.state cimport FragQueue, Neigh, Net, NUD_PERMANENT
+from ustack_ext.tcp.conn cimport aq_next
 from ustack_ext.tcp.output cimport window_limit
 from ustack_ext.tcp.tcb cimport (SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_CLOSED, TCP_OFO_RANGES_MAX,
                                  TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FIN_SENT,
-                                 TF_ORPHAN, TF_SACK_OK, Listener, Range, Seg, SynReq, Tcb, Tcp, TimeWait)
+                                 TF_DSACK_PENDING, TF_ORPHAN, TF_SACK_OK, TIMER_NONE, ConfCell, Listener, Range, Seg, SynReq,
+                                 Tcb, Tcp, TimeWait, Tx, tcb_deadline)
 from ustack_ext.udp.state cimport UdpSock
 from fz_world cimport LISTENERS, TCBS, UDPS, World, world_fail
 
 cdef struct Sums:                  # over everything alive in one engine
     uint64_t bufs
     uint64_t segs
+    uint64_t txs
+    uint64_t confs                 # references to them
     uint64_t reasms
     uint64_t tcbs
     uint64_t synreqs
@@ -42,9 +47,9 @@ cdef void note_timer(World *w, Sums *z, const Entry *e) noexcept nogil:
 
 cdef bint in_sendq(const Tcb *c, const Seg *s) noexcept nogil:
     """The record's bytes are where it says, and nowhere before what is acknowledged."""
-    cdef Buf *b = c.sndq_head
-    cdef uint32_t at = c.snd_una - c.sndq_off
-    if c.seg_head.flags & SEG_SYN:
+    cdef Buf *b = c.tx.sndq_head
+    cdef uint32_t at = c.snd_una - c.tx.sndq_off
+    if c.tx.seg_head.flags & SEG_SYN:
         return True
     while b != NULL and b != s.block:
         at += b.len
@@ -55,17 +60,17 @@ cdef bint in_sendq(const Tcb *c, const Seg *s) noexcept nogil:
 
 
 cdef void check_records(World *w, const Tcb *c, Sums *z) noexcept nogil:
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     cdef Seg *before_it = NULL
     cdef uint32_t flight = 0, lost = 0, sacked = 0, timed = 0, at = c.snd_una, n
-    cdef bint hint_passed = c.retrans_hint == NULL
+    cdef bint hint_passed = c.tx.retrans_hint == NULL
     while s != NULL:
         z.segs += 1
         n = s.end - s.seq
         if s.seq != at or n == 0 or s.prev != before_it:
             world_fail(w, b"records: gap, overlap or broken list")
             return
-        if s == c.retrans_hint:
+        if s == c.tx.retrans_hint:
             hint_passed = True
         if s.flags & SEG_SACKED:
             sacked += n
@@ -81,17 +86,17 @@ cdef void check_records(World *w, const Tcb *c, Sums *z) noexcept nogil:
         at = s.end
         before_it = s
         s = s.next
-    if before_it != c.seg_tail or at != c.snd_nxt:
+    if before_it != c.tx.seg_tail or at != c.snd_nxt:
         world_fail(w, b"records: do not end at SND.NXT")
-    if flight != c.flight or lost != c.lost:
+    if flight != c.tx.flight or lost != c.tx.lost:
         world_fail(w, b"records: flight or lost is not their sum")
-    if c.flags & TF_SACK_OK and sacked != c.sacked:
+    if c.flags & TF_SACK_OK and sacked != c.tx.sacked:
         world_fail(w, b"records: sacked is not their sum")
     check_time_order(w, c, timed)
 
 
 cdef void check_time_order(World *w, const Tcb *c, uint32_t timed) noexcept nogil:
-    cdef Seg *s = c.time_head
+    cdef Seg *s = c.tx.time_head
     cdef Seg *before_it = NULL
     cdef uint32_t n = 0
     while s != NULL:
@@ -101,34 +106,34 @@ cdef void check_time_order(World *w, const Tcb *c, uint32_t timed) noexcept nogi
         n += 1
         before_it = s
         s = s.tnext
-    if before_it != c.time_tail or n != timed:
+    if before_it != c.tx.time_tail or n != timed:
         world_fail(w, b"time order: not what is in flight")
 
 
 cdef void check_send_queue(World *w, Tcp *t, Tcb *c, Sums *z) noexcept nogil:
-    cdef Buf *b = c.sndq_head
+    cdef Buf *b = c.tx.sndq_head
     cdef Buf *last = NULL
     cdef uint64_t bytes = 0, truesize = 0
-    cdef bint next_seen = c.nxt_block == NULL
+    cdef bint next_seen = c.tx.nxt_block == NULL
     cdef uint32_t sent = c.snd_nxt - c.snd_una
     while b != NULL:
         z.bufs += 1
         bytes += b.len
         truesize += buf_truesize(b)
-        next_seen = next_seen or (b == c.nxt_block and c.nxt_off <= b.len)
+        next_seen = next_seen or (b == c.tx.nxt_block and c.tx.nxt_off <= b.len)
         last = b
         b = b.next
-    if last != c.sndq_tail or bytes - (c.sndq_off if last != NULL else 0) != c.sndq_bytes or truesize != c.sndq_truesize:
+    if last != c.tx.sndq_tail or bytes - (c.tx.sndq_off if last != NULL else 0) != c.tx.sndq_bytes or truesize != c.tx.sndq_truesize:
         world_fail(w, b"send queue: not its sum")
     if not next_seen:
         world_fail(w, b"send queue: SND.NXT is not in it")
-    if c.seg_head != NULL and c.seg_head.flags & SEG_SYN:
+    if c.tx.seg_head != NULL and c.tx.seg_head.flags & SEG_SYN:
         sent -= 1
     if c.flags & TF_FIN_SENT:
-        sent -= 1 if c.seg_tail != NULL and c.seg_tail.flags & SEG_FIN else 0
-    if sent > c.sndq_bytes:
+        sent -= 1 if c.tx.seg_tail != NULL and c.tx.seg_tail.flags & SEG_FIN else 0
+    if sent > c.tx.sndq_bytes:
         world_fail(w, b"send queue: more in flight than there is")
-    if c.sndq_bytes > max(t.knobs.wmem_max, c.conf.sndbuf):
+    if c.tx.sndq_bytes > max(t.knobs.wmem_max, c.conf.sndbuf):
         world_fail(w, b"send queue: over its limit")
 
 
@@ -158,7 +163,7 @@ cdef void check_receive_side(World *w, Tcp *t, Tcb *c, Sums *z) noexcept nogil:
     if c.reasm == NULL:
         return
     z.reasms += 1
-    if c.reasm.count == 0 or c.reasm.count > c.reasm.cap or c.reasm.count > 2 * TCP_OFO_RANGES_MAX:
+    if (c.reasm.count == 0 and not c.flags & TF_DSACK_PENDING) or c.reasm.count > c.reasm.cap or c.reasm.count > 2 * TCP_OFO_RANGES_MAX:
         world_fail(w, b"out of order: count")
     for i in range(c.reasm.count):
         r = &c.reasm.ranges[i]
@@ -174,14 +179,23 @@ cdef void check_receive_side(World *w, Tcp *t, Tcb *c, Sums *z) noexcept nogil:
 # ---- one connection ----
 
 cdef void check_timers(World *w, const Tcb *c) noexcept nogil:
-    cdef uint64_t at = min(c.rto_at, min(c.delack_at, c.idle_at))
-    cdef bint waits = c.sndq_bytes > 0 and c.state != TCP_SYN_SENT
+    cdef uint64_t at = tcb_deadline(c, w.e.core.now)
+    cdef bint waits = c.tx.sndq_bytes > 0 and c.state != TCP_SYN_SENT
     if (c.entry.armed != 0) != (at != UINT64_MAX) or (c.entry.armed and c.entry.deadline != at):
         world_fail(w, b"timer: not armed for the earliest")
-    if (c.seg_head != NULL or waits or c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV) and c.rto_at == UINT64_MAX:
+    if (c.tx.seg_head != NULL or waits or c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV) and c.tx.rto_at == UINT64_MAX:
         world_fail(w, b"timer: nothing will ever move this connection")
     if at <= w.e.core.now and w.e.loopback.count == 0:
         world_fail(w, b"timer: due and not done")
+
+
+cdef void check_sending_side(World *w, Tcp *t, const Tcb *c, Sums *z) noexcept nogil:
+    if c.tx == &t.no_tx:
+        return
+    z.txs += 1
+    if (not c.flags & TF_DIRTY and c.tx.seg_head == NULL and c.tx.sndq_bytes == 0 and c.tx.backoff == 0
+            and c.tx.timer_what == TIMER_NONE):
+        world_fail(w, b"sending side: kept, and nothing in it")
 
 
 cdef void check_tcb(World *w, Tcb *c, Sums *z) noexcept nogil:
@@ -190,8 +204,10 @@ cdef void check_tcb(World *w, Tcb *c, Sums *z) noexcept nogil:
     z.tcbs += 1
     z.orphans += (c.flags & TF_ORPHAN) != 0
     z.connected += (c.flags & TF_CONNECTED) != 0
-    if c.bind != NULL:
+    z.confs += 1
+    if c.owner.bind != NULL and not c.flags & TF_ACCEPTQ:
         z.binds += 1
+    check_sending_side(w, t, c, z)
     if not c.entry.hashed or c.state == TCP_CLOSED or c.flags & TF_DEAD or c.entry.kind != ENTRY_TCB:
         world_fail(w, b"connection: closed, in the table")
     if before(c.snd_nxt, c.snd_una):
@@ -211,9 +227,10 @@ cdef void check_dead(World *w, Tcb *c, Sums *z) noexcept nogil:
     """Over, and still held by a socket: what was received is left, nothing else."""
     cdef uint64_t truesize = 0
     z.tcbs += 1
-    if c.bind != NULL:
+    z.confs += 1
+    if c.owner.bind != NULL:
         z.binds += 1
-    if c.entry.hashed or c.entry.armed or c.seg_head != NULL or c.sndq_head != NULL or c.reasm != NULL:
+    if c.entry.hashed or c.entry.armed or c.tx != &w.e.tcp.no_tx or c.reasm != NULL:
         world_fail(w, b"dead connection: not empty")
     if chain(c.rcvq_head, c.rcvq_tail, z, &truesize) != c.rcvq_bytes:
         world_fail(w, b"dead connection: receive queue is not its sum")
@@ -224,6 +241,7 @@ cdef void check_listener(World *w, Listener *l, Sums *z) noexcept nogil:
     cdef SynReq *r = l.synq_oldest
     cdef Tcb *c = l.aq_head
     z.binds += 1
+    z.confs += 1
     while r != NULL and n <= l.synq:
         if r.listener != l or not r.entry.hashed or not r.entry.armed:
             world_fail(w, b"SYN queue: a stray entry")
@@ -233,14 +251,35 @@ cdef void check_listener(World *w, Listener *l, Sums *z) noexcept nogil:
         world_fail(w, b"SYN queue: count")
     n = 0
     while c != NULL and n <= l.acceptq:
-        if c.listener != l or not c.flags & TF_ACCEPTQ or c.flags & TF_DEAD:
+        if c.owner.listener != l or c.source.user != NULL or not c.flags & TF_ACCEPTQ or c.flags & TF_DEAD:
             world_fail(w, b"accept queue: a stray entry")
         n += 1
-        if c.aq_next == NULL and l.aq_tail != c:
+        if aq_next(c) == NULL and l.aq_tail != c:
             world_fail(w, b"accept queue: its tail")
-        c = c.aq_next
+        c = aq_next(c)
     if n != l.acceptq or n > l.backlog + 1:
         world_fail(w, b"accept queue: count")
+
+
+cdef void check_spares(World *w, Tcp *t, Sums *z) noexcept nogil:
+    cdef Tx *x = t.spare_txs
+    cdef uint32_t n = 0
+    cdef int i
+    while x != NULL and n <= t.n_spare_txs:
+        n += 1
+        x = <Tx *>x.sndq_head
+    if n != t.n_spare_txs or z.txs + n != t.txs.live:
+        world_fail(w, b"sending sides: more alive than can be found")
+    x = &t.no_tx
+    if (x.seg_head != NULL or x.sndq_head != NULL or x.nxt_block != NULL or x.sndq_bytes or x.flight or x.lost
+            or x.sacked or x.rto_at != UINT64_MAX or x.timer_what != TIMER_NONE or x.backoff or x.retries
+            or x.retrans_since or x.dupacks or x.cc_acked or x.high_sacked or x.snd_sml or x.recover or x.tlp_end):
+        world_fail(w, b"sending sides: somebody wrote to the empty one")
+    for i in range(8):
+        if t.recent_confs[i] != NULL:
+            n += (<ConfCell *>t.recent_confs[i]).refs == 0
+    if n != t.n_spare_txs or t.confs.live > z.confs:
+        world_fail(w, b"settings: more alive than are used")
 
 
 cdef void check_tcp(World *w, Sums *z) noexcept nogil:
@@ -248,8 +287,8 @@ cdef void check_tcp(World *w, Sums *z) noexcept nogil:
     cdef Entry *e
     cdef TimeWait *old
     cdef uint32_t i, n = 0
-    for i in range(t.conns.mask + 1):
-        e = t.conns.buckets[i]
+    for i in range(table_buckets(&t.conns)):
+        e = table_bucket(&t.conns, i)[0]
         while e != NULL:
             n += 1
             if e.kind == ENTRY_TCB:
@@ -278,6 +317,7 @@ cdef void check_tcp(World *w, Sums *z) noexcept nogil:
         world_fail(w, b"connections: more alive than can be found")
     if z.segs != t.segs.live or z.reasms != t.reasms.live or z.binds != t.binds_slab.live or z.ofo != t.ofo_memory:
         world_fail(w, b"records, ranges or binds: more alive than can be found")
+    check_spares(w, t, z)
     if z.orphans != t.n_orphans or z.connected != t.n_established:
         world_fail(w, b"orphans or established: count")
 
@@ -345,8 +385,8 @@ cdef void check_neighbours(World *w, Net *n, Sums *z) noexcept nogil:
     cdef uint64_t queued = 0, truesize
     cdef Entry *e
     cdef Neigh *g
-    for i in range(n.neighs.mask + 1):
-        e = n.neighs.buckets[i]
+    for i in range(table_buckets(&n.neighs)):
+        e = table_bucket(&n.neighs, i)[0]
         while e != NULL:
             g = <Neigh *>e
             found += 1

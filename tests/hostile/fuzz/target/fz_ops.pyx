@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from ustack_ext.engine.engine cimport engine_enter, engine_next
 from ustack_ext.net.state cimport MEDIUM_ETHERNET
 from ustack_ext.tcp.output cimport ts_now
-from ustack_ext.tcp.tcb cimport TF_DEAD, TF_TS_OK, Seg, Tcb
+from ustack_ext.tcp.tcb cimport TF_DEAD, TF_TS_OK, Seg, Tcb, has_gap
 from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be16, put_be32
 from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_ECHO, ICMP_HLEN, IP4_HLEN, IPPROTO_ICMP_, IPPROTO_TCP_,
                                       IPPROTO_UDP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_SYN, WIRE_OK, Ip4Hdr, TcpHdr,
@@ -55,7 +55,7 @@ cdef Way to_us(uint8_t flags) noexcept nogil:
 # ---- segments of a connection ----
 
 cdef uint32_t nth_record_edge(const Tcb *c, uint8_t which) noexcept nogil:
-    cdef Seg *s = c.seg_head
+    cdef Seg *s = c.tx.seg_head
     while s != NULL and which > 0 and s.next != NULL:
         s = s.next
         which -= 1
@@ -71,10 +71,10 @@ cdef uint32_t seq_of(const Tcb *c, const uint8_t *r) noexcept nogil:
         base = c.irs
     elif how == 3:
         base = c.fin_seq
-    elif how == 4 and c.reasm != NULL:
+    elif how == 4 and has_gap(c):
         base = c.reasm.ranges[r[4] % c.reasm.count].end
         step = <signed char>r[5]
-    elif how == 5 and c.reasm != NULL:
+    elif how == 5 and has_gap(c):
         base = c.reasm.ranges[r[4] % c.reasm.count].seq
         step = <signed char>r[5]
     elif how == 6:
@@ -90,15 +90,15 @@ cdef uint32_t ack_of(const Tcb *c, const uint8_t *r) noexcept nogil:
     if how == 1:
         base = c.snd_una
     elif how == 2:
-        base = c.iss
+        base = c.tx.iss
     elif how == 3:
         return nth_record_edge(c, r[6]) + <uint32_t><int>(<signed char>r[7])
     elif how == 4:
-        base = c.high_sacked
+        base = c.tx.high_sacked
     elif how == 5:
-        base = c.recover
+        base = c.tx.recover
     elif how == 6:
-        base = c.tlp_end
+        base = c.tx.tlp_end
     elif how == 7:
         return get_be32(r + 4)
     return base + <uint32_t>(step * (64 if r[3] & 128 else 1))

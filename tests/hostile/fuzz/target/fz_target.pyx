@@ -66,11 +66,11 @@ def self_check():
         if w.failed != NULL or w.e.tcp.n_established != 9 or w.tcbs[6].state != TCP_FIN_WAIT1 or w.tcbs[7] != NULL:
             raise RuntimeError("the scene is not as fz_ops describes it")
         if which == 0:
-            w.tcbs[0].flight += 1
+            w.tcbs[0].tx.flight += 1
         elif which == 1:
             w.e.core.pool.live += 1
         elif which == 2:
-            w.tcbs[1].rto_at += 1
+            w.tcbs[1].tx.rto_at += 1
         elif which == 3:
             w.listeners[0].synq += 1
         else:
