@@ -89,6 +89,15 @@ def pytcp() -> str:
     return str(made)
 
 
+@functools.cache
+def site() -> str:
+    """A directory to serve: its index is 128 bytes."""
+    place = TARGET / "site"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "index.html").write_bytes(b"0" * 128)
+    return str(place)
+
+
 # A phase of a load has to stay a function of its own, whoever calls it.
 MODULE_FLAGS = ("-O2", "-g", "-fno-strict-aliasing", "-fno-inline-functions-called-once", "-fno-inline-small-functions")
 

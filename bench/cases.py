@@ -1,7 +1,7 @@
 """What is measured: for each case its rows (who), its loads (how) and its columns (what is told of it).
 
-Bulk transfers are left to the scheduler, as they would be in use; ping-pong is pinned, because where the two processes
-are is what it measures.
+Bulk transfers are left to the scheduler, as they would be in use, and once more pinned to a core each; ping-pong is
+pinned, because where the two processes are is what it measures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import build, rigs
+from bench import build, real, rigs
+from tap_harness import need
 from tap_harness.netns import ROOT
 
 GB = 1e9
@@ -60,15 +61,32 @@ def _titles(*names: str) -> dict[str, str]:
 
 # -- bulk
 
+BULK = (
+    "kernel",
+    "kernel-plain",
+    "ustack",
+    "ustack-offload",
+    "ustack-native",
+    "ustack-native-offload",
+    *PEERS,
+    "limit",
+    "limit-offload",
+)
+PINNED = tuple(row for row in BULK if row not in ("kernel-plain", "lwip", "gvisor", "pytcp"))
 
-def _bulk(row: str, load: str, seconds: float) -> dict[str, float]:
+
+def _bulk(row: str, load: str, seconds: float, cores: tuple[int | None, int | None] = (None, None)) -> dict[str, float]:
     service, kind = {"in": ("sink", "send"), "out": ("source", "receive")}[load]
-    found = rigs.load(row, service, (kind, seconds, 0))
+    found = rigs.load(row, service, (kind, seconds, 0), *cores)
     return {
         "gbit": found["bytes"] * 8 / found["seconds"] / GB,
         "server_cpu": found["server_cpu_seconds"] / (found["bytes"] / GB),
         "client_cpu": found["client_cpu_seconds"] / (found["bytes"] / GB),
     }
+
+
+def _pinned(row: str, load: str, seconds: float) -> dict[str, float]:
+    return _bulk(row, load, seconds, rigs.cores("two"))
 
 
 def _bulk_columns(load: str, arrow: str) -> tuple[Column, ...]:
@@ -81,18 +99,33 @@ def _bulk_columns(load: str, arrow: str) -> tuple[Column, ...]:
 
 # -- ping-pong
 
+BUSY = ("ustack-busy", "ustack-native-busy", "limit-busy")  # on two cores: on one, polling keeps the client from it
+PING = (
+    "kernel",
+    "kernel-python",
+    "ustack",
+    "ustack-offload",
+    "ustack-native",
+    "ustack-native-offload",
+    *PEERS,
+    "limit",
+    "limit-offload",
+    *BUSY,
+)
+
 
 def _ping(row: str, load: str, seconds: float) -> dict[str, float]:
-    first, *others = rigs.cpus()
-    server = first if load == "one" else others[0]
-    found = rigs.load(row, "echo", ("ping", seconds, PING_SIZE), client_cpu=first, server_cpu=server)
+    found = rigs.load(row, "echo", ("ping", seconds, PING_SIZE), *rigs.cores(load))
     return {"p50": found["p50_us"], "p99": found["p99_us"]}
 
 
-def _ping_missing(row: str, load: str) -> str | None:
-    if load == "two" and len(rigs.cpus()) < 2:
-        return "this machine has one CPU"
-    return rigs.missing(row)
+def _round_trips() -> tuple[Column, ...]:
+    return (
+        Column("one", "p50", "one core, median", 1, compared=True),
+        Column("one", "p99", "p99", 1),
+        Column("two", "p50", "two cores, median", 1, compared=True),
+        Column("two", "p99", "p99", 1),
+    )
 
 
 # -- short connections
@@ -101,22 +134,22 @@ def _ping_missing(row: str, load: str) -> str | None:
 _SHORT = {
     "kernel": ("kernel", "short", "Linux over veth, server in C, epoll"),
     "kernel-python": ("kernel-python", "short", "Linux over veth, server in Python, one after the other"),
+    "kernel-selector": ("kernel-python", "select", "Linux over veth, server in Python, selectors"),
     "ustack": ("ustack", "short", "ustack on a plain TAP, server in Python, one after the other"),
     "ustack-offload": ("ustack-offload", "short", "the same with offloads"),
-    "kernel-selector": ("kernel-python", "select", "Linux over veth, server in Python, selectors"),
     "ustack-selector": ("ustack", "select", "ustack on a plain TAP, server in Python, selectors"),
-    "lwip": ("lwip", "short", "lwIP on a plain TAP, server in C"),
-    "gvisor": ("gvisor", "short", "gVisor netstack on a plain TAP, server in Go"),
-    "gvisor-offload": ("gvisor-offload", "short", "the same with offloads"),
-    "pytcp": ("pytcp", "short", "pmd-pytcp (pure Python) on a plain TAP, server in Python"),
-    "limit": ("limit", "short", "limit: TCP only faked, on a plain TAP"),
-    "limit-offload": ("limit-offload", "short", "the same with offloads"),
+    **{
+        row: (row, "short", rigs.CONTENDERS[row].title)
+        for row in ("ustack-native", "ustack-native-offload", *PEERS, "limit", "limit-offload")
+    },
 }
+# Whom the client leaves first: a server that serves one after the other would wait for it each time.
+_LEFT = ("kernel", "ustack-native", "ustack-native-offload", "lwip", "gvisor", "gvisor-offload", "limit")
 
 
-def _connect(row: str, _load: str, seconds: float) -> dict[str, float]:
+def _connect(row: str, load: str, seconds: float) -> dict[str, float]:
     contender, service, _ = _SHORT[row]
-    found = rigs.load(contender, service, ("connect", seconds, AT_A_TIME))
+    found = rigs.load(contender, service if load == "connect" else "reply", (load, seconds, AT_A_TIME))
     return {
         "rate": found["connections"] / found["seconds"],
         "p50": found["p50_us"] / 1000,
@@ -124,6 +157,36 @@ def _connect(row: str, _load: str, seconds: float) -> dict[str, float]:
         "failed": found["failed"],
         "server_cpu": found["server_cpu_seconds"] / max(found["connections"], 1) * 1e6,
     }
+
+
+# -- real programs
+
+# row: (contender, service, title)
+_HTTP = {
+    "kernel": ("kernel", "http", "Linux over veth, server in C, epoll"),
+    "ustack-native": ("ustack-native", "http", "ustack on a plain TAP, native service"),
+    "ustack-native-offload": ("ustack-native-offload", "http", "ustack on a TAP with offloads, native service"),
+    "limit": ("limit", "http", "limit: TCP only faked, on a plain TAP"),
+    "limit-offload": ("limit-offload", "http", "the same with offloads"),
+    "kernel-python": ("kernel-python", "http", "Linux over veth, Python's http.server"),
+    "ustack": ("ustack-verb", "http", "ustack serve (Python's http.server)"),
+}
+_HTTP_1_0 = ("kernel-python", "ustack")  # which closes after each answer as it is
+_IPERF3 = {"kernel": ("kernel-program", "Linux over veth, iperf3 -s"), "ustack": ("ustack-verb", "ustack iperf3 -s")}
+_SOCKPERF = {
+    "kernel": ("kernel-program", "Linux over veth, sockperf server"),
+    "ustack": ("ustack", "ustack on a plain TAP, server in Python"),
+}
+
+
+def _wrk(row: str, load: str, seconds: float) -> dict[str, float]:
+    contender, service, _ = _HTTP[row]
+    return real.wrk(contender, service if load == "keep" or row in _HTTP_1_0 else "http-close", seconds)
+
+
+def _iperf3_missing(row: str, _load: str) -> str | None:
+    verb = rigs.missing_verb("iperf3") if row == "ustack" else None
+    return need.missing_program("iperf3") or verb or rigs.missing(_IPERF3[row][0])
 
 
 # -- in memory
@@ -172,7 +235,7 @@ CASES = {
         Case(
             "bulk",
             f"TCP, one stream, MTU {rigs.MTU}; the client is the kernel's TCP",
-            _titles("kernel", "kernel-plain", "ustack", "ustack-offload", *PEERS, "limit", "limit-offload"),
+            _titles(*BULK),
             ("in", "out"),
             (*_bulk_columns("in", "client→server"), *_bulk_columns("out", "server→client")),
             _bulk,
@@ -180,38 +243,90 @@ CASES = {
             reference=rigs.KERNEL,
         ),
         Case(
+            "pinned",
+            "the same, client and server pinned to a core each",
+            _titles(*PINNED),
+            ("in", "out"),
+            (*_bulk_columns("in", "client→server"), *_bulk_columns("out", "server→client")),
+            _pinned,
+            lambda row, _load: rigs.no_core("two") or rigs.missing(row),
+            reference=rigs.KERNEL,
+        ),
+        Case(
             "ping",
             f"{PING_SIZE}-byte ping-pong, µs a round trip; client and server pinned",
-            _titles(
-                "kernel", "kernel-python", "ustack", "ustack-offload", *PEERS, "limit", "limit-offload", "limit-busy"
-            ),
+            _titles(*PING),
             ("one", "two"),
-            (
-                Column("one", "p50", "one core, median", 1, compared=True),
-                Column("one", "p99", "p99", 1),
-                Column("two", "p50", "two cores, median", 1, compared=True),
-                Column("two", "p99", "p99", 1),
-            ),
+            _round_trips(),
             _ping,
-            _ping_missing,
+            lambda row, load: rigs.no_core(load) or rigs.missing(row),
             reference=rigs.KERNEL,
-            # On one core polling only keeps the client from running.
-            without=frozenset({("limit-busy", "one")}),
+            without=frozenset((row, "one") for row in BUSY),
         ),
         Case(
             "connect",
             f"short connections (connect, 1 byte each way, close), {AT_A_TIME} at a time",
             {row: title for row, (_, _, title) in _SHORT.items()},
-            ("short",),
+            ("connect", "leave"),
             (
-                Column("short", "rate", "connections/s", 0, compared=True),
-                Column("short", "p50", "median ms", 2),
-                Column("short", "p99", "p99 ms", 2),
-                Column("short", "server_cpu", "server CPU µs each", 1),
-                Column("short", "failed", "failed", 0),
+                Column("connect", "rate", "connections/s", 0, compared=True),
+                Column("connect", "p50", "median ms", 2),
+                Column("connect", "p99", "p99 ms", 2),
+                Column("connect", "server_cpu", "server CPU µs each", 1),
+                Column("connect", "failed", "failed", 0),
+                Column("leave", "rate", "client closes first: connections/s", 0, compared=True),
+                Column("leave", "p99", "p99 ms", 2),
+                Column("leave", "failed", "failed", 0),
             ),
             _connect,
             lambda row, _load: rigs.missing(_SHORT[row][0]),
+            reference=rigs.KERNEL,
+            without=frozenset((row, "leave") for row in _SHORT if row not in _LEFT),
+        ),
+        Case(
+            "http",
+            f"HTTP: wrk with {real.CONNECTIONS} connections, an answer of 128 bytes",
+            {row: title for row, (_, _, title) in _HTTP.items()},
+            ("keep", "close"),
+            (
+                Column("keep", "rate", "kept connections: requests/s", 0, compared=True),
+                Column("keep", "p50", "median ms", 2),
+                Column("keep", "p99", "p99 ms", 2),
+                Column("keep", "server_cpu", "server CPU µs each", 1),
+                Column("keep", "failed", "failed", 0),
+                Column("close", "rate", "a connection each: requests/s", 0, compared=True),
+                Column("close", "p99", "p99 ms", 2),
+                Column("close", "server_cpu", "server CPU µs each", 1),
+                Column("close", "failed", "failed", 0),
+            ),
+            _wrk,
+            lambda row, _load: need.missing_program("wrk") or rigs.missing(_HTTP[row][0]),
+            reference=rigs.KERNEL,
+            without=frozenset((row, "keep") for row in _HTTP_1_0),
+        ),
+        Case(
+            "iperf3",
+            "iperf3, one stream",
+            {row: title for row, (_, title) in _IPERF3.items()},
+            ("in", "out"),
+            (
+                Column("in", "gbit", "client→server Gbit/s", 2, compared=True),
+                Column("in", "server_cpu", "server CPU s/GB", 2),
+                Column("out", "gbit", "server→client Gbit/s", 2, compared=True),
+                Column("out", "server_cpu", "server CPU s/GB", 2),
+            ),
+            lambda row, load, seconds: real.iperf3(_IPERF3[row][0], load, seconds),
+            _iperf3_missing,
+            reference=rigs.KERNEL,
+        ),
+        Case(
+            "sockperf",
+            f"sockperf ping-pong over TCP, {real.MESSAGE} bytes, µs a round trip; client and server pinned",
+            {row: title for row, (_, title) in _SOCKPERF.items()},
+            ("one", "two"),
+            _round_trips(),
+            lambda row, load, seconds: real.sockperf(_SOCKPERF[row][0], load, seconds),
+            lambda row, load: need.missing_program("sockperf") or rigs.no_core(load) or rigs.missing(_SOCKPERF[row][0]),
             reference=rigs.KERNEL,
         ),
         Case(

@@ -22,6 +22,13 @@
 
 #define BLOCK (256 * 1024) /* bytes handed to one send() or recv() of a bulk transfer; the same in server.py */
 
+/* What a request is answered with: a body of 128 bytes; `connection` is a header or nothing. As native.py has it. */
+#define ZEROS_16 "0000000000000000"
+#define ZEROS_64 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16
+#define HTTP_ANSWER(connection) \
+    "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n" \
+    "Content-Length: 128\r\n" connection "\r\n" ZEROS_64 ZEROS_64
+
 static inline void die(const char *what)
 {
     fprintf(stderr, "%s: %s\n", what, strerror(errno));

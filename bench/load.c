@@ -2,9 +2,10 @@
  *
  *     load send    ADDRESS PORT SECONDS            bulk to a sink
  *     load receive ADDRESS PORT SECONDS            bulk from a source
- *     load ping    ADDRESS PORT SECONDS SIZE       SIZE bytes there and back, one at a time, with every round trip's time
+ *     load ping    ADDRESS PORT SECONDS SIZE       SIZE bytes there and back, one at a time, each round trip timed
  *     load connect ADDRESS PORT SECONDS N FROM...  connect, write 1, read 1, until the peer closes, close; N at a time,
  *                                                  from every port of the addresses FROM in turn
+ *     load leave   ...                             the same, but close without waiting for the peer to
  *
  * The services it talks to: serve.c (kernel), server.py (kernel or ustack), peers/.
  */
@@ -64,8 +65,8 @@ static double percentile(double p)
 static void print_histogram(void)
 {
     const char *separator = "";
-    printf("\"p50_us\": %.3f, \"p90_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f, \"histogram_us\": [", percentile(0.5),
-           percentile(0.9), percentile(0.99), percentile(0.999));
+    printf("\"p50_us\": %.3f, \"p90_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f, \"histogram_us\": [",
+           percentile(0.5), percentile(0.9), percentile(0.99), percentile(0.999));
     for (unsigned i = 0; i < BUCKETS; i++) {
         if (histogram[i] == 0)
             continue;
@@ -165,6 +166,7 @@ static void ping_pong(const struct sockaddr_in *name, uint64_t duration, size_t 
 
 static char **sources;
 static int n_sources;
+static int leaves; /* close as soon as there is an answer */
 
 struct slot {
     int fd;
@@ -175,8 +177,9 @@ struct slot {
 #define PORT_FIRST 1024
 #define PORT_LAST 65535
 
-/* The next address and port to connect from. The peer closes first and keeps the connection in TIME-WAIT: one that comes
- * again from the same port soon would measure how a stack treats that (lwIP refuses it for two minutes). */
+/* The next address and port to connect from. Who closes first keeps the connection in TIME-WAIT. If that is the peer, a
+ * connection from the same port soon after would measure how it treats that (lwIP refuses it for two minutes); if it is
+ * this machine, bind() passes that port over. */
 static struct sockaddr_in next_source(void)
 {
     static int at, port = PORT_FIRST;
@@ -223,6 +226,8 @@ static int slot_step(struct slot *slot)
         if (got == 0)
             return slot->wrote == 2 ? 1 : -1; /* closed without an answer */
         slot->wrote = 2;
+        if (leaves)
+            return 1;
     }
 }
 
@@ -236,7 +241,7 @@ static void short_connections(const struct sockaddr_in *name, uint64_t duration,
         die("epoll_create1");
     for (int i = 0; i < slots; i++)
         slot_open(&all[i], epoll, name);
-    /* What is open when the time is up is finished, so that the next measurement finds a quiet server; it is not counted. */
+    /* What is open when the time is up is finished, so that the server gets quiet; it is not counted. */
     while (open > 0) {
         int n = epoll_wait(epoll, events, 64, -1);
         now = now_ns();
@@ -258,8 +263,8 @@ static void short_connections(const struct sockaddr_in *name, uint64_t duration,
                 open--;
         }
     }
-    printf("{\"connections\": %llu, \"failed\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f, ", (unsigned long long)done,
-           (unsigned long long)failed, (double)duration / 1e9, cpu_seconds());
+    printf("{\"connections\": %llu, \"failed\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f, ",
+           (unsigned long long)done, (unsigned long long)failed, (double)duration / 1e9, cpu_seconds());
     print_histogram();
     printf("}\n");
     free(all);
@@ -272,7 +277,7 @@ int main(int argc, char **argv)
     struct sockaddr_in name;
     double seconds;
     if (argc < 5) {
-        fprintf(stderr, "usage: %s send|receive|ping|connect ADDRESS PORT SECONDS [NUMBER [FROM...]]\n", argv[0]);
+        fprintf(stderr, "usage: %s send|receive|ping|connect|leave ADDRESS PORT SECONDS [NUMBER [FROM...]]\n", argv[0]);
         return 2;
     }
     name = parse_address(argv[2], argv[3]);
@@ -284,7 +289,8 @@ int main(int argc, char **argv)
         bulk_receive(&name, (uint64_t)(seconds * 1e9));
     else if (strcmp(kind, "ping") == 0)
         ping_pong(&name, (uint64_t)(seconds * 1e9), (size_t)number);
-    else if (strcmp(kind, "connect") == 0 && number > 0 && argc > 6) {
+    else if ((strcmp(kind, "connect") == 0 || strcmp(kind, "leave") == 0) && number > 0 && argc > 6) {
+        leaves = kind[0] == 'l';
         sources = argv + 6;
         n_sources = argc - 6;
         short_connections(&name, (uint64_t)(seconds * 1e9), number);

@@ -5,15 +5,17 @@ A report is the JSON object itself, so a table can be made again from a file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, plots, targets
 from bench.cases import CASES, Case, Column
 from bench.stats import ratio, summarise
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 NOT_MEASURED = "not measured"
+PLOTS = "plots"  # the directory of the pictures, beside the page
 
 # case -> row -> column's key -> the value of each run
 Values = dict[str, dict[str, dict[str, list[float]]]]
@@ -29,7 +31,8 @@ def compose(about: dict[str, Any], values: Values, missing: list[dict[str, str]]
     for name, rows in values.items():
         case = CASES[name]
         cases.append({"name": name, "title": case.title, "reference": case.reference, "rows": _rows(case, rows)})
-    return {"format": 1, **about, "cases": cases, "not_measured": missing, "failed": failed}
+    judged = targets.judge(cases)
+    return {"format": 2, **about, "cases": cases, "targets": judged, "not_measured": missing, "failed": failed}
 
 
 def _rows(case: Case, rows: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
@@ -100,29 +103,46 @@ def text(report: dict[str, Any]) -> str:
     """For a terminal."""
     lines = [f"$ {report['command']}", _head(report)]
     for case in report["cases"]:
-        grid = _grid(case)
-        widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
-        lines += ["", case["title"]]
-        for row in grid:
-            numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
+        lines += ["", case["title"], *_in_columns(_grid(case))]
+    if report["targets"]:
+        lines += ["", *_in_columns(_targets(report))]
     for title, entries in ((NOT_MEASURED, _absent(report)), ("failed", report["failed"])):
         if entries:
             lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)]
     return "\n".join(lines)
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """For a page."""
+def _in_columns(grid: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    lines = []
+    for row in grid:
+        numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
+    return lines
+
+
+def _targets(report: dict[str, Any]) -> list[list[str]]:
+    return [targets.HEAD, *map(targets.told, report["targets"])]
+
+
+def markdown(report: dict[str, Any], drawn: Sequence[str] = ()) -> str:
+    """For a page. drawn: the cases of which there is a picture."""
     lines = [f"Made by `{report['command']}`: {_head(report)}"]
     for case in report["cases"]:
-        head, *rows = _grid(case)
-        lines += ["", f"**{case['title']}**", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-        lines += [_line(row) for row in rows]
+        lines += ["", f"**{case['title']}**", "", *_table(_grid(case))]
+        if case["name"] in drawn:
+            lines += ["", f"![{case['title']}]({PLOTS}/{case['name']}.svg)"]
+    if report["targets"]:
+        lines += ["", "**what was set out to be reached**", "", *_table(_targets(report))]
     for title, entries in ((NOT_MEASURED.capitalize(), _absent(report)), ("Failed", report["failed"])):
         if entries:
             lines += ["", f"{title}:", "", *(f"- {entry}" for entry in entries)]
     return "\n".join(lines)
+
+
+def _table(grid: list[list[str]]) -> list[str]:
+    head, *rows = grid
+    return [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)]
 
 
 def _line(cells: list[str]) -> str:
@@ -130,10 +150,11 @@ def _line(cells: list[str]) -> str:
 
 
 def write_page(path: Path, report: dict[str, Any]) -> None:
-    """Put the tables between the page's markers. Raises ValueError where it has none."""
+    """Put the tables between the page's markers, and pictures beside it. Raises ValueError where it has no markers."""
     page = path.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{path} has no place for the table: write {BEGIN} and {END} into it")
-    path.write_text(f"{before}{BEGIN}\n\n{markdown(report)}\n\n{END}{after}", encoding="utf-8")
+    drawn = plots.write(path.parent / PLOTS, report)
+    path.write_text(f"{before}{BEGIN}\n\n{markdown(report, drawn)}\n\n{END}{after}", encoding="utf-8")

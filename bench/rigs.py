@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ class Contender:
     """A stack with a program on it, behind a device.
 
     server: service and TAP descriptor -> the command that serves it. place: a key of PLACES. missing: None, or why it
-    cannot be measured here.
+    cannot be measured here. ready: what the server prints when it is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Contender:
     place: str
     server: Callable[[str, int], list[str]]
     missing: Callable[[], str | None] = lambda: None
+    ready: str = "^ready$"
 
 
 def _in_c(service: str, _fd: int) -> list[str]:
@@ -55,12 +57,8 @@ def _in_python(service: str, _fd: int) -> list[str]:
     return [sys.executable, "-m", "bench.server", service, "kernel", SERVER, str(PORT)]
 
 
-def _on_ustack(service: str, fd: int) -> list[str]:
-    return [sys.executable, "-m", "bench.server", service, f"tap:{fd}", SERVER, str(PORT)]
-
-
-def _on_ustack_with_offloads(service: str, fd: int) -> list[str]:
-    return [sys.executable, "-m", "bench.server", service, f"offload:{fd}", SERVER, str(PORT)]
+def _on_ustack(program: str, where: str) -> Callable[[str, int], list[str]]:
+    return lambda service, fd: [sys.executable, "-m", f"bench.{program}", service, f"{where}:{fd}", SERVER, str(PORT)]
 
 
 def _on_lwip(service: str, fd: int) -> list[str]:
@@ -73,6 +71,23 @@ def _limit(*how: str) -> Callable[[str, int], list[str]]:
 
 def _on_gvisor(offloads: str) -> Callable[[str, int], list[str]]:
     return lambda service, fd: [build.gvisor(), service, str(fd), SERVER, str(PORT), offloads]
+
+
+def _program(service: str, _fd: int) -> list[str]:
+    """What people run on the kernel's sockets."""
+    commands = {
+        "iperf3": ["iperf3", "-s", "--forceflush", "-p"],
+        "sockperf": ["stdbuf", "-oL", "sockperf", "server", "--tcp", "-i", SERVER, "-p"],
+    }
+    return [*commands[service], str(PORT)]
+
+
+def _verb(service: str, _fd: int) -> list[str]:
+    """The verb of ustack's command line that does the same; it makes its own device."""
+    verbs = {"http": ["serve", "--quiet", build.site()], "iperf3": ["iperf3", "-s"]}
+    hosts = [word for one in CLIENTS for word in ("--host-address", one + PREFIX)]
+    place = ["--address", SERVER + PREFIX, *hosts, "--mtu", str(MTU), "--port", str(PORT)]
+    return [sys.executable, "-m", "ustack", *verbs[service], *place]
 
 
 def _on_pytcp(service: str, fd: int) -> list[str]:
@@ -96,6 +111,13 @@ def _no_ethtool() -> str | None:
     return need.missing_program("ethtool")
 
 
+def _no_busy_poll() -> str | None:
+    import ustack
+
+    with ustack.Stack(driver="manual") as stack:
+        return None if "net.core.busy_poll" in stack.sysctl else "this ustack does not busy-poll"
+
+
 KERNEL = "kernel"
 CONTENDERS = {
     contender.name: contender
@@ -103,13 +125,36 @@ CONTENDERS = {
         Contender(KERNEL, "Linux over veth, server in C", "veth", _in_c),
         Contender("kernel-plain", "the same, veth without offloads", "veth-plain", _in_c, _no_ethtool),
         Contender("kernel-python", "Linux over veth, server in Python", "veth", _in_python),
-        Contender("ustack", "ustack on a plain TAP, server in Python", "tap", _on_ustack),
+        Contender("ustack", "ustack on a plain TAP, server in Python", "tap", _on_ustack("server", "tap")),
         Contender(
             "ustack-offload",
             "ustack on a TAP with offloads, server in Python",
             "tap-offload",
-            _on_ustack_with_offloads,
+            _on_ustack("server", "offload"),
         ),
+        Contender("ustack-native", "ustack on a plain TAP, native service", "tap", _on_ustack("native", "tap")),
+        Contender(
+            "ustack-native-offload",
+            "ustack on a TAP with offloads, native service",
+            "tap-offload",
+            _on_ustack("native", "offload"),
+        ),
+        Contender(
+            "ustack-busy",
+            "ustack on a plain TAP, busy-polled, server in Python",
+            "tap",
+            _on_ustack("server", "busy"),
+            _no_busy_poll,
+        ),
+        Contender(
+            "ustack-native-busy",
+            "ustack on a plain TAP, busy-polled, native service",
+            "tap",
+            _on_ustack("native", "busy"),
+            _no_busy_poll,
+        ),
+        Contender("kernel-program", "Linux over veth", "veth", _program, ready="Serving|istening|SERVER"),
+        Contender("ustack-verb", "ustack", "own", _verb, ready="Serving|istening"),
         Contender("limit", "limit: TCP only faked, on a plain TAP", "tap", _limit("plain")),
         Contender("limit-offload", "limit: TCP only faked, on a TAP with offloads", "tap-offload", _limit("offload")),
         Contender("limit-busy", "the same, busy-polled", "tap", _limit("plain", "busy")),
@@ -139,6 +184,14 @@ def missing(name: str) -> str | None:
     except build.CannotBuild as error:
         return str(error)
     return need.missing_privilege() or CONTENDERS[name].missing()
+
+
+@functools.cache
+def missing_verb(verb: str) -> str | None:
+    """Why a verb of ustack's command line cannot be run; None where it can."""
+    command = [sys.executable, "-m", "ustack", verb, "--help"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    return None if done.returncode == 0 else f"this ustack has no verb {verb}"
 
 
 @dataclass
@@ -172,7 +225,14 @@ def _tap(offloads: bool) -> Iterator[Rig]:
             yield Rig(namespace, namespace, (tap.fd,))
 
 
-PLACES = {
+@contextlib.contextmanager
+def _own() -> Iterator[Rig]:
+    with Namespace() as namespace:
+        yield Rig(namespace, namespace, ())
+
+
+PLACES: dict[str, Callable[[], contextlib.AbstractContextManager[Rig]]] = {
+    "own": _own,
     "veth": functools.partial(_veth, True),
     "veth-plain": functools.partial(_veth, False),
     "tap": functools.partial(_tap, False),
@@ -187,7 +247,7 @@ def running(name: str, service: str, cpu: int | None) -> Iterator[tuple[Rig, Chi
     with PLACES[contender.place]() as rig:
         command = contender.server(service, rig.fds[0] if rig.fds else -1)
         child = rig.server.popen(pinned(command, cpu), fds=rig.fds)
-        child.wait_line("^ready$", START)
+        child.wait_line(contender.ready, START)
         yield rig, child
 
 
@@ -200,9 +260,43 @@ def cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def cores(load: str) -> tuple[int, int]:
+    """The CPUs of client and server; load: "one" for both, or "two"."""
+    first, *others = cpus()
+    return first, first if load == "one" else others[0]
+
+
+def no_core(load: str) -> str | None:
+    """Why there are no cores for a load; None if there are."""
+    return "this machine has one CPU" if load != "one" and len(cpus()) < 2 else None
+
+
 def process_cpu(pid: int) -> float:
     """Seconds of user and system time process `pid` has used, all its threads together (clock_getcpuclockid(3))."""
     return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
+
+
+def put_load(
+    name: str,
+    service: str,
+    command: list[str],
+    seconds: float,
+    client_cpu: int | None = None,
+    server_cpu: int | None = None,
+) -> tuple[str, float]:
+    """Run a client's command against a contender's service -> (what it printed, CPU seconds of the server meanwhile).
+
+    seconds: what the command takes. Raises AssertionError with what the programs said.
+    """
+    with running(name, service, server_cpu) as (rig, server):
+        before = process_cpu(server.pid)
+        done = rig.client.run(full := pinned(command, client_cpu), timeout=seconds + 60)
+        used = process_cpu(server.pid) - before
+        if done.returncode != 0:
+            raise AssertionError(
+                f"exit code {done.returncode} from {' '.join(full)}: {done.stderr}{done.stdout}\n{server.describe()}"
+            )
+    return done.stdout, used
 
 
 def load(
@@ -218,16 +312,9 @@ def load(
     and client_cpu_seconds. Raises AssertionError with what the programs said.
     """
     kind, seconds, number = arguments
-    with running(name, service, server_cpu) as (rig, server):
-        command = [build.program("load.c"), kind, SERVER, str(PORT), str(seconds), str(number), *CLIENTS]
-        before = process_cpu(server.pid)
-        done = rig.client.run(rig_command := pinned(command, client_cpu), timeout=seconds + 60)
-        used = process_cpu(server.pid) - before
-        if done.returncode != 0:
-            raise AssertionError(
-                f"exit code {done.returncode} from {' '.join(rig_command)}: {done.stderr}\n{server.describe()}"
-            )
-    found: dict[str, Any] = json.loads(done.stdout)
+    command = [build.program("load.c"), kind, SERVER, str(PORT), str(seconds), str(number), *CLIENTS]
+    printed, used = put_load(name, service, command, seconds, client_cpu, server_cpu)
+    found: dict[str, Any] = json.loads(printed)
     found["client_cpu_seconds"] = found.pop("cpu_seconds")
     found["server_cpu_seconds"] = used
     return found

@@ -1,8 +1,10 @@
 /* The services on kernel sockets, in C: what the kernel's TCP can do when its program is not the bottleneck.
  *
- *     serve sink|source|echo|short ADDRESS PORT
+ *     serve sink|source|echo|short|reply|http|http-close ADDRESS PORT
  *
- * Prints "ready" and serves until it is killed, one connection after the other (short: many at a time).
+ * Prints "ready" and serves until it is killed: sink, source and echo one connection after the other, the rest many
+ * at a time by epoll. short answers a byte and closes; reply answers until the client closes; http answers each
+ * request with the same 128 bytes, http-close just one.
  */
 #include "common.h"
 
@@ -46,18 +48,51 @@ static void echo(int fd)
         send_all(fd, block, (size_t)got);
 }
 
-/* Whether it was answered, or is over. */
-static int answer(int fd)
+/* -- many connections at a time: each of these returns whether the connection is over */
+
+static int answer_once(int fd)
 {
     char request;
     if (recv(fd, &request, 1, 0) < 0 && errno == EAGAIN)
         return 0;
     send(fd, "!", 1, MSG_NOSIGNAL);
-    close(fd);
     return 1;
 }
 
-static void serve_short(int listener)
+static int reply(int fd)
+{
+    char data[2048];
+    ssize_t got = recv(fd, data, sizeof data, 0);
+    if (got > 0)
+        return send(fd, data, (size_t)got, MSG_NOSIGNAL) != got;
+    return got == 0 || errno != EAGAIN;
+}
+
+/* A request ends with an empty line, and wrk waits for each answer: more than one never comes at once. */
+static int answer_http(int fd, const char *answer, size_t size, int closes)
+{
+    char request[2048];
+    ssize_t got = recv(fd, request, sizeof request, 0);
+    if (got < 0)
+        return errno != EAGAIN;
+    if (got < 4 || memcmp(request + got - 4, "\r\n\r\n", 4) != 0)
+        return got == 0;
+    return send(fd, answer, size, MSG_NOSIGNAL) != (ssize_t)size || closes;
+}
+
+static int http(int fd)
+{
+    static const char answer[] = HTTP_ANSWER("");
+    return answer_http(fd, answer, sizeof answer - 1, 0);
+}
+
+static int http_close(int fd)
+{
+    static const char answer[] = HTTP_ANSWER("Connection: close\r\n");
+    return answer_http(fd, answer, sizeof answer - 1, 1);
+}
+
+static void serve_many(int listener, int (*service)(int))
 {
     struct epoll_event events[64], event = {.events = EPOLLIN, .data.fd = listener};
     int epoll = epoll_create1(0);
@@ -68,39 +103,23 @@ static void serve_short(int listener)
         for (int i = 0; i < n; i++) {
             int fd = events[i].data.fd;
             if (fd != listener) {
-                answer(fd);
+                if (service(fd))
+                    close(fd);
                 continue;
             }
             while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
                 event.data.fd = fd;
-                if (!answer(fd) && epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+                if (service(fd))
+                    close(fd);
+                else if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
                     die("epoll_ctl");
             }
         }
     }
 }
 
-int main(int argc, char **argv)
+static void serve(int listener, void (*service)(int))
 {
-    void (*service)(int) = NULL;
-    struct sockaddr_in name;
-    int listener;
-    if (argc == 4) {
-        service = strcmp(argv[1], "sink") == 0     ? sink
-                  : strcmp(argv[1], "source") == 0 ? source
-                  : strcmp(argv[1], "echo") == 0   ? echo
-                                                   : NULL;
-    }
-    if (argc != 4 || (service == NULL && strcmp(argv[1], "short") != 0)) {
-        fprintf(stderr, "usage: %s sink|source|echo|short ADDRESS PORT\n", argv[0]);
-        return 2;
-    }
-    name = parse_address(argv[2], argv[3]);
-    listener = listening(&name, service == NULL ? SOCK_NONBLOCK : 0);
-    printf("ready\n");
-    fflush(stdout);
-    if (service == NULL)
-        serve_short(listener);
     for (;;) {
         int fd = accept(listener, NULL, NULL);
         if (fd < 0)
@@ -108,4 +127,35 @@ int main(int argc, char **argv)
         service(fd);
         close(fd);
     }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*one)(int);
+        int (*many)(int);
+    } services[] = {{"sink", sink, NULL},
+                    {"source", source, NULL},
+                    {"echo", echo, NULL},
+                    {"short", NULL, answer_once},
+                    {"reply", NULL, reply},
+                    {"http", NULL, http},
+                    {"http-close", NULL, http_close}};
+    for (size_t i = 0; argc == 4 && i < sizeof services / sizeof *services; i++) {
+        struct sockaddr_in name;
+        int listener;
+        if (strcmp(argv[1], services[i].name) != 0)
+            continue;
+        name = parse_address(argv[2], argv[3]);
+        listener = listening(&name, services[i].many ? SOCK_NONBLOCK : 0);
+        printf("ready\n");
+        fflush(stdout);
+        if (services[i].many)
+            serve_many(listener, services[i].many);
+        else
+            serve(listener, services[i].one);
+    }
+    fprintf(stderr, "usage: %s sink|source|echo|short|reply|http|http-close ADDRESS PORT\n", argv[0]);
+    return 2;
 }

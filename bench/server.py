@@ -1,14 +1,17 @@
 """The services in ordinary Python, on kernel sockets or on ustack's: the same code on both.
 
-    python -m bench.server sink|source|echo|short|select kernel|tap:FD|offload:FD ADDRESS PORT
+    python -m bench.server sink|source|echo|short|select|sockperf kernel|tap:FD|offload:FD|busy:FD ADDRESS PORT
+    python -m bench.server http kernel ADDRESS PORT
 
-FD is of a TAP, without or with offloads. Prints "ready" and serves until it is killed, one connection after the other;
-`select` is `short` with a selector and many connections at a time. What a service says and hears is described at the
-client: load.c.
+FD is of a TAP, without or with offloads, or without and polled as native.py does. Prints "ready" and serves until it is
+killed, one connection after the other; `select` is `short` with a selector and many connections at a time, `sockperf`
+an echo that sockperf's client takes for its server, `http` what `ustack serve` does, on kernel sockets. What the others
+say and hear is described at the client: load.c.
 """
 
 from __future__ import annotations
 
+import http.server
 import selectors
 import socket
 import struct
@@ -17,6 +20,7 @@ from typing import Any
 
 BLOCK = 256 * 1024  # bytes, as in common.h
 BACKLOG = 1024
+BUSY = 200  # µs, as in native.py
 
 
 def sink(connection: Any) -> None:
@@ -37,6 +41,15 @@ def echo(connection: Any) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while data := connection.recv(65536):
         connection.sendall(data)
+
+
+def sockperf(connection: Any) -> None:
+    """Messages of 64 bytes, each sent back without the mark of a client, the last bit of its tenth byte."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    message = bytearray(64)
+    while connection.recv_into(message) == len(message):
+        message[9] &= 0xFE
+        connection.sendall(message)
 
 
 def short(connection: Any) -> None:
@@ -85,7 +98,21 @@ def answer(connection: Any) -> None:
         connection.close()
 
 
+def serve_http(there: tuple[str, int]) -> None:
+    from bench import build
+    from ustack.cli.httpd import file_handler
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = BACKLOG
+
+    with Server(there, file_handler(build.site(), quiet=True)) as server:
+        print("ready", flush=True)
+        server.serve_forever()
+
+
 def main(name: str, where: str, address: str, port: str) -> None:
+    if name == "http":
+        serve_http((address, int(port)))
     if where == "kernel":
         listener: Any = socket.create_server((address, int(port)), backlog=BACKLOG)
     else:
@@ -93,13 +120,15 @@ def main(name: str, where: str, address: str, port: str) -> None:
 
         stack = ustack.Stack()
         kind, _, fd = where.partition(":")
+        if kind == "busy":
+            stack.sysctl["net.core.busy_poll"] = BUSY
         stack.attach(ustack.Tap(fd=int(fd), offload=kind == "offload"), addresses=[f"{address}/24"])
         listener = stack.create_server((address, int(port)), backlog=BACKLOG)
     print("ready", flush=True)
     if name == "select":
         serve_with_selector(listener)
     else:
-        serve(listener, {"sink": sink, "source": source, "echo": echo, "short": short}[name])
+        serve(listener, {"sink": sink, "source": source, "echo": echo, "short": short, "sockperf": sockperf}[name])
 
 
 if __name__ == "__main__":

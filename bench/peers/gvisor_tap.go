@@ -1,12 +1,13 @@
-// The services on gVisor's netstack (Debian's golang-gvisor-gvisor-dev), by its endpoints, on a TAP: a peer of the comparison.
+// The services on gVisor's netstack (Debian's golang-gvisor-gvisor-dev), by its endpoints, on a TAP: a peer.
 //
-//	gvisor_tap sink|source|echo|short FD ADDRESS PORT plain|offload       FD: of the TAP, non-blocking
+//	gvisor_tap sink|source|echo|short|reply FD ADDRESS PORT plain|offload       FD: of the TAP, non-blocking
 //
-// offload: the TAP has virtio-net headers (IFF_VNET_HDR). gVisor's own link on a descriptor (fdbased) uses them on sockets
-// only, so what it does there is done here for a TAP: superframes both ways, no checksums, by its readv and writev.
+// offload: the TAP has virtio-net headers (IFF_VNET_HDR). gVisor's own link on a descriptor (fdbased) uses them on
+// sockets only, so what it does there is done here for a TAP: superframes both ways, no checksums, by its readv and
+// writev.
 //
-// Prints "ready" and serves until it is killed, each connection in a goroutine. Set up as runsc does: SACK, RACK and moderated
-// receive buffers, whose limits are raised to what Linux has (6 MB).
+// Prints "ready" and serves until it is killed, each connection in a goroutine. Set up as runsc does: SACK, RACK and
+// moderated receive buffers, whose limits are raised to what Linux has (6 MB).
 package main
 
 import (
@@ -272,9 +273,9 @@ func die(format string, what ...interface{}) {
 }
 
 func main() {
-	services := map[string]func(connection){"sink": sink, "source": source, "echo": echo, "short": short}
+	services := map[string]func(connection){"sink": sink, "source": source, "echo": echo, "short": short, "reply": echo}
 	if len(os.Args) != 6 || services[os.Args[1]] == nil {
-		die("usage: %s sink|source|echo|short FD ADDRESS PORT plain|offload", os.Args[0])
+		die("usage: %s sink|source|echo|short|reply FD ADDRESS PORT plain|offload", os.Args[0])
 	}
 	fd, _ := strconv.Atoi(os.Args[2])
 	address := tcpip.Address(net.ParseIP(os.Args[3]).To4())

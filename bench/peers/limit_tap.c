@@ -1,14 +1,16 @@
 /* Fakes TCP on a TAP, as cheaply as it goes: the limit of the device, which no stack behind it can beat by much.
  *
- *     limit_tap sink|source|echo|short FD ADDRESS PORT plain|offload [busy]       FD: of the TAP, non-blocking
+ *     limit_tap SERVICE FD ADDRESS PORT plain|offload [busy]       FD: of the TAP, non-blocking
  *
- * offload: the TAP has virtio-net headers (IFF_VNET_HDR); superframes of up to 64 KB go both ways, checksums are left to
- * the kernel. busy: asks the device again and again instead of sleeping in it.
+ * SERVICE: sink, source, echo, short, reply, http, http-close (load.c, serve.c). offload: the TAP has virtio-net headers
+ * (IFF_VNET_HDR); superframes of up to 64 KB go both ways, checksums are left to the kernel. busy: asks the device again
+ * and again instead of sleeping in it.
  *
- * It is no TCP: it believes every segment, keeps next to nothing, and sends the same bytes again and again. echo and short
- * turn a frame round where it was read, with the numbers of the segment that is answered. A sink acknowledges whatever came
- * last; a source sends headers in front of one block of zeros, which needs no checksum, as far as the window goes. What is
- * left is system calls, and what the kernel does in them. It answers ARP. One bulk transfer at a time.
+ * It is no TCP: it believes every segment, keeps next to nothing, and sends the same bytes again and again. What is
+ * echoed or answered is turned round where it was read, with the numbers of the segment that is answered. A sink
+ * acknowledges whatever came last; a source sends headers in front of one block of zeros, which needs no checksum, as
+ * far as the window goes. What is left is system calls, and what the kernel does in them. It answers ARP. One bulk
+ * transfer at a time.
  *
  * Prints "ready" and serves until it is killed.
  */
@@ -25,7 +27,7 @@
 #define MSS 1460
 #define SUPER (44 * MSS) /* data of a superframe: whole segments, and with headers below 64 KB */
 #define SCALE 10
-/* What was fastest of 512 KB to 16 MB and of 64 KB to 1 MB: with less the client waits, with more the caches are cold. */
+/* The fastest of 512 KB to 16 MB and of 64 KB to 1 MB: with less the client waits, with more the caches are cold. */
 #define WINDOW (1u << 20)     /* what the client may have under way; the device's queue of 5,000 frames holds it */
 #define ACK_EVERY (64u << 10) /* bytes, when there is always another frame to read */
 #define STALLED 20            /* ms without a word, after which a source begins again at what was acknowledged */
@@ -60,7 +62,7 @@ struct segment {
     uint32_t seq, ack;
     uint8_t offset, flags;
     uint16_t window, sum, urgent;
-    uint8_t data[64]; /* as much as is ever written there: options, or what is echoed; what is read may be longer */
+    uint8_t data[256]; /* as much as is ever written there: options, or an answer; what is read may be longer */
 } __attribute__((packed));
 
 #define ETHER sizeof(struct ether)
@@ -109,7 +111,7 @@ static uint16_t folded(uint64_t total)
     return (uint16_t)total;
 }
 
-/* Complete and write a segment: its headers, `inside` bytes of options and data behind them, then zeros up to `size`. */
+/* Complete and write a segment: headers, `inside` bytes of options and data behind them, then zeros up to `size`. */
 static void transmit(struct segment *s, size_t options, size_t inside, size_t size)
 {
     struct virtio_net_hdr *h = (struct virtio_net_hdr *)((uint8_t *)s - virtio);
@@ -326,20 +328,36 @@ static void echo(void)
     }
 }
 
-/* The answer and the FIN go in one segment; what remains to be said is the acknowledgement of the client's FIN. */
-static void answer(void)
+/* Each request gets the same answer; where that is the last word, the FIN goes in its segment. */
+static void answer(const char *text, uint8_t fin)
 {
+    size_t length = strlen(text);
     for (;;) {
         int size = take();
         if (size > 0) {
-            turn(ACK | PSH | FIN, (uint32_t)size);
-            IN->data[0] = '!';
-            transmit(IN, 0, 1, 1);
+            turn(ACK | PSH | fin, (uint32_t)size);
+            memcpy(IN->data, text, length);
+            transmit(IN, 0, length, length);
         } else if (size == 0 && IN->flags & FIN) {
-            turn(ACK, 1);
+            turn(ACK | (fin ^ FIN), 1);
             transmit(IN, 0, 0, 0);
         }
     }
+}
+
+static void answer_byte(void)
+{
+    answer("!", FIN);
+}
+
+static void http(void)
+{
+    answer(HTTP_ANSWER(""), 0);
+}
+
+static void http_close(void)
+{
+    answer(HTTP_ANSWER("Connection: close\r\n"), FIN);
 }
 
 static void use_offloads(void)
@@ -356,7 +374,13 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
         int sleeps_in_read; /* which is a call less than asking, and sleeping in poll */
-    } services[] = {{"sink", sink, 0}, {"source", source, 0}, {"echo", echo, 1}, {"short", answer, 1}};
+    } services[] = {{"sink", sink, 0},
+                    {"source", source, 0},
+                    {"echo", echo, 1},
+                    {"reply", echo, 1},
+                    {"short", answer_byte, 1},
+                    {"http", http, 1},
+                    {"http-close", http_close, 1}};
     for (size_t i = 0; argc > 5 && i < sizeof services / sizeof *services; i++) {
         struct sockaddr_in name;
         if (strcmp(argv[1], services[i].name) != 0)
@@ -375,6 +399,6 @@ int main(int argc, char **argv)
         fflush(stdout);
         services[i].run();
     }
-    fprintf(stderr, "usage: %s sink|source|echo|short FD ADDRESS PORT plain|offload [busy]\n", argv[0]);
+    fprintf(stderr, "usage: %s SERVICE FD ADDRESS PORT plain|offload [busy]\n", argv[0]);
     return 2;
 }

@@ -1,6 +1,6 @@
 /* The services on lwIP (Debian's liblwip-dev), by its raw API, on a TAP without offloads: a peer of the comparison.
  *
- *     lwip_tap sink|source|echo|short FD ADDRESS PORT       FD: of the TAP, non-blocking
+ *     lwip_tap sink|source|echo|short|reply FD ADDRESS PORT       FD: of the TAP, non-blocking
  *
  * Prints "ready" and serves until it is killed. The library is as Debian built it (TCP_WND and TCP_SND_BUF of 64 KB).
  * One thread reads the device and runs the stack under lwIP's core lock; lwIP's own thread has only the timers to do.
@@ -165,7 +165,7 @@ static err_t accepted(void *service, struct tcp_pcb *pcb, err_t error)
     } else if (strcmp(service, "sink") == 0) {
         tcp_arg(pcb, calloc(1, sizeof(u64_t)));
         tcp_recv(pcb, sink_received);
-    } else if (strcmp(service, "echo") == 0) {
+    } else if (strcmp(service, "echo") == 0 || strcmp(service, "reply") == 0) {
         tcp_recv(pcb, echo_received);
     } else {
         tcp_recv(pcb, short_received);
@@ -194,7 +194,7 @@ int main(int argc, char **argv)
     ip4_addr_t address, mask, gateway;
     sys_sem_t semaphore;
     if (argc != 5 || !ip4addr_aton(argv[3], &address)) {
-        fprintf(stderr, "usage: %s sink|source|echo|short FD ADDRESS PORT\n", argv[0]);
+        fprintf(stderr, "usage: %s sink|source|echo|short|reply FD ADDRESS PORT\n", argv[0]);
         return 2;
     }
     tap = atoi(argv[2]);

@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from bench import report
+from bench import plots, report, targets
 from bench.__main__ import Run, arguments, selected
 from bench.cases import CASES, Case, Column
 from bench.stats import ratio, rotated, summarise
@@ -157,6 +158,45 @@ def test_text_is_in_columns(case: Case) -> None:
     assert "not installed" in text
 
 
+def test_targets_are_judged_by_medians(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    where, base = ("made-up", "ustack", "one.speed"), ("made-up", "kernel", "one.speed")
+    wanted = [
+        targets.Target("g", "fast", where, "≥", 1.5, base),
+        targets.Target("g", "too fast", where, "≤", 1.5, base),
+        targets.Target("g", "by itself", where, "≥", 3.0),
+        targets.Target("g", "to nobody", where, "≥", 1.0, ("made-up", "absent", "one.speed")),
+        targets.Target("g", "not run", ("other", "ustack", "one.speed"), "≥", 1.0),
+    ]
+    monkeypatch.setattr(targets, "TARGETS", wanted)
+    found = made_report({"kernel": {"one.speed": [1.0, 2.0, 9.0]}, "ustack": {"one.speed": [4.0]}, "absent": {}})
+    assert [targets.told(one) for one in found["targets"]] == [
+        ["g: fast", "≥ 1.5", "2.00", "met"],
+        ["g: too fast", "≤ 1.5", "2.00", "missed"],
+        ["g: by itself", "≥ 3", "4.00", "met"],
+        ["g: to nobody", "≥ 1", "–", "not measured"],
+    ]
+    assert "| g: too fast | ≤ 1.5 | 2.00 | missed |" in report.markdown(found)
+    assert re.search(r"^g: fast +≥ 1.5 +2.00 +met$", report.text(found), re.MULTILINE)
+
+
+def test_every_target_is_of_something_that_is_measured() -> None:
+    for target in targets.TARGETS:
+        for name, row, key in (where for where in (target.what, target.to) if where):
+            assert row in CASES[name].rows, target
+            assert key in {column.key for column in CASES[name].columns}, target
+            assert (row, key.split(".")[0]) not in CASES[name].without, target
+
+
+def test_plot(case: Case) -> None:
+    made = made_report({"kernel": {"one.speed": [1.0, 2.0]}, "ustack": {"one.speed": [4.0], "one.cpu": [1.0]}})
+    picture = ElementTree.fromstring(plots.draw(made["cases"][0]))
+    space = "{http://www.w3.org/2000/svg}"
+    widths = [float(bar.attrib["width"]) for bar in picture.iter(f"{space}rect")]
+    assert widths == [pytest.approx(plots.WIDTH * 1.5 / 4, abs=0.1), plots.WIDTH]  # kernel, ustack; CPU is not compared
+    assert [text.text for text in picture.iter(f"{space}text")] == ["speed", "Linux", "1.5", "ustack", "4.0"]
+    assert plots.draw(made_report({"ustack": {}})["cases"][0]) == ""
+
+
 def test_page_keeps_what_is_around_the_table(case: Case, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8")
@@ -166,6 +206,8 @@ def test_page_keeps_what_is_around_the_table(case: Case, tmp_path: Path) -> None
     assert text.startswith("before\n\n")
     assert text.endswith(f"{report.END}\n\nafter\n")
     assert "old" not in text
+    assert "![a made-up case](plots/made-up.svg)" in text
+    assert (tmp_path / "plots" / "made-up.svg").exists()
     assert re.findall(r"^\| Linux \| ([0-9.]+) ", text, re.MULTILINE) == ["2.0"]
 
 
@@ -188,7 +230,8 @@ class TestNames:
 
     def test_somebody_with_variants_and_what_ratios_are_to(self) -> None:
         (rows,) = selected(["connect", "ustack"]).values()
-        assert rows == ["kernel", "ustack", "ustack-offload", "ustack-selector"]
+        ours = ["ustack", "ustack-offload", "ustack-selector", "ustack-native", "ustack-native-offload"]
+        assert rows == ["kernel", *ours]
 
     @pytest.mark.parametrize(
         "argv", [["no-such"], ["--docs", "bulk"], ["--runs", "0"], ["--seconds", "-1"], ["--seconds", "x"]]
