@@ -26,6 +26,7 @@ _OWN = {
     "Selector": "ustack.selector",
     "Socket": "ustack.socket",
     "Service": "ustack.service",
+    "StackGroup": "ustack.multiqueue",
     "Address": "ustack.records",
     "Connection": "ustack.records",
     "Interface": "ustack.records",

@@ -146,7 +146,8 @@ def probe_tap(place: str) -> None:
 
 
 def probe_link(place: str) -> dict[str, Any]:
-    """Make a ustack.Tap for a moment in a child process -> its `offloads`, and those `refused` with the reason.
+    """Make a ustack.Tap for a moment in a child process -> its `offloads`, those `refused` with the reason, and
+    whether it may have several `queues`.
 
     place: as in probe_tap. Raises OSError; ImportError where the extension modules do not load.
     """
@@ -154,8 +155,8 @@ def probe_link(place: str) -> dict[str, Any]:
     from ustack import Tap  # here, so that the caller hears of it when it fails
 
     def attempt() -> dict[str, Any]:
-        with Tap("ustprobe%d") as link:
-            return {"offloads": link.offloads, "refused": link.refused}
+        with Tap("ustprobe%d", queues=2) as link:
+            return {"offloads": link.offloads, "refused": link.refused, "queues": len(link.queues) > 1}
 
     return _in_child(place, attempt)
 

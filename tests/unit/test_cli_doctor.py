@@ -19,8 +19,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, allowed: set[str], capabilities: se
         if place not in allowed:
             raise PermissionError(errno.EPERM, "unshare: Operation not permitted")
 
-    def probe_link(place: str) -> dict[str, list[str]]:
-        return {"offloads": ["csum", "tso4"], "refused": ["TUNSETOFFLOAD csum+tso4+uso4: Invalid argument"]}
+    def probe_link(place: str) -> dict[str, object]:
+        refused = ["TUNSETOFFLOAD csum+tso4+uso4: Invalid argument", "2 queues: bpf: Operation not permitted"]
+        return {"offloads": ["csum", "tso4"], "refused": refused, "queues": False}
 
     monkeypatch.setattr(namespace, "probe_tap", probe)
     monkeypatch.setattr(namespace, "probe_link", probe_link)
@@ -54,7 +55,10 @@ def test_plain_user_with_user_namespaces(
     assert "sudo ip tuntap add" in checks["CAP_NET_ADMIN"]["fix"]
     assert checks["user namespace"]["state"] == "ok"
     assert checks["TAP offloads"]["state"] == "ok"
-    assert checks["TAP offloads"]["detail"].startswith("checksums, TCP segmentation; refused: TUNSETOFFLOAD")
+    detail = "checksums, TCP segmentation; refused: TUNSETOFFLOAD csum+tso4+uso4: Invalid argument"
+    assert checks["TAP offloads"]["detail"] == detail
+    assert checks["TAP queues"]["state"] == "note"
+    assert checks["TAP queues"]["detail"] == "one: 2 queues: bpf: Operation not permitted"
 
 
 def test_container_that_may_make_devices_only_here(

@@ -229,7 +229,7 @@ def _user_namespace_fix() -> str:
 
 def _features(place: str | None) -> Iterator[Check]:
     if place is not None:
-        yield _offloads(place)
+        yield from _link(place)
     xdp = osutil.has_af_xdp()
     yield Check(
         "AF_XDP",
@@ -239,19 +239,28 @@ def _features(place: str | None) -> Iterator[Check]:
     )
 
 
-def _offloads(place: str) -> Check:
-    """What a Tap leaves to the kernel here, by itself."""
+def _link(place: str) -> Iterator[Check]:
+    """What a Tap leaves to the kernel here, by itself, and whether it may have several queues."""
     try:
         found = namespace.probe_link(place)
     except (ImportError, OSError) as error:
-        return Check("TAP offloads", "note", f"not known: {error}")
-    granted, refused = found["offloads"], found["refused"]
+        yield Check("TAP offloads", "note", f"not known: {error}")
+        return
+    granted = found["offloads"]
+    refused = [text for text in found["refused"] if " queues: " not in text]
     detail = f"{', '.join(_OFFLOADS[name] for name in granted)}" if granted else "none: every frame is made here"
-    return Check(
+    yield Check(
         "TAP offloads",
         "ok" if "tso4" in granted else "note",
         detail + (f"; refused: {'; '.join(refused)}" if refused else ""),
         _OFFLOAD_FIX if refused else "",
+    )
+    why = "; ".join(text for text in found["refused"] if " queues: " in text)
+    yield Check(
+        "TAP queues",
+        "ok" if found["queues"] else "note",
+        "several, each with a stack of its own" if found["queues"] else f"one: {why}",
+        "" if found["queues"] else "only ustack.StackGroup wants more: run as root (steering needs CAP_BPF)",
     )
 
 

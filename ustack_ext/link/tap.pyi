@@ -1,12 +1,18 @@
 from collections.abc import Iterable
+from typing import TypeVar
 
 from ustack_ext.link.link import Link
+
+_Self = TypeVar("_Self", bound=_Tuntap)
 
 class _Tuntap(Link):
     @property
     def persistent(self) -> bool: ...
     @property
     def refused(self) -> tuple[str, ...]: ...
+    @property
+    def queues(self: _Self) -> tuple[_Self, ...]: ...
+    def queue_of(self, local: tuple[str, int], peer: tuple[str, int]) -> int: ...
     def fileno(self) -> int: ...
 
 class Tap(_Tuntap):
@@ -21,6 +27,7 @@ class Tap(_Tuntap):
         persistent: bool = False,
         owner: int | None = None,
         offload: bool | None = None,
+        queues: int = 1,
     ) -> None: ...
 
 class Tun(_Tuntap):
@@ -34,4 +41,5 @@ class Tun(_Tuntap):
         persistent: bool = False,
         owner: int | None = None,
         offload: bool | None = None,
+        queues: int = 1,
     ) -> None: ...

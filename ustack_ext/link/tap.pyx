@@ -7,7 +7,11 @@ before each frame (IFF_VNET_HDR): the kernel then takes TCP superframes and unfi
 """
 
 import errno
+import ipaddress
+import os
 import socket
+import struct
+import weakref
 
 from ustack_ext.link import netlink, tundev
 
@@ -17,7 +21,9 @@ from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport (OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_ECN, OFF_GSO_TCP4, OFF_GSO_TCP6, OFF_GSO_UDP,
                                   IoVec, Offload)
+from ustack_ext.link.frameq cimport frameq_listen
 from ustack_ext.link.link cimport Link, RxFrame, check_mac, check_mtu
+from ustack_ext.link.steer cimport MAX_QUEUES, Fan, fan_bucket, fan_free, fan_new, fan_out, fan_take
 from ustack_ext.net.state cimport TX_HEADROOM, TX_IOV_MAX
 
 cdef extern from * nogil:
@@ -68,6 +74,9 @@ TXQUEUELEN = 4096                  # frames the kernel keeps for us; its default
 
 cdef struct State:
     int fd
+    uint32_t before            # bytes of virtio header
+    uint32_t queue             # which of the device's
+    Fan *fan                   # NULL: the device has one queue
 
 cdef struct Head:                  # what is written before the payload, in one piece
     virtio_net_hdr virtio
@@ -172,6 +181,18 @@ cdef int read_frames(State *s, RxFrame *frames, int most, uint32_t before) noexc
     return n
 
 
+cdef int tap_receive_queue(void *link, RxFrame *frames, int most) noexcept nogil:
+    """One queue of several: what siblings handed over, then what the device has, less what is theirs."""
+    cdef State *s = <State *>link
+    cdef int n = fan_take(s.fan, s.queue, frames, most)
+    cdef int got = 0
+    if n < most:
+        got = read_frames(s, frames + n, most - n, s.before)
+    if got > 0:
+        return n + fan_out(s.fan, s.queue, frames + n, got)
+    return n if n > 0 else got
+
+
 cdef int tap_receive(void *link, RxFrame *frames, int most) noexcept nogil:
     return read_frames(<State *>link, frames, most, 0)
 
@@ -185,18 +206,73 @@ cdef class _Tuntap(Link):
     cdef State state
     cdef object device                 # tundev.Opened
     cdef readonly bint persistent
+    cdef list siblings                 # the first queue's: the links of the others
+    cdef object first                  # theirs: a weak reference to the first
+    cdef object __weakref__
 
     def __dealloc__(self):
+        cdef Fan *fan = self.state.fan
+        if fan != NULL:
+            frameq_listen(&fan.inbox[self.state.queue], NULL, NULL)
         if self.home.driver != NULL:
             self.home.forget(self.home.driver, self.home.iface)
             self.home.driver = NULL
         self.shut()
+        if fan != NULL:
+            fan.attached[self.state.queue] = 0
+            fan.refs -= 1
+            if fan.refs == 0:
+                fan_free(fan)
 
     cdef shut(self):
+        device, self.device = self.device, None
         self.state.fd = -1
         self.ops.fd = -1
+        if device is not None:
+            device.close()
+
+    cdef int bind(self) except -1:
+        if self.state.fan != NULL:
+            frameq_listen(&self.state.fan.inbox[self.state.queue], self.home.wake, self.home.driver)
+            self.state.fan.attached[self.state.queue] = 1
+            self.steer()
+        return 0
+
+    cdef void unbind(self) noexcept:
+        if self.state.fan != NULL:
+            frameq_listen(&self.state.fan.inbox[self.state.queue], NULL, NULL)
+            self.state.fan.attached[self.state.queue] = 0
+            try:
+                self.steer()
+            except OSError:
+                pass                   # the program there is sends flows to a queue that nobody reads: they end anyway
+
+    cdef int steer(self) except -1:
+        """Flows go to the queues that are attached: to their own, or shared out where that one is not."""
+        cdef Fan *fan = self.state.fan
+        cdef uint32_t i
+        attached = [i for i in range(fan.queues) if fan.attached[i]] or [0]
+        for i in range(fan.queues):
+            fan.target[i] = i if fan.attached[i] else attached[i % len(attached)]
         if self.device is not None:
-            self.device.close()
+            self.device.steer([fan.target[i] for i in range(fan.queues)], attached[0])
+        return 0
+
+    @property
+    def queues(self) -> tuple:
+        """The links of the device's queues, this one among them: each is attached to a stack of its own."""
+        if self.first is not None:
+            first = self.first()
+            return (self,) if first is None else first.queues
+        return (self, *self.siblings) if self.siblings else (self,)
+
+    def queue_of(self, local, peer) -> int:
+        """Which of `queues` a TCP connection's packets come to. local, peer: (IPv4 address, port)."""
+        cdef uint32_t one = int(ipaddress.IPv4Address(local[0]))
+        cdef uint32_t other = int(ipaddress.IPv4Address(peer[0]))
+        if self.state.fan == NULL:
+            return 0
+        return self.state.fan.target[fan_bucket(self.state.fan, one, other, local[1], peer[1])]
 
     cpdef close(self):
         """Detach from the stack and close the descriptor; a device that is not persistent goes with it.
@@ -211,7 +287,7 @@ cdef class _Tuntap(Link):
         """The device's descriptor; it stays the link's. OSError EBADF after close()."""
         if self.closed or self.device is None:
             raise OSError(errno.EBADF, "the link is closed")
-        return self.device.fd
+        return self.state.fd
 
     @property
     def offloads(self) -> tuple:
@@ -224,23 +300,26 @@ cdef class _Tuntap(Link):
         """What the kernel did not grant of the offloads, and why: a sentence each. Empty if all were granted."""
         return () if self.device is None else tuple(self.device.refused)
 
-    cdef open_device(self, int kind, name, host_addresses, mtu, mac, fd, persistent, owner, offload):
+    cdef open_device(self, int kind, name, host_addresses, mtu, mac, fd, persistent, owner, offload, queues):
         """Everything of the constructors; on an error nothing is left open."""
         if self.device is not None:
             raise TypeError("a link is initialised once")
+        count = int(queues)
+        if not 1 <= count <= MAX_QUEUES:
+            raise ValueError(f"queues: {count} is not between 1 and {MAX_QUEUES}")
         wanted_mtu = None if mtu is None else check_mtu(mtu)
         wanted = None if offload is None else bool(offload)
         if host_addresses is not None:
             host_addresses = netlink.parse_interfaces(host_addresses)
         if fd is not None:
-            if persistent or owner is not None:
-                raise ValueError("persistent and owner are for devices opened by name, not by fd")
+            if persistent or owner is not None or count > 1:
+                raise ValueError("persistent, owner and queues are for devices opened by name, not by fd")
             self.device = tundev.adopt(fd, kind, wanted)
         else:
-            self.device = tundev.attach(name, kind, persistent, owner, wanted)
+            self.device = tundev.attach(name, kind, persistent, owner, wanted, count > 1)
         try:
             self.device.negotiate(wanted)
-            self.settle_on(self.device)
+            self.settle_on(self.device, 0)
             self.name = self.device.name
             self.persistent = persistent
             if kind == tundev.IFF_TAP:
@@ -248,18 +327,50 @@ cdef class _Tuntap(Link):
                 if self.mac == tundev.host_mac(self.state.fd):
                     raise ValueError(f"mac: {self.mac.hex(':')} is the kernel side's address; the stack needs its own")
             self.mtu = self.configure(host_addresses, wanted_mtu, fd is not None)
+            if count > 1:
+                self.widen(count, kind)
         except BaseException:
             self.closed = True
             self.shut()
             raise
 
-    cdef settle_on(self, device):
+    cdef widen(self, int queues, int kind):
+        """More queues, where the kernel lets us, and a link for each."""
+        cdef _Tuntap other
+        cdef Fan *fan
+        keys = struct.unpack("=II", os.urandom(8))
+        self.device.widen(queues, kind, keys)
+        queues = len(self.device.fds)
+        if queues == 1:
+            return
+        fan = fan_new(queues, 14 if kind == tundev.IFF_TAP else 0, keys[0], keys[1])
+        if fan == NULL:
+            raise MemoryError("no memory for queues")
+        self.state.fan = fan
+        self.siblings = []
+        for number in range(1, queues):
+            other = type(self).__new__(type(self))
+            other.first = weakref.ref(self)
+            other.state.fan = fan
+            fan.refs += 1
+            other.device = self.device
+            other.settle_on(self.device, number)
+            other.name, other.medium, other.mac, other.mtu = self.name, self.medium, self.mac, self.mtu
+            other.persistent = self.persistent
+            self.siblings.append(other)
+        self.settle_on(self.device, 0)
+
+    cdef settle_on(self, device, int queue):
         """The data path for what was negotiated."""
-        self.state.fd = device.fd
-        self.ops.fd = device.fd
+        self.state.fd = device.fds[queue]
+        self.state.queue = queue
+        self.state.before = sizeof(virtio_net_hdr) if device.header else 0
+        self.ops.fd = self.state.fd
         self.ops.state = &self.state
         self.ops.transmit = tap_transmit_header if device.header else tap_transmit
         self.ops.receive = tap_receive_header if device.header else tap_receive
+        if self.state.fan != NULL:
+            self.ops.receive = tap_receive_queue
         if "csum" in device.offloads:
             self.offload_flags |= OFF_CSUM_WANTED
         if "tso4" in device.offloads:
@@ -287,7 +398,7 @@ cdef class _Tuntap(Link):
 
 cdef class Tap(_Tuntap):
     """Tap(name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None,
-        offload=None)
+        offload=None, queues=1)
 
     A TAP device: Ethernet frames to and from the kernel.
 
@@ -298,7 +409,9 @@ cdef class Tap(_Tuntap):
     descriptor to take over instead (it is closed with the link; IFF_NO_PI, IFF_VNET_HDR or not). persistent, the device
     outlives the link (until `ip link del`); owner, the uid that may attach to it later without privilege. offload,
     leave checksums and the cutting of TCP segments to the kernel: None, as far as it can (`offloads` then says what,
-    `refused` what not and why); True, or else OSError; False, not at all.
+    `refused` what not and why); True, or else OSError; False, not at all. queues, how many the device is to have
+    (IFF_MULTI_QUEUE; at most 16), each a link of its own in `queues`, for StackGroup; where the kernel refuses, it has
+    one, and `refused` says why. Attached alone, the first queue gets everything.
 
     Raises OSError: ENOENT (no /dev/net/tun), EPERM (needs CAP_NET_ADMIN, or the device is another user's), EBUSY
     (another process has it), EINVAL (the name is another kind of device), EOPNOTSUPP (offload=True), each with what to
@@ -307,21 +420,24 @@ cdef class Tap(_Tuntap):
     """
 
     def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, mac=None, fd=None, persistent=False, owner=None,
-                 offload=None):
+                 offload=None, queues=1):
         self.medium = "ethernet"
-        self.open_device(tundev.IFF_TAP, name, host_addresses, mtu, mac, fd, bool(persistent), owner, offload)
+        self.open_device(tundev.IFF_TAP, name, host_addresses, mtu, mac, fd, bool(persistent), owner, offload,
+                         queues)
 
 
 cdef class Tun(_Tuntap):
-    """Tun(name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None, offload=None)
+    """Tun(name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None, offload=None,
+        queues=1)
 
     A TUN device: IP packets to and from the kernel, without Ethernet. Parameters and errors are those of Tap.
     """
 
     def __init__(self, name="ust%d", *, host_addresses=None, mtu=None, fd=None, persistent=False, owner=None,
-                 offload=None):
+                 offload=None, queues=1):
         self.medium = "ip"
-        self.open_device(tundev.IFF_TUN, name, host_addresses, mtu, None, fd, bool(persistent), owner, offload)
+        self.open_device(tundev.IFF_TUN, name, host_addresses, mtu, None, fd, bool(persistent), owner, offload,
+                         queues)
 
 
 def if_index(name):

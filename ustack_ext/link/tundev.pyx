@@ -16,7 +16,7 @@ import socket
 import stat
 import struct
 
-from ustack_ext.link import netlink
+from ustack_ext.link import netlink, steer
 
 cdef extern from "<linux/if_tun.h>" nogil:
     """
@@ -33,6 +33,7 @@ cdef extern from "<linux/if_tun.h>" nogil:
     unsigned long c_TUNGETVNETHDRSZ "TUNGETVNETHDRSZ"
     unsigned long c_TUNSETVNETHDRSZ "TUNSETVNETHDRSZ"
     unsigned long c_TUNSETOFFLOAD "TUNSETOFFLOAD"
+    unsigned long c_TUNSETSTEERINGEBPF "TUNSETSTEERINGEBPF"
     int TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
     int c_IFF_TUN "IFF_TUN"
     int c_IFF_TAP "IFF_TAP"
@@ -62,11 +63,13 @@ LADDER = (("csum", "tso4", "tso_ecn", "uso4"), ("csum", "tso4", "tso_ecn"), ("cs
 
 
 class Opened:
-    """An open device: `fd`, `name`, `header` (a virtio header goes before each frame), `offloads` (a tuple of names
-    from BITS), `refused` (what was not granted and why, as sentences), and `shared` (others use the device too)."""
+    """An open device: `fds` (one a queue; they are closed together), `name`, `header` (a virtio header goes before each
+    frame), `offloads` (a tuple of names from BITS), `refused` (what was not granted and why, as sentences), and
+    `shared` (others use the device too)."""
 
     def __init__(self, fd, shared=False):
-        self.fd = fd
+        self.fds = [fd]
+        self.users = 1
         self.shared = shared
         self.refused = []
         self.offloads = ()
@@ -78,16 +81,17 @@ class Opened:
         """Settle the offloads. wanted: True (insist: OSError), False (none) or None (as many as can be had)."""
         if self.header:
             self.fix_header()
+        fd = self.fds[0]
         if self.shared:
             # Changing what others rely on is out of the question. The virtio header is there for everybody, and what
             # it can say is understood in both directions.
             self.offloads = ("csum", "tso4") if self.header and wanted is not False else ()
             return
         if not self.header or wanted is False:
-            set_offload(self.fd, 0)
+            set_offload(fd, 0)
             return
         for names in LADDER:
-            error = set_offload(self.fd, sum(BITS[name] for name in names))
+            error = set_offload(fd, sum(BITS[name] for name in names))
             if error is None:
                 self.offloads = names
                 break
@@ -99,28 +103,63 @@ class Opened:
 
     def fix_header(self):
         """The header's size is the device's, too: 10 bytes unless somebody changed it."""
-        size = struct.unpack("i", fcntl.ioctl(self.fd, c_TUNGETVNETHDRSZ, bytes(4)))[0]
+        size = struct.unpack("i", fcntl.ioctl(self.fds[0], c_TUNGETVNETHDRSZ, bytes(4)))[0]
         if size == HEADER:
             return
         if self.shared:
             raise OSError(errno.EBUSY, f"{self.name}: another program uses it with virtio headers of {size} bytes; "
                           f"only {HEADER} are understood here: close it, or use another name")
-        fcntl.ioctl(self.fd, c_TUNSETVNETHDRSZ, struct.pack("i", HEADER))
+        fcntl.ioctl(self.fds[0], c_TUNSETVNETHDRSZ, struct.pack("i", HEADER))
+
+    def widen(self, int queues, int kind, key):
+        """Open more queues, up to `queues`, steered by `key`. One it stays where the kernel refuses any of it."""
+        flags = kind | c_IFF_NO_PI | c_IFF_MULTI_QUEUE | (c_IFF_VNET_HDR if self.header else 0)
+        try:
+            if self.shared or not device_of(self.fds[0])[1] & c_IFF_MULTI_QUEUE:
+                raise OSError(errno.EBUSY, "the device is others' too, or was made for one")
+            for _ in range(1, queues):
+                fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                self.fds.append(fd)
+                fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", self.name.encode(), flags))
+            self.key = key
+            self.header_bytes = 14 if kind == c_IFF_TAP else 0
+            self.steer([0] * queues, 0)
+        except OSError as error:
+            self.refused.append(f"{queues} queues: {error.strerror}")
+            while len(self.fds) > 1:
+                os.close(self.fds.pop())
+        self.users = len(self.fds)
+
+    def steer(self, targets, otherwise):
+        """Have the kernel pick the queue of each bucket (see steer.program). OSError."""
+        loaded = steer.load(steer.program(self.header_bytes, self.key, targets, otherwise))
+        try:
+            fcntl.ioctl(self.fds[0], c_TUNSETSTEERINGEBPF, struct.pack("i", loaded))
+        finally:
+            os.close(loaded)
 
     def __del__(self):
+        self.users = 1
         self.close()
 
     def close(self):
-        """A persistent device is left as a plain one: the next program may know no offloads."""
-        fd, self.fd = self.fd, -1
-        if fd < 0:
+        """One link less uses it. With the last the descriptors are closed: all at once, as the kernel numbers the
+        queues anew when one goes, and flows would come to the wrong engine.
+
+        A persistent device is left as a plain one: the next program may know no offloads.
+        """
+        self.users -= 1
+        if self.users > 0:
+            return
+        fds, self.fds = self.fds, []
+        if not fds:
             return
         if self.offloads and not self.shared and self.pid == os.getpid():
             with contextlib.suppress(OSError):
-                flags = device_of(fd)[1]
-                if flags & c_IFF_PERSIST and not flags & c_IFF_MULTI_QUEUE:
-                    set_offload(fd, 0)
-        os.close(fd)
+                if device_of(fds[0])[1] & c_IFF_PERSIST:
+                    set_offload(fds[0], 0)
+        for fd in fds:
+            os.close(fd)
 
 
 def set_offload(fd, bits):
@@ -155,8 +194,9 @@ def adopt(fd, int kind, wanted):
     return found
 
 
-def attach(name, int kind, persistent, owner, wanted):
-    """An Opened for a device created, or attached to if it exists; non-blocking. Raises OSError, ValueError."""
+def attach(name, int kind, persistent, owner, wanted, bint several=False):
+    """An Opened for a device created, or attached to if it exists; non-blocking. several: it is to have more
+    queues. Raises OSError, ValueError."""
     raw = name.encode() if isinstance(name, str) else bytes(name)
     if not 0 < len(raw) <= 15 or b"/" in raw or b"\0" in raw or b" " in raw:
         raise ValueError(f"name: {name!r} is no device name (1 to 15 bytes, no slash, no space)")
@@ -164,7 +204,7 @@ def attach(name, int kind, persistent, owner, wanted):
         fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with explained(f"attaching to {name}", advice_device):
-            shared = set_device(fd, raw, kind, wanted)
+            shared = set_device(fd, raw, kind, wanted, several)
             if owner is not None:
                 fcntl.ioctl(fd, c_TUNSETOWNER, int(owner))
             if persistent:
@@ -183,7 +223,7 @@ def attach(name, int kind, persistent, owner, wanted):
     return found
 
 
-def set_device(fd, raw, int kind, wanted):
+def set_device(fd, raw, int kind, wanted, bint several):
     """TUNSETIFF. Whether the device has queues of others.
 
     A persistent device that was made for several queues takes only those who say so (tuntap.rst §3.3), and the latest
@@ -192,8 +232,9 @@ def set_device(fd, raw, int kind, wanted):
     features = struct.unpack("I", fcntl.ioctl(fd, c_TUNGETFEATURES, bytes(4)))[0]
     flags = kind | c_IFF_NO_PI
     header = c_IFF_VNET_HDR & features if wanted is not False else 0
+    first = c_IFF_MULTI_QUEUE & features if several and not is_there(raw) else 0
     try:
-        fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", raw, flags | header))
+        fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", raw, flags | header | first))
         return False
     except OSError as error:
         if error.errno != errno.EINVAL:
@@ -206,6 +247,15 @@ def set_device(fd, raw, int kind, wanted):
             header = c_IFF_VNET_HDR if there["tun_vnet_hdr"] else 0
     fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", raw, flags | header | c_IFF_MULTI_QUEUE))
     return shared
+
+
+def is_there(raw):
+    """Whether this thread's namespace has a device of that name."""
+    try:
+        socket.if_nametoindex(os.fsdecode(raw))
+    except OSError:
+        return False
+    return True
 
 
 def device_of(fd):
