@@ -27,6 +27,7 @@ _NAMES = {
         "SO_LINGER": Opt.OPT_LINGER,
         "SO_RCVBUF": Opt.OPT_RCVBUF,
         "SO_SNDBUF": Opt.OPT_SNDBUF,
+        "SO_BUSY_POLL": Opt.OPT_BUSY_POLL,
     },
     "IPPROTO_TCP": {
         "TCP_KEEPIDLE": Opt.OPT_KEEPIDLE,
@@ -48,11 +49,12 @@ _NAMES = {
 }
 # Linux's numbers, for names that the socket module of this Python does not have.
 IP_NUMBERS = {"IP_TTL": 2, "IP_TOS": 1, "IP_RECVTTL": 12, "IP_RECVTOS": 13, "IP_PKTINFO": 8, "IP_MTU": 14}
+_NUMBERS = {"SO_BUSY_POLL": 46, **IP_NUMBERS}
 _OPTIONS = {
     (getattr(socket, level), number): which
     for level, names in _NAMES.items()
     for name, which in names.items()
-    if (number := getattr(socket, name, IP_NUMBERS.get(name))) is not None
+    if (number := getattr(socket, name, _NUMBERS.get(name))) is not None
 }
 # What the socket itself is.
 _FIXED = {

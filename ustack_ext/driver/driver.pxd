@@ -35,6 +35,11 @@ cdef class Driver:
     cdef Slot slots[16]
     cdef int python_due                # a link has frames for a Python callback
     cdef int *due                      # where links say so: &python_due, or the world's
+    cdef uint32_t generation           # changes with the slots
+    # us that the background thread (net.core.busy_poll), and a waiting caller whose socket says no more
+    # (net.core.busy_read), look for frames before they sleep
+    cdef uint32_t busy_poll
+    cdef uint32_t busy_read
     cdef readonly bint closed
     cdef object __weakref__
     # Takes the lock and enters the engine at the present time.
@@ -42,6 +47,8 @@ cdef class Driver:
     # engine_poll, events to the sink, then releases the lock, and wakes the background thread if its deadline became
     # too late.
     cdef void unlock(self) noexcept nogil
+    # lock(), if nobody has it just now.
+    cdef bint try_lock(self) noexcept nogil
     cdef uint64_t now(self) noexcept nogil                         # ns, monotonic (virtual time for a simulated one)
     cdef Iface *attach_link(self, Link link, bytes name) except NULL
     cpdef detach_link(self, Link link)
@@ -52,6 +59,8 @@ cdef class Driver:
     # Returns 1: fired, 0: timed out; raises what a Python signal handler raises (KeyboardInterrupt);
     # a driver that can't wait (manual) returns -1: the caller raises BlockingIOError.
     cdef int wait(self, Waiter *waiter, uint64_t deadline) except -2
+    # Ends a wait. Lock held.
+    cdef void fire(self, Waiter *waiter) noexcept nogil
     # Wakes the background thread (if any) so that it looks at links and deadlines anew. Any thread, under any lock.
     cdef void kick(self) noexcept nogil
     cpdef close(self)
@@ -76,14 +85,21 @@ cdef void mute(Iface *iface) noexcept nogil                        # frames for 
 
 # What one waiting thread waits on.
 cdef struct Waiter:
-    int fired                          # set under the lock; slept on
+    int fired                          # FIRED: set under the lock; slept on
     int sleeping                       # somebody sleeps on it (private to driver/)
     uint16_t want                      # EV_* bits that fire it
+    uint32_t spin_us                   # SO_BUSY_POLL: how long to look for frames before sleeping
+    void *driver                       # the Driver that it waits with
     Waiter *next                       # the socket's list of waiters, or the free list
 
-cdef Waiter *waiter_get() except NULL              # GIL held
+cdef enum:                         # Waiter.fired
+    WAITING = 0
+    FIRED = 1
+    APPOINTED = 2                      # nothing has happened yet, but its thread shall poll (private to driver/)
+
+cdef Waiter *waiter_get(Driver driver) except NULL     # GIL held
 cdef void waiter_put(Waiter *w) noexcept           # GIL held; resets it
 cdef void waiter_fire(Waiter *w) noexcept nogil    # lock held
-# CLOCK_MONOTONIC ns. 1: fired, 0: timed out, -EINTR
+# Until `fired` is not WAITING, or CLOCK_MONOTONIC ns. 1: so it is, 0: timed out, -EINTR
 cdef int waiter_sleep(Waiter *w, uint64_t deadline) noexcept nogil
 cdef int waiter_epoch() noexcept nogil             # changes with every waiter_fire

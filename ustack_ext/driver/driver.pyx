@@ -64,6 +64,7 @@ cdef void home_forget(Driver d, Iface *iface) noexcept nogil:
         if d.slots[i].iface == iface and iface != NULL:
             iface_remove(&d.engine.net, iface)
             memset(&d.slots[i], 0, sizeof(Slot))
+            d.generation += 1
     d.unlock()
 
 
@@ -128,6 +129,10 @@ cdef class Driver:
     cdef void lock(self) noexcept nogil:
         engine_enter(self.engine, self.now())
 
+    cdef bint try_lock(self) noexcept nogil:
+        self.lock()
+        return True
+
     cdef void unlock(self) noexcept nogil:
         self.finish()
 
@@ -187,6 +192,7 @@ cdef class Driver:
     cdef void mark_gone(self, int slot) noexcept nogil:
         self.slots[slot].gone = 1
         self.slots[slot].iface.up = 0
+        self.generation += 1
 
     # Links
 
@@ -222,6 +228,7 @@ cdef class Driver:
                 self.slots[at].link = <void *>link
                 self.slots[at].need = BUF_HEADROOM + max(mtu, link.receive_max) + FRAME_MIN_ROOM
                 self.slots[at].gone = 0
+                self.generation += 1
             self.unlock()
         if iface == NULL:
             raise OSError(ENFILE, f"a stack has at most {MAX_LINKS - 1} interfaces beside lo")
@@ -265,6 +272,7 @@ cdef class Driver:
                 if self.slots[i].iface == iface:
                     iface_remove(&self.engine.net, iface)
                     memset(&self.slots[i], 0, sizeof(Slot))
+                    self.generation += 1
             self.unlock()
         self.quiesce()
         self.links = [other for other in self.links if other is not link]
@@ -296,6 +304,9 @@ cdef class Driver:
             if got >= 0:
                 return got
             PyErr_CheckSignals()
+
+    cdef void fire(self, Waiter *waiter) noexcept nogil:
+        waiter_fire(waiter)
 
     cdef void kick(self) noexcept nogil:
         pass
@@ -335,7 +346,7 @@ cdef Waiter *free_waiters = NULL
 cdef int fires = 0
 
 
-cdef Waiter *waiter_get() except NULL:
+cdef Waiter *waiter_get(Driver driver) except NULL:
     global free_waiters
     cdef Waiter *w = free_waiters
     if w != NULL:
@@ -345,6 +356,7 @@ cdef Waiter *waiter_get() except NULL:
         if w == NULL:
             raise MemoryError("no memory to wait with")
     memset(w, 0, sizeof(Waiter))
+    w.driver = <void *>driver
     return w
 
 
@@ -356,7 +368,7 @@ cdef void waiter_put(Waiter *w) noexcept:
 
 cdef void waiter_fire(Waiter *w) noexcept nogil:
     atomic_add(&fires, 1)
-    atomic_set(&w.fired, 1)
+    atomic_set(&w.fired, FIRED)
     if atomic_get(&w.sleeping):
         atomic_wake(&w.fired)
 

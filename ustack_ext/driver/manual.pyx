@@ -10,7 +10,7 @@ from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.driver.driver cimport Driver, Waiter
 from ustack_ext.engine.engine cimport engine_enter, engine_next
 from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
-                                    pthread_mutex_unlock)
+                                    pthread_mutex_trylock, pthread_mutex_unlock)
 
 
 cdef class ManualDriver(Driver):
@@ -34,6 +34,12 @@ cdef class ManualDriver(Driver):
     cdef void lock(self) noexcept nogil:
         pthread_mutex_lock(&self.mutex)
         engine_enter(self.engine, self.now())
+
+    cdef bint try_lock(self) noexcept nogil:
+        if pthread_mutex_trylock(&self.mutex) != 0:
+            return False
+        engine_enter(self.engine, self.now())
+        return True
 
     cdef void unlock(self) noexcept nogil:
         self.finish()

@@ -1,8 +1,13 @@
-"""The default driver: a background thread that never holds the GIL while packets flow.
+"""The default driver: a background thread that never holds the GIL while packets flow, and callers that take its place.
 
-The thread sleeps in ppoll() on the links' descriptors until the engine's earliest deadline. It reads frames without the
-lock, into buffers it took under the lock, so that a socket call waits for the engine's work only, not for system calls.
-Socket calls run the engine in their own thread, under the lock, and wake this one only when it would sleep too long.
+Who polls the links, and sleeps on them until the engine's earliest deadline, is one at a time (leader/follower): a caller
+that has to wait in recv(), accept() or connect() does it itself if it is the only one that waits, so that a request and
+its response cost no hand-over between threads; the background thread does it at all other times. While callers poll now
+and then the thread stands aside: it looks once in a while whether that goes on, and takes over again when it doesn't.
+A caller that finds the thread in the middle of reading claims the next turn.
+
+Socket calls run the engine in their own thread, under the lock, and wake whoever polls only when it would sleep too long.
+Waiting threads are woken after the lock was given back: they need it first thing.
 """
 
 import atexit
@@ -13,68 +18,48 @@ import threading
 import time
 import weakref
 
-from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from posix cimport unistd
-from ustack_ext.base.buf cimport BUF_LARGE, Buf, BufPool, buf_class_cap, buf_unref
-from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap
+from libc.errno cimport EINTR
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
-from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, Waiter, mute, receive_buffer
-from ustack_ext.engine.engine cimport engine_enter, engine_input, engine_wake
-from ustack_ext.link.link cimport LINK_BATCH, RxFrame, receive_fn
+from ustack_ext.driver.driver cimport (APPOINTED, FIRED, MAX_LINKS, WAITING, Driver, Waiter, mute, waiter_sleep)
+from ustack_ext.driver.poller cimport (Poller, poller_free, poller_init, poller_look, poller_pending, poller_prepare,
+                                       poller_read, poller_release, poller_rouse, poller_sleep, poller_spin, poller_take_in)
+from ustack_ext.engine.engine cimport engine_enter, engine_wake
 from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
                                     pthread_mutex_trylock, pthread_mutex_unlock)
-from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
+
+from cpython.exc cimport PyErr_CheckSignals
 
 cdef extern from * nogil:
     """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <poll.h>
     #include <sched.h>
-    #include <stdint.h>
-    #include <time.h>
     #ifdef __linux__
     #include <sys/prctl.h>
     /* Timers of this thread end when they should, not up to 50 us later. */
     static void exact_timers(void) { prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); }
-    /* timeout in ns, UINT64_MAX: none */
-    static int poll_ns(struct pollfd *fds, int n, uint64_t timeout) {
-        struct timespec t = {(time_t)(timeout / 1000000000u), (long)(timeout % 1000000000u)};
-        return ppoll(fds, (nfds_t)n, timeout == UINT64_MAX ? NULL : &t, NULL);
-    }
     #else
     static void exact_timers(void) {}
-    static int poll_ns(struct pollfd *fds, int n, uint64_t timeout) {
-        uint64_t ms = timeout / 1000000u + (timeout % 1000000u != 0);
-        return poll(fds, (nfds_t)n, timeout == UINT64_MAX ? -1 : ms > 3600000 ? 3600000 : (int)ms);
-    }
     #endif
     """
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    enum: POLLIN, POLLERR, POLLHUP, POLLNVAL
     int sched_yield()
     void exact_timers()
-    int poll_ns(pollfd *fds, int n, uint64_t timeout)
 
 cdef enum:
-    BATCH_FIRST = 4            # buffers taken for a link that was quiet; doubled while it fills them, up to LINK_BATCH
     YIELDS = 32                # chances given to threads that wait for the lock
+    WAKES = 16                 # waiters woken after the lock is given back; more than that, at once
+    ROUNDS = 1024              # a caller polls at most without a look at signals
+    TICK = 1000000             # ns: how often the thread, standing aside, looks whether callers still poll,
+    TICK_MAX = 4000000         # ... while they do
+
+cdef enum State:               # of the thread
+    READING                    # reads links, or has the lock
+    SLEEPING                   # sleeps on the links
+    ASIDE                      # leaves the links to callers
+
+cdef enum:                     # why run() returned
     STOPPED = 0
     PYTHON = 1
-
-cdef struct Rx:                # what one link's reading needs outside the lock
-    RxFrame frames[LINK_BATCH]
-    int have                   # buffers ready in frames
-    int got                    # frames read into them, or -errno
-    int want
-    int slot
-    receive_fn receive
-    void *state
 
 
 drivers = weakref.WeakSet()
@@ -89,42 +74,39 @@ cdef class ThreadDriver(Driver):
     cdef pthread_mutex_t mutex
     cdef int waiting                   # threads that want the lock
     cdef int stop
-    cdef int busy                      # the thread is reading or asleep, outside the lock (set and cleared under it)
-    cdef int reading                   # the thread is in a link's receive function
-    cdef int asleep
-    cdef int woken                     # somebody wants the thread to look again
-    cdef int wakefd
-    cdef unsigned int rounds           # times the thread took the lock
-    cdef uint64_t sleep_until          # 0 while it is not about to sleep; under the lock
-    cdef Rx *rx
-    cdef int n_rx
-    cdef pollfd fds[17]
-    cdef int n_fds
-    cdef Buf scratch                   # frames are read into it, and dropped, when there is no memory at all
+    cdef int state                     # State
+    cdef int woken                     # somebody wants whoever polls to look again
+    cdef int summoned                  # ... and the thread to come back from standing aside
+    cdef int followers                 # callers that wait while somebody else polls
+    cdef uint64_t tick
+    cdef bint parked                   # the thread stands aside without looking up
+    cdef unsigned int turns            # times a caller has polled
+    cdef unsigned int turns_seen
+    cdef uint64_t sleep_until          # 0 while nobody is about to sleep; under the lock
+    cdef Waiter *leader                # the caller that polls
+    cdef Waiter *claim                 # a caller that wants to, once the thread has read what there is
+    cdef Waiter *wakes[WAKES]          # to be woken when the lock is given back
+    cdef int n_wakes
+    cdef Poller own                    # the thread's
+    cdef Poller turn                   # the leader's
     cdef object thread
 
     def __init__(self, seed=None, budget=0):
         self.kind = "thread"
-        self.wakefd = -1
+        self.own.wakefd = -1
+        self.turn.wakefd = -1
         pthread_mutex_init(&self.mutex, NULL)
+        self.tick = TICK
         self.create(seed, budget, clock_monotonic())
-        self.rx = <Rx *>calloc(MAX_LINKS, sizeof(Rx))
-        self.scratch.cap = buf_class_cap(BUF_LARGE)
-        self.scratch.data = <uint8_t *>malloc(self.scratch.cap)
-        if self.rx == NULL or self.scratch.data == NULL:
-            raise MemoryError("no memory for a driver")
-        self.wakefd = wakefd_open()
-        if self.wakefd < 0:
+        if poller_init(&self.own) != 0 or poller_init(&self.turn) != 0:
             raise OSError(errno.EMFILE, "cannot make an eventfd: too many open files")
         self.start()
         drivers.add(self)
 
     def __dealloc__(self):
         pthread_mutex_destroy(&self.mutex)
-        if self.wakefd >= 0:
-            unistd.close(self.wakefd)
-        free(self.rx)
-        free(self.scratch.data)
+        poller_free(&self.own)
+        poller_free(&self.turn)
 
     cdef start(self):
         self.thread = threading.Thread(target=self._main, name="ustack", daemon=True)
@@ -141,6 +123,12 @@ cdef class ThreadDriver(Driver):
         self.take()
         engine_enter(self.engine, clock_monotonic())
 
+    cdef bint try_lock(self) noexcept nogil:
+        if pthread_mutex_trylock(&self.mutex) != 0:
+            return False
+        engine_enter(self.engine, clock_monotonic())
+        return True
+
     cdef void take(self) noexcept nogil:
         if pthread_mutex_trylock(&self.mutex) != 0:
             atomic_add(&self.waiting, 1)
@@ -150,21 +138,160 @@ cdef class ThreadDriver(Driver):
     cdef void unlock(self) noexcept nogil:
         cdef uint64_t deadline
         self.finish()
-        deadline = engine_wake(self.engine)
-        if deadline < self.sleep_until:
-            self.sleep_until = 0
-            self.kick()
+        if self.sleep_until:
+            deadline = engine_wake(self.engine)
+            if deadline < self.sleep_until:
+                self.sleep_until = 0
+                self.kick()
+        self.give()
+
+    cdef void give(self) noexcept nogil:
+        """Gives the lock back, and wakes those who have something to do. A waiter may have gone on by then, even be in
+        use anew: it looks at `fired` whenever it is woken.
+        """
+        cdef Waiter *woken[WAKES]
+        cdef int i, n = self.n_wakes
+        for i in range(n):
+            woken[i] = self.wakes[i]
+        self.n_wakes = 0
         pthread_mutex_unlock(&self.mutex)
+        for i in range(n):
+            if atomic_get(&woken[i].sleeping):
+                atomic_wake(&woken[i].fired)
 
     cdef void kick(self) noexcept nogil:
         atomic_set(&self.woken, 1)
-        if atomic_swap(&self.asleep, 0):
-            wakefd_set(self.wakefd)
+        poller_rouse(&self.turn)
+        if atomic_get(&self.state) != ASIDE:
+            poller_rouse(&self.own)
+
+    cdef void summon(self) noexcept nogil:
+        """The thread comes back to the links, or notices that it has to stand aside."""
+        atomic_set(&self.summoned, 1)
+        if atomic_get(&self.state) == ASIDE:
+            poller_rouse(&self.own)
+
+    # Waiting
+
+    cdef void fire(self, Waiter *w) noexcept nogil:
+        cdef bint asleep = w.fired == WAITING
+        atomic_set(&w.fired, FIRED)
+        if w == self.leader:
+            atomic_set(&self.woken, 1)
+            poller_rouse(&self.turn)
+        elif asleep:
+            self.wake(w)
+
+    cdef void wake(self, Waiter *w) noexcept nogil:
+        if self.n_wakes < WAKES:
+            self.wakes[self.n_wakes] = w
+            self.n_wakes += 1
+        else:
+            atomic_wake(&w.fired)
 
     cdef int wait(self, Waiter *waiter, uint64_t deadline) except -2:
+        cdef int got
         if self.thread is None:
             raise OSError(errno.EBADF, "this stack belongs to the parent process: a child of fork() makes its own")
-        return Driver.wait(self, waiter, deadline)
+        self.after()
+        while True:
+            with nogil:
+                got = self.wait_once(waiter, deadline)
+            if got >= 0:
+                return got
+            self.after()
+            PyErr_CheckSignals()
+
+    cdef int wait_once(self, Waiter *w, uint64_t deadline) noexcept nogil:
+        """1: fired, 0: the deadline came, -EINTR: the caller has something else to look at first."""
+        cdef bint claims = False
+        cdef int got
+        self.take()
+        if w.fired == FIRED:
+            self.give()
+            return 1
+        if self.leader == NULL and self.claim == NULL and self.followers == 0 and not self.stop:
+            if self.state != READING:
+                return self.lead(w, deadline)
+            self.claim = w
+            claims = True
+        atomic_add(&self.followers, 1)
+        self.give()
+        got = waiter_sleep(w, deadline)
+        if claims:
+            self.take()
+            atomic_add(&self.followers, -1)
+            if self.claim == w:
+                self.claim = NULL
+            if self.leader == w:
+                if w.fired == APPOINTED:
+                    w.fired = WAITING
+                return self.lead(w, deadline)
+            self.give()
+        else:
+            atomic_add(&self.followers, -1)
+        return 1 if atomic_get(&w.fired) == FIRED else got
+
+    cdef int lead(self, Waiter *w, uint64_t deadline) noexcept nogil:
+        """Poll in the place of the thread, as wait_once. The lock is held at the beginning and not at the end."""
+        cdef Poller *p = &self.turn
+        cdef uint64_t until
+        cdef int rounds = 0, got = 1
+        cdef bint more = False, heard = True
+        self.leader = w
+        if self.state == SLEEPING:
+            self.kick()
+        poller_look(p)
+        while w.fired != FIRED:
+            poller_prepare(p, self, True)
+            until = engine_wake(self.engine)
+            self.sleep_until = 0 if more else until
+            p.busy = 1
+            self.give()
+            heard = self.read(p, more, min(until, deadline), max(w.spin_us, self.busy_read))
+            self.take()
+            p.busy = 0
+            p.rounds += 1
+            self.sleep_until = 0
+            engine_enter(self.engine, clock_monotonic())
+            more = poller_take_in(p, self)
+            self.finish()
+            rounds += 1
+            if w.fired == FIRED:
+                break
+            if self.engine.core.now >= deadline:
+                got = 0
+                break
+            if not heard or self.stop or rounds == ROUNDS or atomic_get(self.due):
+                got = -EINTR
+                break
+        poller_release(p, self)
+        self.leader = NULL
+        self.turns += 1
+        if self.parked or atomic_get(&self.followers):
+            self.summon()
+        self.give()
+        return got
+
+    cdef bint read(self, Poller *p, bint more, uint64_t until, uint32_t spin_us) noexcept nogil:
+        """Without the lock: a batch from each link that has something, after sleeping until one has. False: a signal
+        came.
+        """
+        cdef uint64_t now, timeout = UINT64_MAX
+        cdef bint heard = True
+        if not more and not poller_pending(p):
+            if spin_us and poller_spin(p, &self.woken, until, spin_us):
+                return True
+            if until != UINT64_MAX:
+                now = clock_monotonic()
+                timeout = until - now if until > now else 0
+            heard = poller_sleep(p, &self.woken, timeout, True)
+        else:
+            self.give_way()
+        if atomic_swap(&self.woken, 0):
+            poller_look(p)
+        poller_read(p)
+        return heard
 
     # The thread
 
@@ -183,36 +310,61 @@ cdef class ThreadDriver(Driver):
 
     cdef int run(self) noexcept nogil:
         """Reads links and runs the engine until it must stop or Python has frames to take."""
+        cdef Poller *p = &self.own
         cdef bint more
         cdef uint64_t deadline
         while True:
             self.take()
-            self.busy = 0
-            self.rounds += 1
-            self.sleep_until = 0
-            engine_enter(self.engine, clock_monotonic())
-            more = self.take_in()
-            self.finish()
+            p.busy = 0
+            p.rounds += 1
+            if self.leader == NULL:
+                self.sleep_until = 0
+            if self.state != ASIDE:
+                engine_enter(self.engine, clock_monotonic())
+                more = poller_take_in(p, self)
+                self.finish()
+            else:
+                more = True
             if self.stop or atomic_get(self.due):
-                self.release_buffers()
-                pthread_mutex_unlock(&self.mutex)
+                poller_release(p, self)
+                self.give()
                 return STOPPED if self.stop else PYTHON
+            if self.stands_aside():
+                poller_release(p, self)
+                if more and self.state != ASIDE:
+                    self.kick()                              # for what this thread was woken for, but leaves unread
+                atomic_set(&self.state, ASIDE)
+                self.give()
+                poller_sleep(p, &self.summoned, UINT64_MAX if self.parked else self.tick, False)
+                continue
+            if self.state == ASIDE:
+                poller_look(p)
+                more = False
+            poller_prepare(p, self, more)
             deadline = engine_wake(self.engine)
-            self.snapshot()
-            if more:
-                self.fill_buffers()
-            else:
-                self.release_buffers()
-                self.sleep_until = deadline
-            self.busy = 1
-            self.reading = more
-            pthread_mutex_unlock(&self.mutex)
-            self.give_way()
-            if more:
-                self.read_links()
-                atomic_set(&self.reading, 0)
-            else:
-                self.doze(deadline)
+            atomic_set(&self.state, READING if more else SLEEPING)
+            self.sleep_until = 0 if more else deadline
+            p.busy = 1
+            self.give()
+            self.read(p, more, deadline, self.busy_poll)
+
+    cdef bint stands_aside(self) noexcept nogil:
+        """Whether callers poll; the first that claimed to does from now on."""
+        cdef bint same
+        atomic_set(&self.summoned, 0)
+        if self.claim != NULL and self.leader == NULL and self.claim.fired == WAITING and self.followers == 1:
+            self.leader = self.claim
+            atomic_set(&self.claim.fired, APPOINTED)
+            self.wake(self.claim)
+        self.claim = NULL
+        same = self.turns == self.turns_seen
+        self.turns_seen = self.turns
+        self.parked = False
+        if self.leader == NULL and (same or atomic_get(&self.followers)):
+            return False
+        self.parked = self.leader != NULL and same and self.state == ASIDE
+        self.tick = TICK if same else min(self.tick * 2, <uint64_t>TICK_MAX)
+        return True
 
     cdef void give_way(self) noexcept nogil:
         """A mutex is not fair: who waits for it gets it before this thread asks again."""
@@ -222,135 +374,18 @@ cdef class ThreadDriver(Driver):
                 return
             sched_yield()
 
-    cdef void snapshot(self) noexcept nogil:
-        """Copies of what is read and polled outside the lock.
-
-        Buffers ready for a link that went are taken back first.
-        """
-        cdef Slot *slot
-        cdef int i, n = 0
-        self.fds[0].fd = self.wakefd
-        self.fds[0].events = POLLIN
-        self.n_fds = 1
-        for i in range(MAX_LINKS):
-            slot = &self.slots[i]
-            if slot.iface == NULL or slot.ops.receive == NULL or slot.gone:
-                continue
-            self.rx[n].slot = i
-            self.rx[n].receive = slot.ops.receive
-            self.rx[n].state = slot.ops.state
-            if self.rx[n].want == 0:
-                self.rx[n].want = BATCH_FIRST
-            n += 1
-            if slot.ops.fd >= 0:
-                self.fds[self.n_fds].fd = slot.ops.fd
-                self.fds[self.n_fds].events = POLLIN
-                self.n_fds += 1
-        self.n_rx = n
-
-    cdef bint take_in(self) noexcept nogil:
-        """Frames read since the last round go to the engine. Whether any link had some, or was not looked at yet."""
-        cdef BufPool *pool = &self.engine.core.pool
-        cdef bint more = atomic_swap(&self.woken, 0)
-        cdef Rx *rx
-        cdef Slot *slot
-        cdef int i, j
-        for i in range(self.n_rx):
-            rx = &self.rx[i]
-            slot = &self.slots[rx.slot]
-            for j in range(rx.have):
-                if j < rx.got and slot.iface != NULL:
-                    engine_input(self.engine, slot.iface, rx.frames[j].buf, &rx.frames[j].off)
-                else:
-                    buf_unref(pool, rx.frames[j].buf)
-            if rx.got > 0:
-                more = True
-                if rx.have == 0 and slot.iface != NULL:
-                    slot.iface.rx_dropped += 1
-                if rx.got == rx.want and rx.want < LINK_BATCH:
-                    rx.want *= 2
-            elif rx.got < 0 and slot.iface != NULL and slot.ops.state == rx.state:
-                self.mark_gone(rx.slot)
-            rx.have = 0
-            rx.got = 0
-        return more
-
-    cdef void fill_buffers(self) noexcept nogil:
-        cdef BufPool *pool = &self.engine.core.pool
-        cdef Rx *rx
-        cdef Buf *b
-        cdef int i
-        for i in range(self.n_rx):
-            rx = &self.rx[i]
-            while rx.have < rx.want:
-                b = receive_buffer(pool, self.slots[rx.slot].need)
-                if b == NULL:
-                    break
-                rx.frames[rx.have].buf = b
-                rx.have += 1
-
-    cdef void release_buffers(self) noexcept nogil:
-        cdef int i, j
-        for i in range(self.n_rx):
-            for j in range(self.rx[i].have):
-                buf_unref(&self.engine.core.pool, self.rx[i].frames[j].buf)
-            self.rx[i].have = 0
-            self.rx[i].got = 0
-            self.rx[i].want = BATCH_FIRST
-
-    cdef void read_links(self) noexcept nogil:
-        """Without the lock: one batch from each link."""
-        cdef RxFrame dropped
-        cdef Rx *rx
-        cdef int i
-        for i in range(self.n_rx):
-            rx = &self.rx[i]
-            if rx.have > 0:
-                rx.got = rx.receive(rx.state, rx.frames, rx.have)
-            else:
-                self.scratch.off = 0
-                dropped.buf = &self.scratch
-                rx.got = rx.receive(rx.state, &dropped, 1)
-
-    cdef void doze(self, uint64_t deadline) noexcept nogil:
-        """Without the lock: sleep until a link has a frame, the deadline comes, or somebody kicks."""
-        cdef uint64_t now, timeout = UINT64_MAX
-        cdef int i
-        if deadline != UINT64_MAX:
-            now = clock_monotonic()
-            timeout = deadline - now if deadline > now else 0
-        atomic_set(&self.asleep, 1)
-        # kick() sets woken, then looks at asleep; here it is the other way round, so one of the two sees the other.
-        if atomic_get(&self.woken):
-            atomic_set(&self.asleep, 0)
-            return
-        for i in range(self.n_fds):
-            self.fds[i].revents = 0
-        poll_ns(self.fds, self.n_fds, timeout)
-        atomic_set(&self.asleep, 0)
-        if self.fds[0].revents:
-            wakefd_clear(self.wakefd)
-        for i in range(1, self.n_fds):
-            if self.fds[i].revents:
-                atomic_set(&self.woken, 1)
-            if self.fds[i].revents & (POLLERR | POLLHUP | POLLNVAL):
-                self.note_error(self.fds[i].fd)
-
-    cdef void note_error(self, int fd) noexcept nogil:
-        """A device that poll() reports broken but that reads as empty would be polled for ever."""
-        cdef int i
-        for i in range(self.n_rx):
-            if self.slots[self.rx[i].slot].ops.fd == fd:
-                self.rx[i].got = -1
-
     # Control
 
     cdef void quiesce(self) noexcept:
-        cdef unsigned int seen = self.rounds
         if self.thread is None or threading.current_thread() is self.thread:
             return
+        self.outlast(&self.own)
+        self.outlast(&self.turn)
+
+    cdef void outlast(self, Poller *p) noexcept:
+        cdef unsigned int seen = p.rounds
         self.kick()
-        while self.busy and self.rounds == seen and self.thread.is_alive():
+        while p.busy and p.rounds == seen and self.thread.is_alive():
             time.sleep(0.0001)
             self.kick()
 
@@ -363,8 +398,9 @@ cdef class ThreadDriver(Driver):
         with nogil:
             self.take()
             self.stop = 1
-            pthread_mutex_unlock(&self.mutex)
             self.kick()
+            self.summon()
+            self.give()
         inside = threading.current_thread() is self.thread
         if not inside:
             self.thread.join()
@@ -373,16 +409,19 @@ cdef class ThreadDriver(Driver):
         with nogil:
             self.run_out()
         if not inside:
-            # Nobody is left to be woken, and nobody who would: the thread is gone, and the links are detached.
-            unistd.close(self.wakefd)
-            self.wakefd = -1
+            poller_free(&self.own)         # nobody is left to be woken
+            with nogil:
+                self.take()
+                if self.leader == NULL:
+                    poller_free(&self.turn)
+                self.give()
 
     cdef bint hold(self):
         """For fork(): the lock, without ever waiting for the GIL with it."""
         if pthread_mutex_trylock(&self.mutex) != 0:
             return False
         # A link's own lock must not be taken in the child either. Reading never blocks, and needs neither lock nor GIL.
-        while atomic_get(&self.reading):
+        while atomic_get(&self.own.reading) or atomic_get(&self.turn.reading):
             sched_yield()
         return True
 
@@ -394,7 +433,11 @@ cdef class ThreadDriver(Driver):
         # The thread does not exist here, and the devices are the parent's.
         pthread_mutex_init(&self.mutex, NULL)
         self.waiting = 0
-        self.busy = 0
+        self.own.busy = 0
+        self.turn.busy = 0
+        self.leader = NULL
+        self.claim = NULL
+        self.n_wakes = 0
         self.sleep_until = 0
         self.closed = True
         self.thread = None

@@ -1,6 +1,6 @@
 # An open socket as Python holds it, and the one loop that makes a call wait.
 from libc.stdint cimport int64_t, uint16_t, uint64_t
-from ustack_ext.driver.driver cimport Driver
+from ustack_ext.driver.driver cimport Driver, Waiter
 from ustack_ext.sockets.stackcore cimport StackCore
 from ustack_ext.sockets.state cimport SHAPE_STREAM, Op, OpKind, SockState
 
@@ -33,5 +33,6 @@ cdef class SocketHandle:
     # Tries `op` until it ends with something else than -EAGAIN. Returns that, or -EAGAIN or OP_TIMED_OUT; raises only
     # what a signal handler raises.
     cdef long perform(self, Op *op, uint64_t deadline) except -0x10002
-    cdef long perform_waiting(self, Op *op, uint64_t deadline) except -0x10002
+    cdef long perform_once(self, Op *op, Waiter *w)
+    cdef long locked_attempt(self, Driver d, Op *op, Waiter *w) noexcept nogil
     cdef int release(self) except -1

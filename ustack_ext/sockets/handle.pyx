@@ -40,6 +40,7 @@ from ustack_ext.udp.udp cimport UdpSock
 from ustack_ext.wire.addr cimport Addr
 
 cdef enum:
+    KEEP_GIL = 8192                # bytes that an attempt may copy without giving the GIL up
     NS = 1000000000
     PROTO_TCP = 6
     PROTO_UDP = 17
@@ -175,43 +176,26 @@ cdef class SocketHandle:
         only what a signal handler raises."""
         cdef long n
         cdef Driver d
+        cdef Waiter *w = NULL
         if self.stack is None:
             return -EBADF
         d = self.stack.driver
         if d.closed and self.state.closed == OPEN:
             return -EBADF              # a child of fork(): the connection is the parent's
-        with nogil:
-            d.lock()
-            n = attempt(d.engine, &self.state, op)
-            sock_sync(&self.state)
-            d.unlock()
-        d.after()
-        if n != -EAGAIN or deadline == 0:
+        if deadline:
+            w = waiter_get(d)
+            w.want = op.want
+            w.spin_us = self.state.busy_poll
+        n = self.perform_once(op, w)
+        if w == NULL:
             return n
-        return self.perform_waiting(op, deadline)
-
-    cdef long perform_waiting(self, Op *op, uint64_t deadline) except -0x10002:
-        cdef Driver d = self.stack.driver
-        cdef Waiter *w = waiter_get()
-        cdef long n = OP_RAISED
-        cdef int fired
-        w.want = op.want
         try:
-            while True:
-                with nogil:
-                    d.lock()
-                    waiter_unlink(&self.state, w)
-                    n = attempt(d.engine, &self.state, op)
-                    if n == -EAGAIN:
-                        waiter_link(&self.state, w)
-                    sock_sync(&self.state)
-                    d.unlock()
-                d.after()
-                if n != -EAGAIN:
-                    return n
+            while n == -EAGAIN:
                 fired = d.wait(w, deadline)
                 if fired != 1:
                     return OP_TIMED_OUT if fired == 0 else -EAGAIN
+                n = self.perform_once(op, w)
+            return n
         finally:
             if n == -EAGAIN:
                 with nogil:
@@ -219,6 +203,31 @@ cdef class SocketHandle:
                     waiter_unlink(&self.state, w)
                     d.unlock()
             waiter_put(w)
+
+    cdef long perform_once(self, Op *op, Waiter *w):
+        """One attempt; on -EAGAIN `w`, if any, is left waiting. What is short and finds the lock free keeps the GIL:
+        giving it up costs as much as the attempt."""
+        cdef Driver d = self.stack.driver
+        cdef long n
+        if op.room <= KEEP_GIL and d.try_lock():
+            n = self.locked_attempt(d, op, w)
+        else:
+            with nogil:
+                d.lock()
+                n = self.locked_attempt(d, op, w)
+        d.after()
+        return n
+
+    cdef long locked_attempt(self, Driver d, Op *op, Waiter *w) noexcept nogil:
+        cdef long n
+        if w != NULL:
+            waiter_unlink(&self.state, w)
+        n = attempt(d.engine, &self.state, op)
+        if n == -EAGAIN and w != NULL:
+            waiter_link(&self.state, w)
+        sock_sync(&self.state)
+        d.unlock()
+        return n
 
     # -- closing
 

@@ -119,6 +119,8 @@ cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil:
         return (s.cmsg & CMSG_TOS) != 0
     if which == OPT_PKTINFO:
         return (s.cmsg & CMSG_PKTINFO) != 0
+    if which == OPT_BUSY_POLL:
+        return s.busy_poll
     if s.kind == SK_UDP:
         return udp_get(e, <UdpSock *>s.obj, which)
     conf = stream_conf(s)
@@ -212,6 +214,10 @@ cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcep
         set_bit(&s.cmsg, CMSG_TOS, value != 0)
     elif which == OPT_PKTINFO:
         set_bit(&s.cmsg, CMSG_PKTINFO, value != 0)
+    elif which == OPT_BUSY_POLL:
+        if value < 0:
+            return -EINVAL
+        s.busy_poll = <uint16_t>min(value, <long long>0xFFFF)
     elif s.kind == SK_UDP:
         return udp_set(<UdpSock *>s.obj, which, value)
     else:

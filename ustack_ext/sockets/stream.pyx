@@ -109,6 +109,7 @@ cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:
     new.obj = c
     new.kind = SK_TCB
     new.connect = SS_CONNECTED
+    new.busy_poll = s.busy_poll
     sock_enlist(op.sockets, new)
     return 0
 

@@ -124,8 +124,11 @@ cdef list tcp_figures(TcpKnobs *t):
 
 
 cdef list core_knobs(StackCore stack):
-    cdef Engine *e = running(stack).engine
+    cdef Driver d = running(stack)
+    cdef Engine *e = d.engine
     return [
+        knob("net.core.busy_poll", &d.busy_poll, 4, 0, U31),
+        knob("net.core.busy_read", &d.busy_read, 4, 0, U31),
         knob("net.core.rmem_max", &stack.rmem_max, 4, 2304, U31),
         knob("net.core.wmem_max", &stack.wmem_max, 4, 4608, U31),
         knob("net.core.rmem_default", &e.udp.rmem_default, 4, 2304, U31),

@@ -6,9 +6,14 @@ a state (sockets/ready), what a selector makes of it (sockets/interest). Everyth
 held.
 """
 from libc.stdint cimport uint16_t
+<<<<<<< HEAD
 from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source
 from ustack_ext.driver.driver cimport Waiter, waiter_fire
 from ustack_ext.sockets.interest cimport interest_note
+=======
+from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_WRITABLE, Source
+from ustack_ext.driver.driver cimport FIRED, WAITING, Driver, Waiter
+>>>>>>> 28522bd (A caller that waits polls the links itself; waiters are woken after the lock; short calls keep the GIL; SO_BUSY_POLL)
 from ustack_ext.sockets.ready cimport pair_sync
 from ustack_ext.sockets.state cimport OPEN, SK_LISTENER, SK_TCB, SK_UDP, SS_STOPPED, Interest, SockState
 from ustack_ext.tcp.tcb cimport Listener, Tcb
@@ -17,7 +22,7 @@ from ustack_ext.udp.udp cimport UdpSock, udp_ready
 
 
 cdef void waiter_link(SockState *s, Waiter *w) noexcept nogil:
-    w.fired = 0
+    w.fired = WAITING
     w.next = s.waiters
     s.waiters = w
 
@@ -35,8 +40,8 @@ cdef void waiter_unlink(SockState *s, Waiter *w) noexcept nogil:
 cdef void waiters_fire(SockState *s, uint16_t bits) noexcept nogil:
     cdef Waiter *w = s.waiters
     while w != NULL:
-        if not w.fired and (w.want | EV_ERROR | EV_HANGUP | EV_CLOSED) & bits:
-            waiter_fire(w)
+        if w.fired != FIRED and (w.want | EV_ERROR | EV_HANGUP | EV_CLOSED) & bits:
+            (<Driver>w.driver).fire(w)
         w = w.next
 
 

@@ -1,0 +1,273 @@
+"""Reads links in batches without the lock and sleeps in ppoll() (poller.pxd).
+
+Responsible for the buffers that frames are read into and the descriptors that are slept on. Not for who polls when
+(driver/thread), nor for the engine beyond handing frames to it.
+
+Frames are read without the lock into buffers taken under it, so that a socket call waits for the engine's work only, not
+for system calls. A link that was quiet gets one buffer, which stays ready while the poller sleeps: the first frame after
+a pause is read as soon as poll() returns.
+"""
+from libc.errno cimport EINTR, EMFILE, ENOMEM, errno
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from posix.unistd cimport close
+from ustack_ext.base.buf cimport BUF_LARGE, Buf, BufPool, buf_class_cap, buf_unref
+from ustack_ext.driver.atomic cimport atomic_get, atomic_set, atomic_swap
+from ustack_ext.driver.clock cimport clock_monotonic
+from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, receive_buffer
+from ustack_ext.engine.engine cimport engine_input
+from ustack_ext.link.link cimport LINK_BATCH, RxFrame
+from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
+
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <poll.h>
+    #include <stdint.h>
+    #include <time.h>
+    #ifdef __linux__
+    /* timeout in ns, UINT64_MAX: none */
+    static int poll_ns(struct pollfd *fds, int n, uint64_t timeout) {
+        struct timespec t = {(time_t)(timeout / 1000000000u), (long)(timeout % 1000000000u)};
+        return ppoll(fds, (nfds_t)n, timeout == UINT64_MAX ? NULL : &t, NULL);
+    }
+    #else
+    static int poll_ns(struct pollfd *fds, int n, uint64_t timeout) {
+        uint64_t ms = timeout / 1000000u + (timeout % 1000000u != 0);
+        return poll(fds, (nfds_t)n, timeout == UINT64_MAX ? -1 : ms > 3600000 ? 3600000 : (int)ms);
+    }
+    #endif
+    """
+    enum: POLLIN, POLLERR, POLLHUP, POLLNVAL
+    int poll_ns(pollfd *fds, int n, uint64_t timeout)
+
+cdef enum:
+    QUICK = 3000               # ns between two rounds without a pause: frames come faster than they are asked for
+    BATCH_BYTES = 512 << 10    # of buffers in one batch: what is read should still be in the cache when it is copied out
+
+
+cdef int poller_init(Poller *p) noexcept nogil:
+    p.rx = <Rx *>calloc(MAX_LINKS, sizeof(Rx))
+    p.scratch.cap = buf_class_cap(BUF_LARGE)
+    p.scratch.data = <uint8_t *>malloc(p.scratch.cap)
+    p.wakefd = wakefd_open()
+    if p.rx == NULL or p.scratch.data == NULL:
+        return -ENOMEM
+    p.fds[0].fd = p.wakefd
+    p.fds[0].events = POLLIN
+    p.n_fds = 1
+    return 0 if p.wakefd >= 0 else -EMFILE
+
+
+cdef void poller_free(Poller *p) noexcept nogil:
+    if p.wakefd >= 0 and p.rx != NULL:
+        close(p.wakefd)
+    free(p.rx)
+    free(p.scratch.data)
+    p.rx = NULL
+    p.scratch.data = NULL
+    p.wakefd = -1
+
+
+cdef void give_back(Rx *rx, BufPool *pool, int keep) noexcept nogil:
+    while rx.have > keep:
+        rx.have -= 1
+        buf_unref(pool, rx.frames[rx.have].buf)
+
+
+cdef void poller_release(Poller *p, Driver d) noexcept nogil:
+    cdef int i
+    for i in range(p.n_rx):
+        give_back(&p.rx[i], &d.engine.core.pool, 0)
+        p.rx[i].got = 0
+
+
+cdef void learn_links(Poller *p, Driver d) noexcept nogil:
+    """The links changed since the last round."""
+    cdef Slot *slot
+    cdef Rx *rx
+    cdef int i, n = 0
+    poller_release(p, d)
+    p.generation = d.generation
+    p.n_fds = 1
+    for i in range(MAX_LINKS):
+        slot = &d.slots[i]
+        if slot.iface == NULL or slot.ops.receive == NULL or slot.gone:
+            continue
+        rx = &p.rx[n]
+        rx.slot = i
+        rx.receive = slot.ops.receive
+        rx.state = slot.ops.state
+        rx.want = 1
+        rx.most = min(max(<int>(BATCH_BYTES // slot.need), 2), <int>LINK_BATCH)
+        rx.ready = 1
+        rx.fd_at = -1
+        n += 1
+        if slot.ops.fd >= 0:
+            rx.fd_at = p.n_fds
+            p.fds[p.n_fds].fd = slot.ops.fd
+            p.fds[p.n_fds].events = POLLIN
+            p.n_fds += 1
+    p.n_rx = n
+
+
+cdef void poller_prepare(Poller *p, Driver d, bint all_wanted) noexcept nogil:
+    cdef BufPool *pool = &d.engine.core.pool
+    cdef Rx *rx
+    cdef Buf *b
+    cdef int i, want
+    if p.generation != d.generation:
+        learn_links(p, d)
+    for i in range(p.n_rx):
+        rx = &p.rx[i]
+        want = rx.want if all_wanted else 1
+        give_back(rx, pool, want)
+        while rx.have < want:
+            b = receive_buffer(pool, d.slots[rx.slot].need)
+            if b == NULL:
+                break
+            rx.frames[rx.have].buf = b
+            rx.have += 1
+
+
+cdef void take_frames(Rx *rx, Driver d) noexcept nogil:
+    """The first `got` of its buffers go to the engine; what is left moves up."""
+    cdef Slot *slot = &d.slots[rx.slot]
+    cdef int j
+    if rx.have == 0:                                          # read into the scratch buffer
+        slot.iface.rx_dropped += 1
+        return
+    for j in range(rx.got):
+        engine_input(d.engine, slot.iface, rx.frames[j].buf, &rx.frames[j].off)
+    rx.have -= rx.got
+    for j in range(rx.have):
+        rx.frames[j] = rx.frames[j + rx.got]
+
+
+cdef bint adapt(Rx *rx, bint quick) noexcept nogil:
+    """How many frames to ask for next time, and whether there may be more right now."""
+    if rx.got < rx.asked:                                     # the link said that this was all
+        if rx.got == 1:
+            rx.want = 1
+        return False
+    if rx.want == 1 and rx.fd_at >= 0 and not quick:
+        # No stream yet: poll() will tell whether there is another frame, without a read that finds none.
+        return False
+    if rx.asked == rx.want:
+        rx.want = min(rx.want * 2, rx.most)
+    return True
+
+
+cdef bint poller_take_in(Poller *p, Driver d) noexcept nogil:
+    cdef uint64_t now = d.engine.core.now
+    cdef bint more = False, quick = now - p.last < QUICK
+    cdef Slot *slot
+    cdef Rx *rx
+    cdef int i
+    p.last = now
+    for i in range(p.n_rx):
+        rx = &p.rx[i]
+        slot = &d.slots[rx.slot]
+        if slot.iface == NULL or slot.ops.state != rx.state:      # the link went meanwhile, and its frames with it
+            continue
+        if rx.got > 0:
+            more |= adapt(rx, quick)
+            take_frames(rx, d)
+        elif rx.got < 0:
+            d.mark_gone(rx.slot)
+        rx.got = 0
+    if p.generation != d.generation:
+        learn_links(p, d)
+        return True
+    if more:                                                  # nobody polls meanwhile: quiet links are looked at, too
+        for i in range(p.n_rx):
+            p.rx[i].ready = 1
+    return more
+
+
+cdef void poller_look(Poller *p) noexcept nogil:
+    cdef int i
+    for i in range(p.n_rx):
+        if p.rx[i].fd_at < 0:
+            p.rx[i].ready = 1
+
+
+cdef bint poller_pending(Poller *p) noexcept nogil:
+    cdef int i
+    for i in range(p.n_rx):
+        if p.rx[i].fd_at < 0 and p.rx[i].ready:
+            return True
+    return False
+
+
+cdef int poller_read(Poller *p) noexcept nogil:
+    cdef RxFrame dropped
+    cdef Rx *rx
+    cdef int i, taken = 0
+    atomic_set(&p.reading, 1)
+    for i in range(p.n_rx):
+        rx = &p.rx[i]
+        if not rx.ready:
+            continue
+        rx.ready = 0
+        if rx.have > 0:
+            rx.asked = min(rx.have, rx.want)
+            rx.got = rx.receive(rx.state, rx.frames, rx.asked)
+        else:
+            rx.asked = 1
+            p.scratch.off = 0
+            dropped.buf = &p.scratch
+            rx.got = rx.receive(rx.state, &dropped, 1)
+        taken += rx.got != 0
+    atomic_set(&p.reading, 0)
+    return taken
+
+
+cdef bint poller_spin(Poller *p, int *look, uint64_t until, uint32_t spin_us) noexcept nogil:
+    cdef uint64_t end = min(clock_monotonic() + <uint64_t>spin_us * 1000, until)
+    cdef int i
+    while True:
+        for i in range(p.n_rx):
+            p.rx[i].ready = 1
+        if poller_read(p) or atomic_get(look):
+            return True
+        if clock_monotonic() >= end:
+            return False
+
+
+cdef bint poller_sleep(Poller *p, int *look, uint64_t timeout, bint links) noexcept nogil:
+    cdef Rx *rx
+    cdef int i, found
+    cdef short seen
+    atomic_set(&p.asleep, 1)
+    # Who wants attention sets *look, then looks at asleep; here it is the other way round: one of the two sees the other.
+    if atomic_get(look):
+        atomic_set(&p.asleep, 0)
+        return True
+    p.fds[0].revents = 0
+    found = poll_ns(p.fds, p.n_fds if links else 1, timeout)
+    atomic_set(&p.asleep, 0)
+    if found < 0:
+        return errno != EINTR
+    if found == 0:
+        return True
+    if p.fds[0].revents:
+        wakefd_clear(p.wakefd)
+    if not links:
+        return True
+    for i in range(p.n_rx):
+        rx = &p.rx[i]
+        if rx.fd_at >= 0:
+            seen = p.fds[rx.fd_at].revents
+            rx.ready = seen != 0
+            if seen & (POLLERR | POLLHUP | POLLNVAL):         # it may read as empty, and would be polled for ever
+                rx.ready = 0
+                rx.got = -1
+    return True
+
+
+cdef void poller_rouse(Poller *p) noexcept nogil:
+    if atomic_swap(&p.asleep, 0):
+        wakefd_set(p.wakefd)
