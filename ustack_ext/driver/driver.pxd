@@ -36,6 +36,7 @@ cdef class Driver:
     cdef int python_due                # a link has frames for a Python callback
     cdef int *due                      # where links say so: &python_due, or the world's
     cdef uint32_t generation           # changes with the slots
+    cdef int ready                     # buffers that wait for frames: nothing lives in them
     # us that the background thread (net.core.busy_poll), and a waiting caller whose socket says no more
     # (net.core.busy_read), look for frames before they sleep
     cdef uint32_t busy_poll

@@ -71,16 +71,17 @@ cdef void poller_free(Poller *p) noexcept nogil:
     p.wakefd = -1
 
 
-cdef void give_back(Rx *rx, BufPool *pool, int keep) noexcept nogil:
+cdef void give_back(Rx *rx, Driver d, int keep) noexcept nogil:
     while rx.have > keep:
         rx.have -= 1
-        buf_unref(pool, rx.frames[rx.have].buf)
+        d.ready -= 1
+        buf_unref(&d.engine.core.pool, rx.frames[rx.have].buf)
 
 
 cdef void poller_release(Poller *p, Driver d) noexcept nogil:
     cdef int i
     for i in range(p.n_rx):
-        give_back(&p.rx[i], &d.engine.core.pool, 0)
+        give_back(&p.rx[i], d, 0)
         p.rx[i].got = 0
 
 
@@ -123,13 +124,14 @@ cdef void poller_prepare(Poller *p, Driver d, bint all_wanted) noexcept nogil:
     for i in range(p.n_rx):
         rx = &p.rx[i]
         want = rx.want if all_wanted else 1
-        give_back(rx, pool, want)
+        give_back(rx, d, want)
         while rx.have < want:
             b = receive_buffer(pool, d.slots[rx.slot].need)
             if b == NULL:
                 break
             rx.frames[rx.have].buf = b
             rx.have += 1
+            d.ready += 1
 
 
 cdef void take_frames(Rx *rx, Driver d) noexcept nogil:
@@ -142,6 +144,7 @@ cdef void take_frames(Rx *rx, Driver d) noexcept nogil:
     for j in range(rx.got):
         engine_input(d.engine, slot.iface, rx.frames[j].buf, &rx.frames[j].off)
     rx.have -= rx.got
+    d.ready -= rx.got
     for j in range(rx.have):
         rx.frames[j] = rx.frames[j + rx.got]
 

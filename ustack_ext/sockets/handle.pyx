@@ -185,7 +185,6 @@ cdef class SocketHandle:
         if deadline:
             w = waiter_get(d)
             w.want = op.want
-            w.spin_us = self.state.busy_poll
         n = self.perform_once(op, w)
         if w == NULL:
             return n
@@ -222,6 +221,7 @@ cdef class SocketHandle:
         cdef long n
         if w != NULL:
             waiter_unlink(&self.state, w)
+            w.spin_us = self.state.watch.busy_poll if self.state.watch != NULL else 0
         n = attempt(d.engine, &self.state, op)
         if n == -EAGAIN and w != NULL:
             waiter_link(&self.state, w)

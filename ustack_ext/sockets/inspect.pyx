@@ -242,7 +242,7 @@ def live(StackCore stack not None):
             "segments": e.tcp.segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
             "settings": e.tcp.confs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
             "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,
-            "buffers": e.core.pool.live, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,
+            "buffers": e.core.pool.live - d.ready, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,
             "object_bytes": object_bytes(e),
         }
     finally:

@@ -3,9 +3,10 @@
 Responsible for: where an option lives (the socket's TcpConf, the Tcb, the UDP socket) and what it may be. Not for: the
 platform's numbers and byte layouts (ustack/options.py). The engine's lock is held.
 """
-from libc.errno cimport EINVAL, ENOPROTOOPT, ENOTCONN
+from libc.errno cimport EINVAL, ENOMEM, ENOPROTOOPT, ENOTCONN
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
+from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
     CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState,
 )
@@ -120,7 +121,7 @@ cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil:
     if which == OPT_PKTINFO:
         return (s.cmsg & CMSG_PKTINFO) != 0
     if which == OPT_BUSY_POLL:
-        return s.busy_poll
+        return s.watch.busy_poll if s.watch != NULL else 0
     if s.kind == SK_UDP:
         return udp_get(e, <UdpSock *>s.obj, which)
     conf = stream_conf(s)
@@ -217,7 +218,9 @@ cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcep
     elif which == OPT_BUSY_POLL:
         if value < 0:
             return -EINVAL
-        s.busy_poll = <uint16_t>min(value, <long long>0xFFFF)
+        if watch_of(s) == NULL:
+            return -ENOMEM
+        s.watch.busy_poll = <uint32_t>value
     elif s.kind == SK_UDP:
         return udp_set(<UdpSock *>s.obj, which, value)
     else:

@@ -185,7 +185,7 @@ cdef class SelectorCore:
             return found
         if seconds < FOREVER:
             deadline = d.now() + <uint64_t>(seconds * NS)
-        w = waiter_get()
+        w = waiter_get(d)
         w.want = EV_READABLE
         try:
             while fired == 1 and not found and not self.closed:

@@ -39,6 +39,7 @@ cdef struct Watch:                 # who is shown the socket's state beside bloc
     uint8_t writable
     uint8_t hangup
     uint8_t small                  # the user's end has the smallest send buffer
+    uint32_t busy_poll             # SO_BUSY_POLL, us
     Interest *interests            # of selectors
 
 cdef struct Interest:              # a socket registered with a ustack.Selector
@@ -65,7 +66,6 @@ cdef struct SockState:
     uint8_t closed                 # SockClosed
     uint8_t connect                # SockConnect
     uint8_t cmsg                   # CMSG_* a datagram's receiver wants
-<<<<<<< HEAD
     # the Python object's own, under the GIL
     uint8_t shape
     uint8_t done                   # close() was called
@@ -76,13 +76,6 @@ cdef struct Hub:                   # one selector
     Interest *first
     Interest *last
     int wakefd                     # what select() waits on where there are kernel descriptors too; -1: there are none
-=======
-    uint8_t fd_readable            # the state the pair shows now
-    uint8_t fd_writable
-    uint8_t fd_hangup
-    uint16_t busy_poll             # SO_BUSY_POLL, us
-    uint8_t stopped                # was a listener until shutdown(SHUT_RD): accept ends with EINVAL
->>>>>>> 28522bd (A caller that waits polls the links itself; waiters are woken after the lock; short calls keep the GIL; SO_BUSY_POLL)
 
 cdef enum:                         # SockState.cmsg
     CMSG_TTL = 1

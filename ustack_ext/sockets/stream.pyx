@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc
 from ustack_ext.base.event cimport EV_CLOSED, EV_HANGUP
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_MORE, MSG_OOB, MSG_PEEK
+from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
     SS_STOPPED, SS_UNCONNECTED, Draft, Op, SockState, sock_enlist,
@@ -109,7 +110,8 @@ cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:
     new.obj = c
     new.kind = SK_TCB
     new.connect = SS_CONNECTED
-    new.busy_poll = s.busy_poll
+    if s.watch != NULL and s.watch.busy_poll and watch_of(new) != NULL:
+        new.watch.busy_poll = s.watch.busy_poll
     sock_enlist(op.sockets, new)
     return 0
 

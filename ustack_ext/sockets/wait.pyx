@@ -6,14 +6,9 @@ a state (sockets/ready), what a selector makes of it (sockets/interest). Everyth
 held.
 """
 from libc.stdint cimport uint16_t
-<<<<<<< HEAD
 from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source
-from ustack_ext.driver.driver cimport Waiter, waiter_fire
-from ustack_ext.sockets.interest cimport interest_note
-=======
-from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_WRITABLE, Source
 from ustack_ext.driver.driver cimport FIRED, WAITING, Driver, Waiter
->>>>>>> 28522bd (A caller that waits polls the links itself; waiters are woken after the lock; short calls keep the GIL; SO_BUSY_POLL)
+from ustack_ext.sockets.interest cimport interest_note
 from ustack_ext.sockets.ready cimport pair_sync
 from ustack_ext.sockets.state cimport OPEN, SK_LISTENER, SK_TCB, SK_UDP, SS_STOPPED, Interest, SockState
 from ustack_ext.tcp.tcb cimport Listener, Tcb
