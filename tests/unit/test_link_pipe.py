@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import select
+import struct
 import threading
 
 import pytest
@@ -151,3 +153,78 @@ def test_close_detaches() -> None:
 def test_ends_are_not_made_by_hand() -> None:
     with pytest.raises(TypeError):
         ustack.PipeEnd()
+
+
+# -- offloads
+
+
+def transfer(offload: bool, mtu: int = 1500) -> tuple[int, int]:
+    """4 MiB from one stack to another, checked; (frames sent, segments sent)."""
+    block = bytes(range(256)) * 4096
+    a, b = ustack.pipe(mtu=mtu, offload=offload)
+    with ustack.Stack() as left, ustack.Stack() as right:
+        left.attach(a, ["10.0.0.1/24"])
+        right.attach(b, ["10.0.0.2/24"])
+        listener = right.create_server(("", 80))
+        sender = left.create_connection(("10.0.0.2", 80), timeout=30)
+        receiver, _ = listener.accept()
+        receiver.settimeout(30)
+
+        def send() -> None:
+            for _ in range(4):
+                sender.sendall(block)
+            sender.close()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        came = hashlib.sha256()
+        while data := receiver.recv(1 << 16):
+            came.update(data)
+        thread.join()
+        assert came.digest() == hashlib.sha256(block * 4).digest()
+        assert right.counters()["TcpInCsumErrors"] == 0
+        return a.stats["sent"], left.counters()["TcpOutSegs"]
+
+
+def test_frames_are_of_the_mtu_by_default() -> None:
+    a, b = ustack.pipe()
+    assert a.offloads == b.offloads == ()
+    frames, segments = transfer(offload=False)
+    assert frames >= segments >= (4 << 20) // 1460
+
+
+@pytest.mark.parametrize("mtu", [576, 1500, 65535])
+def test_superframes(mtu: int) -> None:
+    frames, segments = transfer(offload=True, mtu=mtu)
+    assert segments >= (4 << 20) // mtu
+    assert frames <= segments + 2, "and ARP"
+    if mtu < 9000:
+        assert frames < (4 << 20) // mtu // 4
+
+
+def test_a_raw_end_sees_complete_checksums() -> None:
+    """What a stack left to the link is filled in for who looks at it."""
+    a, b = ustack.pipe(medium="ip", offload=True)
+    assert a.offloads == ("csum", "tso4")
+    with ustack.Stack(driver="manual") as stack:
+        stack.attach(a, ["10.0.0.1/24"])
+        sock = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)
+        for size in range(5):
+            sock.sendto(bytes(range(1, size + 1)), ("10.0.0.2", 9))
+            packet = b.recv(1)
+            datagram = packet[20:]
+            pseudo = packet[12:20] + struct.pack(">HH", 17, len(datagram))
+            words = pseudo + datagram + bytes(len(datagram) & 1)
+            total = sum(struct.unpack(f">{len(words) // 2}H", words))
+            assert total % 0xFFFF == 0, "RFC 1071: ones' complement zero"
+            assert datagram[6:8] != b"\0\0"
+
+
+@given(st.lists(st.integers(min_value=1, max_value=65535), max_size=30))
+def test_memory_of_frames_is_used_again_for_others(sizes: list[int]) -> None:
+    a, b = ustack.pipe(medium="ip", mtu=65535)
+    for _ in range(2):
+        for number, size in enumerate(sizes):
+            assert a.send(bytes([number]) * size)
+        for number, size in enumerate(sizes):
+            assert b.recv(0) == bytes([number]) * size

@@ -9,10 +9,9 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.errno cimport EBADF, ENOTCONN
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport free
 from ustack_ext.base.iov cimport IoVec, Offload
-from ustack_ext.link.frameq cimport (Frame, FrameQ, frame_data, frameq_close, frameq_destroy, frameq_init, frameq_pop,
-                                     frameq_push)
+from ustack_ext.link.frameq cimport (Frame, FrameQ, frame_data, frameq_close, frameq_destroy, frameq_give, frameq_init,
+                                     frameq_push, frameq_take)
 from ustack_ext.link.link cimport FRAME_MIN_ROOM, Link, check_mac, check_mtu
 
 cdef enum:
@@ -27,7 +26,7 @@ cdef int callback_transmit(void *link, const IoVec *iov, int niov, const Offload
     cdef State *s = <State *>link
     if s.python_due != NULL:
         s.python_due[0] = 1
-    return frameq_push(&s.out, iov, niov)
+    return frameq_push(&s.out, iov, niov, NULL)
 
 
 cdef class Callback(Link):
@@ -91,10 +90,9 @@ cdef class Callback(Link):
         if not self.closed:
             Link.close(self)
             frameq_close(&self.state.out)
-            f = frameq_pop(&self.state.out)
-            while f != NULL:
-                free(f)
-                f = frameq_pop(&self.state.out)
+            f = frameq_take(&self.state.out, <uint32_t>-1)
+            if f != NULL:
+                frameq_give(&self.state.out, f)
 
     cdef bint pending_python(self) noexcept:
         return self.state.out.head != NULL
@@ -107,15 +105,15 @@ cdef class Callback(Link):
             return
         self.delivering = True
         try:
-            f = frameq_pop(&self.state.out)
+            f = frameq_take(&self.state.out, 1)
             while f != NULL:
                 frame = PyBytes_FromStringAndSize(<char *>frame_data(f), f.len)
-                free(f)
+                frameq_give(&self.state.out, f)
                 try:
                     self.send(frame)
                 except Exception as error:
                     report_unraisable(error, self.send)
-                f = frameq_pop(&self.state.out)
+                f = frameq_take(&self.state.out, 1)
         finally:
             self.delivering = False
 

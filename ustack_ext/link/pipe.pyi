@@ -16,4 +16,5 @@ def pipe(
     *,
     macs: tuple[bytes | str | None, bytes | str | None] | None = None,
     name: str | None = None,
+    offload: bool = False,
 ) -> tuple[PipeEnd, PipeEnd]: ...

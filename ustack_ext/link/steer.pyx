@@ -16,7 +16,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport IoVec, Offload
-from ustack_ext.link.frameq cimport Frame, frame_data, frameq_destroy, frameq_init, frameq_pop, frameq_push
+from ustack_ext.link.frameq cimport (Frame, frame_data, frameq_destroy, frameq_give, frameq_init, frameq_push,
+                                     frameq_take)
 from ustack_ext.wire.bytes cimport get_be16, get_be32
 from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REPLY, ETHERTYPE_ARP, ETHERTYPE_IPV4, IP4_HLEN, IPPROTO_ICMP_,
                                       IPPROTO_TCP_)
@@ -168,9 +169,9 @@ cdef int fan_out(Fan *f, uint32_t self, RxFrame *frames, int n) noexcept nogil:
         if to == ALL:
             for i in range(f.queues):
                 if i != self and f.attached[i]:
-                    frameq_push(&f.inbox[i], &iov, 1)
+                    frameq_push(&f.inbox[i], &iov, 1, NULL)
         elif to != KEEP and to != self:
-            frameq_push(&f.inbox[to], &iov, 1)
+            frameq_push(&f.inbox[to], &iov, 1, NULL)
             continue                                   # its buffer moves behind those that stay
         if left != k:
             moved = frames[left]
@@ -181,19 +182,19 @@ cdef int fan_out(Fan *f, uint32_t self, RxFrame *frames, int n) noexcept nogil:
 
 
 cdef int fan_take(Fan *f, uint32_t self, RxFrame *frames, int most) noexcept nogil:
-    cdef Frame *frame
+    cdef Frame *list = frameq_take(&f.inbox[self], most)
+    cdef Frame *frame = list
     cdef Buf *b
     cdef int n = 0
-    while n < most and f.inbox[self].count > 0:        # a stale look is made up for by the wake-up
-        frame = frameq_pop(&f.inbox[self])
-        if frame == NULL:
-            break
+    while frame != NULL:
         b = frames[n].buf
         b.len = min(frame.len, b.cap - b.off)
         memcpy(b.data + b.off, frame_data(frame), b.len)
         memset(&frames[n].off, 0, sizeof(Offload))     # nobody vouches for its checksum
-        free(frame)
         n += 1
+        frame = frame.next
+    if list != NULL:
+        frameq_give(&f.inbox[self], list)
     return n
 
 
