@@ -46,6 +46,12 @@ def wrk() -> None:
 
 
 @pytest.fixture
+def iperf3() -> None:
+    """Skips without iperf3."""
+    _program("iperf3")
+
+
+@pytest.fixture
 def nmap() -> None:
     """Skips without nmap."""
     _program("nmap")
