@@ -103,7 +103,17 @@ MODULE_FLAGS = ("-O2", "-g", "-fno-strict-aliasing", "-fno-inline-functions-call
 
 
 def engines() -> ModuleType:
-    """The module bench/engines.pyx, newly translated and compiled where it or what it cimports changed.
+    """The module bench/engines.pyx. Raises CannotBuild."""
+    return _module("engines")
+
+
+def crowd() -> ModuleType:
+    """The module bench/crowd.pyx. Raises CannotBuild."""
+    return _module("crowd")
+
+
+def _module(name: str) -> ModuleType:
+    """The module bench/`name`.pyx, newly translated and compiled where it or what it cimports changed.
 
     Needs Cython, as the build of ustack itself does, and the extension modules in place. Raises CannotBuild.
     """
@@ -116,7 +126,7 @@ def engines() -> ModuleType:
     os.chdir(HERE.parent)
     try:
         (made,) = cythonize(
-            [Extension("bench_engines", ["bench/engines.pyx"])],
+            [Extension(f"bench_{name}", [f"bench/{name}.pyx"])],
             compiler_directives=_directives(),
             build_dir=str(TARGET.relative_to(HERE.parent)),
             include_path=["."],
@@ -125,7 +135,7 @@ def engines() -> ModuleType:
     finally:
         os.chdir(was)
     code = HERE.parent / made.sources[0]
-    built = TARGET / f"bench_engines{sysconfig.get_config_var('EXT_SUFFIX')}"
+    built = TARGET / f"bench_{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not built.exists() or built.stat().st_mtime <= code.stat().st_mtime:
         fresh = built.with_name(f"{built.name}.{os.getpid()}")
         compiler = (sysconfig.get_config_var("CC") or "cc").split()
@@ -133,9 +143,9 @@ def engines() -> ModuleType:
         command = [*compiler, *MODULE_FLAGS, "-fPIC", "-shared", include, str(code), "-o", str(fresh)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise CannotBuild(f"engines.pyx does not compile: {done.stderr.strip()}")
+            raise CannotBuild(f"{name}.pyx does not compile: {done.stderr.strip()}")
         fresh.replace(built)
-    spec = importlib.util.spec_from_file_location("bench_engines", built)
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", built)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -3,6 +3,9 @@
 from ustack_ext.base.chunk cimport ChunkList
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+cdef enum BufFlags:
+    BUF_HASHED = 1         # of a received frame: seq is the hash of its connection (tcp/ahead)
+
 cdef enum:
     BUF_SMALL = 0          # 2 KiB blocks: one MTU-1500 frame with headroom
     BUF_MEDIUM = 1         # 16 KiB blocks: send queues of bulk writers, reassembled datagrams

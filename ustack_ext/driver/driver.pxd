@@ -82,6 +82,8 @@ cdef class Driver:
 # A buffer for a frame to be received; may go somewhat beyond the budget: acknowledgements have to come in to free
 # memory. NULL: none at all.
 cdef Buf *receive_buffer(BufPool *pool, uint32_t need) noexcept nogil
+# before the first of a batch of frames, of at most LINK_BATCH, is given to the engine
+cdef void look_ahead(Engine *e, const Iface *iface, const RxFrame *frames, int n) noexcept nogil
 cdef void mute(Iface *iface) noexcept nogil                        # frames for it go nowhere from now on
 
 # What one waiting thread waits on.

@@ -17,9 +17,9 @@ from ustack_ext.base.event cimport event_pop
 from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_sleep, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
-from ustack_ext.engine.engine cimport (engine_enter, engine_free, engine_input, engine_new, engine_next,
-                                       engine_poll)
-from ustack_ext.link.link cimport FRAME_MIN_ROOM, Home, Link, forget_fn, home_fn, inject_fn
+from ustack_ext.engine.engine cimport (engine_ahead, engine_enter, engine_free, engine_input, engine_many, engine_new,
+                                       engine_next, engine_poll)
+from ustack_ext.link.link cimport FRAME_MIN_ROOM, LINK_BATCH, Home, Link, forget_fn, home_fn, inject_fn
 from ustack_ext.net.net cimport iface_add, iface_remove
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
 
@@ -77,6 +77,16 @@ cdef Buf *receive_buffer(BufPool *pool, uint32_t need) noexcept nogil:
     if b != NULL:
         b.off = BUF_HEADROOM
     return b
+
+
+cdef void look_ahead(Engine *e, const Iface *iface, const RxFrame *frames, int n) noexcept nogil:
+    cdef Buf *bufs[LINK_BATCH]
+    cdef int i
+    if n <= 1 or n > LINK_BATCH or not engine_many(e):
+        return
+    for i in range(n):
+        bufs[i] = frames[i].buf
+    engine_ahead(e, iface, bufs, n)
 
 
 cdef int transmit_nowhere(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
@@ -178,6 +188,7 @@ cdef class Driver:
                     break
                 have += 1
             got = slot.ops.receive(slot.ops.state, frames, have)
+            look_ahead(self.engine, slot.iface, frames, got)
             for j in range(have):
                 if j < got:
                     engine_input(self.engine, slot.iface, frames[j].buf, &frames[j].off)

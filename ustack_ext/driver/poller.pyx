@@ -14,7 +14,7 @@ from posix.unistd cimport close
 from ustack_ext.base.buf cimport BUF_LARGE, Buf, BufPool, buf_class_cap, buf_unref
 from ustack_ext.driver.atomic cimport atomic_get, atomic_set, atomic_swap
 from ustack_ext.driver.clock cimport clock_monotonic
-from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, receive_buffer
+from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, look_ahead, receive_buffer
 from ustack_ext.engine.engine cimport engine_input
 from ustack_ext.link.link cimport LINK_BATCH, RxFrame
 from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
@@ -141,6 +141,7 @@ cdef void take_frames(Rx *rx, Driver d) noexcept nogil:
     if rx.have == 0:                                          # read into the scratch buffer
         slot.iface.rx_dropped += 1
         return
+    look_ahead(d.engine, slot.iface, rx.frames, rx.got)
     for j in range(rx.got):
         engine_input(d.engine, slot.iface, rx.frames[j].buf, &rx.frames[j].off)
     rx.have -= rx.got

@@ -15,6 +15,7 @@ from ustack_ext.base.buf cimport Buf, BufQueue
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.iov cimport Offload
 from ustack_ext.net.state cimport Iface, Net
+from ustack_ext.tcp.ahead cimport tcp_many
 from ustack_ext.tcp.tcb cimport Tcp
 from ustack_ext.udp.udp cimport Udp
 
@@ -30,11 +31,18 @@ cdef struct Engine:
 # seed: 32 bytes of secret; budget: bytes of packet memory at most. NULL without memory.
 cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noexcept nogil
 cdef void engine_free(Engine *e) noexcept nogil
+# optional, before engine_input, for what is about to be given to it from one interface: hides the time memory takes
+# (unless n is 1 or engine_many says that it's no use)
+cdef void engine_ahead(Engine *e, const Iface *iface, Buf **bufs, int n) noexcept nogil
 # takes the reference to buf; off may be NULL
 cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) noexcept nogil
 cdef void engine_poll(Engine *e) noexcept nogil
 cdef uint64_t engine_next(Engine *e) noexcept nogil
 cdef uint64_t engine_wake(Engine *e) noexcept nogil
+
+
+cdef inline bint engine_many(const Engine *e) noexcept nogil:
+    return tcp_many(&e.tcp)
 
 
 cdef inline void engine_enter(Engine *e, uint64_t now) noexcept nogil:

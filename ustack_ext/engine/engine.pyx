@@ -16,12 +16,15 @@ from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
 from ustack_ext.net.state cimport (
-    MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ICMP_ERROR, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, IcmpError, Iface, RxPkt,
+    MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ICMP_ERROR, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, IcmpError,
+    Iface, RxPkt,
 )
-from ustack_ext.tcp.tcp cimport tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer
+from ustack_ext.tcp.tcp cimport (
+    tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer,
+)
 from ustack_ext.udp.udp cimport ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
-from ustack_ext.wire.headers cimport ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
+from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
 
 cdef enum:
     LOOPBACK_MTU = 65536 - 64          # one datagram and its headers in a large buffer
@@ -96,6 +99,11 @@ cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept no
             tcp_icmp_error(&e.tcp, err)
         elif err.proto == IPPROTO_UDP_ or err.proto == IPPROTO_ICMP_:
             udp_icmp_error(&e.udp, err)
+
+
+cdef void engine_ahead(Engine *e, const Iface *iface, Buf **bufs, int n) noexcept nogil:
+    if n > 1 and engine_many(e):
+        tcp_ahead(&e.tcp, bufs, n, ETH_HLEN if iface.medium == MEDIUM_ETHERNET else 0)
 
 
 cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) noexcept nogil:

@@ -6,6 +6,9 @@ from ustack_ext.tcp.tcb cimport Bind, Conn, Listener, Tcb, Tcp
 
 cdef uint32_t conn_hash(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
 cdef Conn *conn_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
+# the same, with conn_hash of the four-tuple
+cdef Conn *conn_find_hashed(Tcp *t, uint32_t hash, const Addr *laddr, uint16_t lport, const Addr *raddr,
+                            uint16_t rport) noexcept nogil
 # a specific address before the wildcard
 cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept nogil
 # RFC 6528

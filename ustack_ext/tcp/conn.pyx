@@ -40,7 +40,12 @@ cdef uint32_t conn_hash(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *r
 
 
 cdef Conn *conn_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
-    cdef Entry *e = table_first(&t.conns, conn_hash(t, laddr, lport, raddr, rport))
+    return conn_find_hashed(t, conn_hash(t, laddr, lport, raddr, rport), laddr, lport, raddr, rport)
+
+
+cdef Conn *conn_find_hashed(Tcp *t, uint32_t hash, const Addr *laddr, uint16_t lport, const Addr *raddr,
+                            uint16_t rport) noexcept nogil:
+    cdef Entry *e = table_first(&t.conns, hash)
     cdef Conn *c
     while e != NULL:
         c = <Conn *>e

@@ -7,6 +7,7 @@ can wait for the end of the batch (MUST-58, MUST-59): the connection is put on t
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from ustack_ext.base.buf cimport BUF_HASHED
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
 from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
@@ -18,7 +19,7 @@ from ustack_ext.net.mib cimport (
 from ustack_ext.net.net cimport net_confirm
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.ackpolicy cimport ack_data, challenge_ack, out_of_window_ack
-from ustack_ext.tcp.conn cimport conn_find, listener_find, tcb_dirty, tcb_done, tcb_raise
+from ustack_ext.tcp.conn cimport conn_find, conn_find_hashed, listener_find, tcb_dirty, tcb_done, tcb_raise
 from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.options cimport OPT_TS
@@ -50,7 +51,10 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
     cdef uint32_t iss = 0
     if not segment_parse(t, rx, &s):
         return
-    who = conn_find(t, &s.who.laddr, s.who.lport, &s.who.raddr, s.who.rport)
+    if rx.buf.flags & BUF_HASHED:
+        who = conn_find_hashed(t, rx.buf.seq, &s.who.laddr, s.who.lport, &s.who.raddr, s.who.rport)
+    else:
+        who = conn_find(t, &s.who.laddr, s.who.lport, &s.who.raddr, s.who.rport)
     if who != NULL:
         if who.entry.kind == ENTRY_TIMEWAIT:
             if not timewait_input(t, <TimeWait *>who, &s, &iss):

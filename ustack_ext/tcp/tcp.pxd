@@ -3,6 +3,7 @@
 # After any of them, whoever holds the engine calls engine_poll(), which sends what became due.
 from ustack_ext.base.core cimport Core
 from ustack_ext.net.state cimport Net
+from ustack_ext.tcp.ahead cimport tcp_ahead
 from ustack_ext.tcp.conf cimport tcp_conf_default
 from ustack_ext.tcp.icmp cimport tcp_icmp_error
 from ustack_ext.tcp.input cimport tcp_input
