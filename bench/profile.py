@@ -1,9 +1,10 @@
 """Where the stack's process spends its time, by perf: what the kernel did for it and what each part of it did itself.
 
-    python -m bench.profile in|out|ping|short|select [SECONDS] [CONTENDER]
+    python -m bench.profile in|out|ping|wake|short|select|http [SECONDS] [CONTENDER]
 
 Wants perf and the modules built with USTACK_BUILD=profile (stacks are followed by frame pointers). Prints two Markdown
-tables: by what was done, and by function of the data plane. Samples are of CPU time: waiting is not seen.
+tables: by what was done, and by function of the data plane. Samples are of CPU time: waiting is not seen. ping is on
+one core, wake the same on two; CONTENDER is a name of rigs.CONTENDERS.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import build, rigs
+from bench import build, real, rigs
 from bench.cases import AT_A_TIME, PING_SIZE
 
-# name: (service, load, its number)
+# name: (service, load, its number, cores as rigs.cores() has them)
 LOADS = {
-    "in": ("sink", "send", 0),
-    "out": ("source", "receive", 0),
-    "ping": ("echo", "ping", PING_SIZE),
-    "short": ("short", "connect", AT_A_TIME),
-    "select": ("select", "connect", AT_A_TIME),
+    "in": ("sink", "send", 0, None),
+    "out": ("source", "receive", 0, None),
+    "ping": ("echo", "ping", PING_SIZE, "one"),
+    "wake": ("echo", "ping", PING_SIZE, "two"),
+    "short": ("short", "connect", AT_A_TIME, None),
+    "select": ("select", "connect", AT_A_TIME, None),
+    "http": ("http", "wrk", 0, None),
 }
 FREQUENCY = "4999"  # Hz; no divisor of the scheduler's
 MOST_FUNCTIONS = 20
@@ -36,13 +39,25 @@ Sample = list[Frame]  # innermost first
 FRAME = re.compile(r"^\s+[0-9a-f]+ (.*) \((.*)\)$")
 KERNEL = "[kernel.kallsyms]"
 
-# What a system call was made for, by the name libc has for it. The first that matches.
+WRITE = "write a frame to the device"
+# What a system call was made for, by a function of the kernel's, for calls that go through syscall().
+SERVES = (
+    ("exit_to_user_mode_loop", "another process gets the core"),
+    ("tun_chr_write", WRITE),
+    ("tun_chr_read", "read a frame from the device"),
+    ("ep_poll", "wait for sockets: epoll"),
+    ("sys_poll", "wait for the device: poll"),
+    ("futex", "wake and wait for threads: futex"),
+    ("writev", WRITE),
+    ("ksys_write", WRITE),
+    ("ksys_read", "read a frame from the device"),
+)
+# Else by the name libc has for it. The first that matches.
 CALLS = (
-    ("writev", "write a frame to the device"),
+    ("writev", WRITE),
     ("read", "read a frame from the device"),
     ("epoll", "wait for sockets: epoll"),
     ("poll", "wait for the device: poll"),
-    ("syscall", "wake and wait for threads: futex"),
     ("pthread", "wake and wait for threads: futex"),
     ("lll_lock", "wake and wait for threads: futex"),
     ("futex", "wake and wait for threads: futex"),
@@ -56,13 +71,17 @@ CALLS = (
 
 def record(load: str, seconds: float, contender: str, data: Path) -> None:
     """Put the load on the contender and write perf's data. Raises AssertionError with what perf said."""
-    service, kind, number = LOADS[load]
-    with rigs.running(contender, service, None) as (rig, server):
+    service, kind, number, where = LOADS[load]
+    client_cpu, server_cpu = rigs.cores(where) if where else (None, None)
+    if kind == "wrk":
+        client = real.wrk_command(seconds)
+    else:
+        client = [build.program("load.c"), kind, rigs.SERVER, str(rigs.PORT), str(seconds), str(number), *rigs.CLIENTS]
+    with rigs.running(contender, service, server_cpu) as (rig, server):
         command = ["perf", "record", "-q", "-F", FREQUENCY, "-e", "cpu-clock", "-g", "-o", str(data)]
         command += ["-p", str(server.pid), "--", "sleep", str(seconds)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as perf:
-            arguments = [kind, rigs.SERVER, str(rigs.PORT), str(seconds), str(number), *rigs.CLIENTS]
-            done = rig.client.run([build.program("load.c"), *arguments], timeout=seconds + 60)
+            done = rig.client.run(rigs.pinned(client, client_cpu), timeout=seconds + 60)
             _, said = perf.communicate()
     if done.returncode or perf.returncode:
         raise AssertionError(f"{done.stderr}{said}")
@@ -99,12 +118,11 @@ def _kernel_purpose(sample: Sample) -> str:
     caller = next((symbol for symbol, file in sample if file != KERNEL), "")
     if any("exc_page_fault" in symbol for symbol in symbols):
         return "kernel: page faults"
-    for word, told in CALLS:
-        if word in caller:
-            if word == "writev" and any("netif_receive" in symbol or "napi" in symbol for symbol in symbols):
-                return f"kernel: {told}; its TCP receives there and then"
-            return f"kernel: {told}"
-    return "kernel: the rest"
+    told = next((told for word, told in SERVES if any(word in symbol for symbol in symbols)), None)
+    told = told or next((told for word, told in CALLS if word in caller), "the rest")
+    if told == WRITE and any("netif_receive" in symbol or "napi" in symbol for symbol in symbols):
+        told = f"{told}; its TCP receives there and then"
+    return f"kernel: {told}"
 
 
 def _package(file: str) -> str | None:
@@ -124,6 +142,9 @@ def function(sample: Sample) -> str | None:
 def _reason(sample: Sample, number: int) -> str:
     """What the function called; a page fault says more than in what it happened."""
     symbol, _ = sample[number - 1]
+    if symbol == "syscall":
+        inside = [inner for inner, where in sample[:number] if where == KERNEL]
+        return next((told for word, told in SERVES if any(word in inner for inner in inside)), symbol)
     if any("exc_page_fault" in inner for inner, where in sample[:number] if where == KERNEL):
         return "page fault"
     return re.sub(r"^_*(?:GI_+)?|_(?:avx|sse|erms|evex|unaligned).*$", "", symbol)

@@ -20,12 +20,15 @@ def whole(seconds: float) -> int:
 
 def wrk(contender: str, service: str, seconds: float) -> dict[str, float]:
     """One thread of wrk, many connections that stay open where the server lets them."""
-    took = whole(seconds)
-    command = ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={took}s", "--latency"]
-    printed, used = rigs.put_load(contender, service, [*command, f"http://{rigs.SERVER}:{rigs.PORT}/"], took)
+    printed, used = rigs.put_load(contender, service, wrk_command(seconds), whole(seconds))
     found = read_wrk(printed)
     found["server_cpu"] = used / max(found.pop("requests"), 1) * 1e6
     return found
+
+
+def wrk_command(seconds: float) -> list[str]:
+    url = f"http://{rigs.SERVER}:{rigs.PORT}/"
+    return ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={whole(seconds)}s", "--latency", url]
 
 
 def read_wrk(printed: str) -> dict[str, float]:

@@ -393,6 +393,7 @@ int main(int argc, char **argv)
         busy = argc > 6;
         if (offload)
             use_offloads();
+        memset(zeros, 0, sizeof zeros); /* or all of them would be the kernel's one page of zeros */
         if (services[i].sleeps_in_read && !busy && fcntl(tap, F_SETFL, fcntl(tap, F_GETFL) & ~O_NONBLOCK) != 0)
             die("the TAP");
         printf("ready\n");

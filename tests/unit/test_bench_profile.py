@@ -24,6 +24,12 @@ python 26815
 \t          16db75 __pyx_f_10ustack_ext_3tcp_4user_tcp_send ({SO.format("tcp/user")})
 
 python 26815
+\tffffffff81db80b7 tun_chr_read_iter ([kernel.kallsyms])
+\tffffffff816bb9d6 ksys_read ([kernel.kallsyms])
+\t          101829 syscall (/usr/lib/libc.so.6)
+\t            33da __pyx_f_10ustack_ext_4link_3tap_tap_receive ({SO.format("link/tap")})
+
+python 26815
 \t            404a ustack_csum_avx2 ({SO.format("wire/checksum")})
 
 python 26815
@@ -40,6 +46,7 @@ def test_purposes() -> None:
     assert [profile.purpose(sample) for sample in profile.samples(SCRIPT)] == [
         "kernel: write a frame to the device; its TCP receives there and then",
         "kernel: page faults",
+        "kernel: read a frame from the device",
         "ustack: checksums",
         "ustack: copying",
         "Python",
@@ -50,6 +57,7 @@ def test_functions() -> None:
     assert [profile.function(sample) for sample in profile.samples(SCRIPT)] == [
         "net/frame frame_transmit → writev",
         "tcp/user tcp_send → page fault",
+        "link/tap tap_receive → read a frame from the device",
         "wire/checksum ustack_csum_avx2",
         "sockets/core SocketCore.sendall → memmove",
         None,
