@@ -184,11 +184,6 @@ def _wrk(row: str, load: str, seconds: float) -> dict[str, float]:
     return real.wrk(contender, service if load == "keep" or row in _HTTP_1_0 else "http-close", seconds)
 
 
-def _iperf3_missing(row: str, _load: str) -> str | None:
-    verb = rigs.missing_verb("iperf3") if row == "ustack" else None
-    return need.missing_program("iperf3") or verb or rigs.missing(_IPERF3[row][0])
-
-
 # -- in memory
 
 # row: (module of the bench, its arguments, title)
@@ -316,7 +311,7 @@ CASES = {
                 Column("out", "server_cpu", "server CPU s/GB", 2),
             ),
             lambda row, load, seconds: real.iperf3(_IPERF3[row][0], load, seconds),
-            _iperf3_missing,
+            lambda row, _load: need.missing_program("iperf3") or rigs.missing(_IPERF3[row][0]),
             reference=rigs.KERNEL,
         ),
         Case(

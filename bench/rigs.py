@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -111,13 +110,6 @@ def _no_ethtool() -> str | None:
     return need.missing_program("ethtool")
 
 
-def _no_busy_poll() -> str | None:
-    import ustack
-
-    with ustack.Stack(driver="manual") as stack:
-        return None if "net.core.busy_poll" in stack.sysctl else "this ustack does not busy-poll"
-
-
 KERNEL = "kernel"
 CONTENDERS = {
     contender.name: contender
@@ -144,17 +136,15 @@ CONTENDERS = {
             "ustack on a plain TAP, busy-polled, server in Python",
             "tap",
             _on_ustack("server", "busy"),
-            _no_busy_poll,
         ),
         Contender(
             "ustack-native-busy",
             "ustack on a plain TAP, busy-polled, native service",
             "tap",
             _on_ustack("native", "busy"),
-            _no_busy_poll,
         ),
         Contender("kernel-program", "Linux over veth", "veth", _program, ready="Serving|istening|SERVER"),
-        Contender("ustack-verb", "ustack", "own", _verb, ready="Serving|istening"),
+        Contender("ustack-verb", "ustack", "own", _verb, ready="Serving|server on"),
         Contender("limit", "limit: TCP only faked, on a plain TAP", "tap", _limit("plain")),
         Contender("limit-offload", "limit: TCP only faked, on a TAP with offloads", "tap-offload", _limit("offload")),
         Contender("limit-busy", "the same, busy-polled", "tap", _limit("plain", "busy")),
@@ -184,14 +174,6 @@ def missing(name: str) -> str | None:
     except build.CannotBuild as error:
         return str(error)
     return need.missing_privilege() or CONTENDERS[name].missing()
-
-
-@functools.cache
-def missing_verb(verb: str) -> str | None:
-    """Why a verb of ustack's command line cannot be run; None where it can."""
-    command = [sys.executable, "-m", "ustack", verb, "--help"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    return None if done.returncode == 0 else f"this ustack has no verb {verb}"
 
 
 @dataclass

@@ -3,10 +3,10 @@
     python -m bench.server sink|source|echo|short|select|sockperf kernel|tap:FD|offload:FD|busy:FD ADDRESS PORT
     python -m bench.server http kernel ADDRESS PORT
 
-FD is of a TAP, without or with offloads, or without and polled as native.py does. Prints "ready" and serves until it is
-killed, one connection after the other; `select` is `short` with a selector and many connections at a time, `sockperf`
-an echo that sockperf's client takes for its server, `http` what `ustack serve` does, on kernel sockets. What the others
-say and hear is described at the client: load.c.
+FD is of a TAP, without or with offloads, or without and asked again and again for BUSY µs. Prints "ready" and serves
+until it is killed, one connection after the other; `select` is `short` with a selector and many connections at a time,
+`sockperf` an echo that sockperf's client takes for its server, `http` what `ustack serve` does, on kernel sockets. What
+the others say and hear is described at the client: load.c.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 BLOCK = 256 * 1024  # bytes, as in common.h
 BACKLOG = 1024
-BUSY = 200  # µs, as in native.py
+BUSY = 200  # as in native.py
 
 
 def sink(connection: Any) -> None:
@@ -121,7 +121,7 @@ def main(name: str, where: str, address: str, port: str) -> None:
         stack = ustack.Stack()
         kind, _, fd = where.partition(":")
         if kind == "busy":
-            stack.sysctl["net.core.busy_poll"] = BUSY
+            stack.sysctl["net.core.busy_read"] = BUSY  # what a caller that waits does, who polls the device himself
         stack.attach(ustack.Tap(fd=int(fd), offload=kind == "offload"), addresses=[f"{address}/24"])
         listener = stack.create_server((address, int(port)), backlog=BACKLOG)
     print("ready", flush=True)
