@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP, UDP
 
 import ustack
 from ustack_ext.driver import thread as driver_module
@@ -30,6 +33,10 @@ def connect(left: ustack.Stack, right: ustack.Stack) -> tuple[Any, Any]:
         client = left.create_connection(("10.0.0.2", 80), timeout=10)
         conn, _ = server.accept()
     return client, conn
+
+
+def datagram(data: bytes, port: int = 7) -> bytes:
+    return bytes(IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=9, dport=port) / data)
 
 
 def threads() -> list[str]:
@@ -130,10 +137,114 @@ def test_timers_run_without_anybody_asking(pair: tuple[ustack.Stack, ustack.Stac
     with pytest.raises(BlockingIOError):
         client.connect(("10.0.0.99", 80))
     # Nobody answers ARP: the engine's own timers turn that into EHOSTUNREACH.
-    import select
-
     assert select.select([], [client], [], 30)[1]
     assert client.getsockopt(ustack.SOL_SOCKET, ustack.SO_ERROR) != 0
+
+
+# -- who polls
+
+
+def waiting(*calls: Any) -> list[threading.Thread]:
+    """A thread for each blocking call, each asleep in it."""
+    started = [threading.Thread(target=call, daemon=True) for call in calls]
+    for thread in started:
+        thread.start()
+    return started
+
+
+def test_a_caller_that_waits_alone_polls_the_links() -> None:
+    """Round trips over one connection are the caller's own work; the thread is not in between."""
+    raw, end = ustack.pipe("ip")
+    with ustack.Stack() as stack:
+        stack.attach(end, addresses=["10.0.0.2/24"])
+        sock = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)
+        sock.bind(("10.0.0.2", 7))
+        for number in range(100):
+            timer = threading.Timer(0.001, raw.send, [datagram(b"%d" % number)])
+            timer.start()
+            assert sock.recv(100) == b"%d" % number
+            timer.join()
+        assert stack._driver.turns >= 90  # the first ones find the thread still reading
+
+
+def test_the_thread_takes_over_when_callers_go_away() -> None:
+    """Nobody is in a call any more: a ping is answered all the same, and timers run."""
+    raw, end = ustack.pipe("ip")
+    with ustack.Stack() as stack:
+        stack.attach(end, addresses=["10.0.0.2/24"])
+        sock = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)
+        sock.bind(("10.0.0.2", 7))
+        for number in range(50):
+            raw.send(datagram(b"x"))
+            assert sock.recv(100) == b"x"
+            raw.send(bytes(IP(src="10.0.0.1", dst="10.0.0.2") / ICMP(seq=number)))
+            assert select.select([raw], [], [], 30)[0]
+            assert IP(raw.recv())[ICMP].seq == number
+
+
+def test_several_callers_wait_while_one_or_the_thread_polls() -> None:
+    raw, end = ustack.pipe("ip")
+    with ustack.Stack() as stack:
+        stack.attach(end, addresses=["10.0.0.2/24"])
+        socks = [stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM) for _ in range(8)]
+        got: list[bytes] = []
+        for port, sock in enumerate(socks, 7):
+            sock.bind(("10.0.0.2", port))
+        for _ in range(50):
+            got.clear()
+            threads = waiting(*(lambda sock=sock: got.append(sock.recv(100)) for sock in socks))
+            for port in range(7, 15):
+                raw.send(datagram(b"%d" % port, port))
+            for thread in threads:
+                thread.join(30)
+            assert sorted(got) == sorted(b"%d" % port for port in range(7, 15))
+
+
+def test_no_frame_is_lost_where_a_caller_takes_over_from_the_thread() -> None:
+    """A thread that was woken for two frames reads one, finds that a caller polls now, and steps aside: the other one
+    must not wait for a retransmission.
+    """
+    for _ in range(200):
+        a, b = ustack.pipe()
+        with ustack.Stack() as left, ustack.Stack() as right:
+            left.attach(a, addresses=["10.0.0.1/24"])
+            right.attach(b, addresses=["10.0.0.2/24"])
+            connect(left, right)
+            assert left.counters()["TcpRetransSegs"] == right.counters()["TcpRetransSegs"] == 0
+
+
+def test_busy_polling(pair: tuple[ustack.Stack, ustack.Stack]) -> None:
+    """SO_BUSY_POLL and its default change nothing but how a call waits, time-outs and Ctrl-C included."""
+    so_busy_poll = getattr(socket, "SO_BUSY_POLL", 46)
+    for stack in pair:
+        assert stack.sysctl["net.core.busy_poll"] == stack.sysctl["net.core.busy_read"] == 0
+        stack.sysctl["net.core.busy_read"] = 50
+        stack.sysctl["net.core.busy_poll"] = 50
+    client, conn = connect(*pair)
+    assert conn.getsockopt(ustack.SOL_SOCKET, so_busy_poll) == 0
+    conn.setsockopt(ustack.SOL_SOCKET, so_busy_poll, 20_000)
+    assert conn.getsockopt(ustack.SOL_SOCKET, so_busy_poll) == 20_000
+    with pytest.raises(OSError, match="Invalid argument"):
+        conn.setsockopt(ustack.SOL_SOCKET, so_busy_poll, -1)
+    for number in range(200):
+        client.sendall(b"%d" % number)
+        assert conn.recv(100) == b"%d" % number
+        conn.sendall(b"%d" % number)
+        assert client.recv(100) == b"%d" % number
+    conn.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        conn.recv(1)
+
+
+def test_a_listeners_busy_polling_is_inherited(pair: tuple[ustack.Stack, ustack.Stack]) -> None:
+    so_busy_poll = getattr(socket, "SO_BUSY_POLL", 46)
+    with pair[1].create_server(("", 80)) as server:
+        server.setsockopt(ustack.SOL_SOCKET, so_busy_poll, 33)
+        client = pair[0].create_connection(("10.0.0.2", 80), timeout=10)
+        conn, _ = server.accept()
+    assert conn.getsockopt(ustack.SOL_SOCKET, so_busy_poll) == 33
+    client.close()
+    conn.close()
 
 
 # -- signals

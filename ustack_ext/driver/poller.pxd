@@ -3,13 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.driver.driver cimport Driver
+from ustack_ext.driver.waitset cimport waitset
 from ustack_ext.link.link cimport LINK_BATCH, RxFrame, receive_fn
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
 
 cdef struct Rx:                # what reading one link needs outside the lock
     RxFrame frames[LINK_BATCH]
@@ -19,7 +14,7 @@ cdef struct Rx:                # what reading one link needs outside the lock
     int want                   # buffers to have; grows while the link fills them
     int most                   # ... up to so many: a batch should fit the cache
     int slot
-    int fd_at                  # its entry in fds, or -1: the link calls home.wake
+    int fd_at                  # its number in the waitset, or -1: the link calls home.wake
     int ready                  # is worth a read
     receive_fn receive
     void *state
@@ -27,13 +22,11 @@ cdef struct Rx:                # what reading one link needs outside the lock
 cdef struct Poller:
     Rx *rx
     int n_rx
-    pollfd fds[17]             # fds[0] is wakefd
-    int n_fds
-    int wakefd
+    waitset set
     uint32_t generation        # of the driver's links, when rx was made for them
     int busy                   # outside the lock, using links: set and cleared under it
     int reading                # in a link's receive function
-    int asleep                 # in poll(), or about to be
+    int asleep                 # or about to be
     uint64_t last              # ns of the last round
     unsigned int rounds        # times it took the lock again
     Buf scratch                # frames are read into it, and dropped, when there is no memory at all
@@ -52,6 +45,8 @@ cdef bint poller_pending(Poller *p) noexcept nogil
 cdef int poller_read(Poller *p) noexcept nogil                     # a batch of each link that is ready; frames
 # Looks for frames again and again, for spin_us or until a time. Whether it read some, or *look was set.
 cdef bint poller_spin(Poller *p, int *look, uint64_t until, uint32_t spin_us) noexcept nogil
-# Sleeps until a link has a frame, the time in ns is over (UINT64_MAX: never), or poller_rouse. False: a signal came.
-cdef bint poller_sleep(Poller *p, int *look, uint64_t timeout, bint links) noexcept nogil
+# Sleeps until a link has a frame, the time comes (ns; UINT64_MAX: never), or poller_rouse. False: a signal came.
+cdef bint poller_sleep(Poller *p, int *look, uint64_t until) noexcept nogil
+# The same without the links, for at most so many ns
+cdef void poller_doze(Poller *p, int *look, uint64_t ns) noexcept nogil
 cdef void poller_rouse(Poller *p) noexcept nogil                   # any thread, under any lock

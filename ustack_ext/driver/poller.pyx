@@ -1,47 +1,24 @@
-"""Reads links in batches without the lock and sleeps in ppoll() (poller.pxd).
+"""Reads links in batches without the lock and sleeps (poller.pxd).
 
 Responsible for the buffers that frames are read into and the descriptors that are slept on. Not for who polls when
 (driver/thread), nor for the engine beyond handing frames to it.
 
 Frames are read without the lock into buffers taken under it, so that a socket call waits for the engine's work only, not
 for system calls. A link that was quiet gets one buffer, which stays ready while the poller sleeps: the first frame after
-a pause is read as soon as poll() returns.
+a pause is read as soon as it wakes.
 """
-from libc.errno cimport EINTR, EMFILE, ENOMEM, errno
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from posix.unistd cimport close
 from ustack_ext.base.buf cimport BUF_LARGE, Buf, BufPool, buf_class_cap, buf_unref
 from ustack_ext.driver.atomic cimport atomic_get, atomic_set, atomic_swap
 from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.driver.driver cimport MAX_LINKS, Driver, Slot, look_ahead, receive_buffer
+from ustack_ext.driver.waitset cimport (waitset_add, waitset_clear, waitset_close, waitset_doze, waitset_open,
+                                        waitset_wait)
 from ustack_ext.engine.engine cimport engine_input
 from ustack_ext.link.link cimport LINK_BATCH, RxFrame
 from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
-
-cdef extern from * nogil:
-    """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <poll.h>
-    #include <stdint.h>
-    #include <time.h>
-    #ifdef __linux__
-    /* timeout in ns, UINT64_MAX: none */
-    static int poll_ns(struct pollfd *fds, int n, uint64_t timeout) {
-        struct timespec t = {(time_t)(timeout / 1000000000u), (long)(timeout % 1000000000u)};
-        return ppoll(fds, (nfds_t)n, timeout == UINT64_MAX ? NULL : &t, NULL);
-    }
-    #else
-    static int poll_ns(struct pollfd *fds, int n, uint64_t timeout) {
-        uint64_t ms = timeout / 1000000u + (timeout % 1000000u != 0);
-        return poll(fds, (nfds_t)n, timeout == UINT64_MAX ? -1 : ms > 3600000 ? 3600000 : (int)ms);
-    }
-    #endif
-    """
-    enum: POLLIN, POLLERR, POLLHUP, POLLNVAL
-    int poll_ns(pollfd *fds, int n, uint64_t timeout)
 
 cdef enum:
     QUICK = 3000               # ns between two rounds without a pause: frames come faster than they are asked for
@@ -49,26 +26,22 @@ cdef enum:
 
 
 cdef int poller_init(Poller *p) noexcept nogil:
+    p.set.bell = -1
     p.rx = <Rx *>calloc(MAX_LINKS, sizeof(Rx))
     p.scratch.cap = buf_class_cap(BUF_LARGE)
     p.scratch.data = <uint8_t *>malloc(p.scratch.cap)
-    p.wakefd = wakefd_open()
     if p.rx == NULL or p.scratch.data == NULL:
         return -ENOMEM
-    p.fds[0].fd = p.wakefd
-    p.fds[0].events = POLLIN
-    p.n_fds = 1
-    return 0 if p.wakefd >= 0 else -EMFILE
+    return waitset_open(&p.set, wakefd_open())
 
 
 cdef void poller_free(Poller *p) noexcept nogil:
-    if p.wakefd >= 0 and p.rx != NULL:
-        close(p.wakefd)
+    if p.rx != NULL:
+        waitset_close(&p.set)
     free(p.rx)
     free(p.scratch.data)
     p.rx = NULL
     p.scratch.data = NULL
-    p.wakefd = -1
 
 
 cdef void give_back(Rx *rx, Driver d, int keep) noexcept nogil:
@@ -92,7 +65,7 @@ cdef void learn_links(Poller *p, Driver d) noexcept nogil:
     cdef int i, n = 0
     poller_release(p, d)
     p.generation = d.generation
-    p.n_fds = 1
+    waitset_clear(&p.set)
     for i in range(MAX_LINKS):
         slot = &d.slots[i]
         if slot.iface == NULL or slot.ops.receive == NULL or slot.gone:
@@ -107,10 +80,8 @@ cdef void learn_links(Poller *p, Driver d) noexcept nogil:
         rx.fd_at = -1
         n += 1
         if slot.ops.fd >= 0:
-            rx.fd_at = p.n_fds
-            p.fds[p.n_fds].fd = slot.ops.fd
-            p.fds[p.n_fds].events = POLLIN
-            p.n_fds += 1
+            rx.fd_at = p.set.links
+            waitset_add(&p.set, slot.ops.fd)
     p.n_rx = n
 
 
@@ -157,7 +128,7 @@ cdef bint adapt(Rx *rx, bint quick) noexcept nogil:
             rx.want = 1
         return False
     if rx.want == 1 and rx.fd_at >= 0 and not quick:
-        # No stream yet: poll() will tell whether there is another frame, without a read that finds none.
+        # No stream yet: the wait will tell whether there is another frame, without a read that finds none.
         return False
     if rx.asked == rx.want:
         rx.want = min(rx.want * 2, rx.most)
@@ -241,37 +212,39 @@ cdef bint poller_spin(Poller *p, int *look, uint64_t until, uint32_t spin_us) no
             return False
 
 
-cdef bint poller_sleep(Poller *p, int *look, uint64_t timeout, bint links) noexcept nogil:
+cdef bint poller_sleep(Poller *p, int *look, uint64_t until) noexcept nogil:
+    cdef uint32_t found
     cdef Rx *rx
-    cdef int i, found
-    cdef short seen
+    cdef int i
     atomic_set(&p.asleep, 1)
     # Who wants attention sets *look, then looks at asleep; here it is the other way round: one of the two sees the other.
     if atomic_get(look):
         atomic_set(&p.asleep, 0)
         return True
-    p.fds[0].revents = 0
-    found = poll_ns(p.fds, p.n_fds if links else 1, timeout)
+    i = waitset_wait(&p.set, until, &found)
     atomic_set(&p.asleep, 0)
-    if found < 0:
-        return errno != EINTR
-    if found == 0:
-        return True
-    if p.fds[0].revents:
-        wakefd_clear(p.wakefd)
-    if not links:
-        return True
+    if i < 0:
+        return False
+    if found & 1:
+        wakefd_clear(p.set.bell)
     for i in range(p.n_rx):
         rx = &p.rx[i]
         if rx.fd_at >= 0:
-            seen = p.fds[rx.fd_at].revents
-            rx.ready = seen != 0
-            if seen & (POLLERR | POLLHUP | POLLNVAL):         # it may read as empty, and would be polled for ever
+            rx.ready = (found >> (1 + rx.fd_at)) & 1
+            if (found >> (17 + rx.fd_at)) & 1:                # it may read as empty, and would wake us for ever
                 rx.ready = 0
                 rx.got = -1
     return True
 
 
+cdef void poller_doze(Poller *p, int *look, uint64_t ns) noexcept nogil:
+    atomic_set(&p.asleep, 1)
+    if not atomic_get(look):
+        waitset_doze(&p.set, ns)
+        wakefd_clear(p.set.bell)
+    atomic_set(&p.asleep, 0)
+
+
 cdef void poller_rouse(Poller *p) noexcept nogil:
     if atomic_swap(&p.asleep, 0):
-        wakefd_set(p.wakefd)
+        wakefd_set(p.set.bell)

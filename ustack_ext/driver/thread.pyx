@@ -23,8 +23,9 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.driver.driver cimport (APPOINTED, FIRED, MAX_LINKS, WAITING, Driver, Waiter, mute, waiter_sleep)
-from ustack_ext.driver.poller cimport (Poller, poller_free, poller_init, poller_look, poller_pending, poller_prepare,
-                                       poller_read, poller_release, poller_rouse, poller_sleep, poller_spin, poller_take_in)
+from ustack_ext.driver.poller cimport (Poller, poller_doze, poller_free, poller_init, poller_look, poller_pending,
+                                       poller_prepare, poller_read, poller_release, poller_rouse, poller_sleep,
+                                       poller_spin, poller_take_in)
 from ustack_ext.engine.engine cimport engine_enter, engine_wake
 from ustack_ext.link.mutex cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
                                     pthread_mutex_trylock, pthread_mutex_unlock)
@@ -80,7 +81,7 @@ cdef class ThreadDriver(Driver):
     cdef int followers                 # callers that wait while somebody else polls
     cdef uint64_t tick
     cdef bint parked                   # the thread stands aside without looking up
-    cdef unsigned int turns            # times a caller has polled
+    cdef readonly unsigned int turns   # times a caller has polled
     cdef unsigned int turns_seen
     cdef uint64_t sleep_until          # 0 while nobody is about to sleep; under the lock
     cdef Waiter *leader                # the caller that polls
@@ -93,8 +94,6 @@ cdef class ThreadDriver(Driver):
 
     def __init__(self, seed=None, budget=0):
         self.kind = "thread"
-        self.own.wakefd = -1
-        self.turn.wakefd = -1
         pthread_mutex_init(&self.mutex, NULL)
         self.tick = TICK
         self.create(seed, budget, clock_monotonic())
@@ -277,15 +276,11 @@ cdef class ThreadDriver(Driver):
         """Without the lock: a batch from each link that has something, after sleeping until one has. False: a signal
         came.
         """
-        cdef uint64_t now, timeout = UINT64_MAX
         cdef bint heard = True
         if not more and not poller_pending(p):
             if spin_us and poller_spin(p, &self.woken, until, spin_us):
                 return True
-            if until != UINT64_MAX:
-                now = clock_monotonic()
-                timeout = until - now if until > now else 0
-            heard = poller_sleep(p, &self.woken, timeout, True)
+            heard = poller_sleep(p, &self.woken, until)
         else:
             self.give_way()
         if atomic_swap(&self.woken, 0):
@@ -335,7 +330,7 @@ cdef class ThreadDriver(Driver):
                     self.kick()                              # for what this thread was woken for, but leaves unread
                 atomic_set(&self.state, ASIDE)
                 self.give()
-                poller_sleep(p, &self.summoned, UINT64_MAX if self.parked else self.tick, False)
+                poller_doze(p, &self.summoned, UINT64_MAX if self.parked else self.tick)
                 continue
             if self.state == ASIDE:
                 poller_look(p)
