@@ -3,9 +3,9 @@
 Responsible for the buffers that frames are read into and the descriptors that are slept on. Not for who polls when
 (driver/thread), nor for the engine beyond handing frames to it.
 
-Frames are read without the lock into buffers taken under it, so that a socket call waits for the engine's work only, not
-for system calls. A link that was quiet gets one buffer, which stays ready while the poller sleeps: the first frame after
-a pause is read as soon as it wakes.
+Frames are read without the lock into buffers taken under it, so that a socket call waits for the engine's work only,
+not for system calls. A link that was quiet gets one buffer, which stays ready while the poller sleeps: the first frame
+after a pause is read as soon as it wakes.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -22,7 +22,7 @@ from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
 
 cdef enum:
     QUICK = 3000               # ns between two rounds without a pause: frames come faster than they are asked for
-    BATCH_BYTES = 512 << 10    # of buffers in one batch: what is read should still be in the cache when it is copied out
+    BATCH_BYTES = 512 << 10    # of buffers in one batch: what is read should still be in the cache when it is copied
 
 
 cdef int poller_init(Poller *p) noexcept nogil:
@@ -217,7 +217,8 @@ cdef bint poller_sleep(Poller *p, int *look, uint64_t until) noexcept nogil:
     cdef Rx *rx
     cdef int i
     atomic_set(&p.asleep, 1)
-    # Who wants attention sets *look, then looks at asleep; here it is the other way round: one of the two sees the other.
+    # Who wants attention sets *look, then looks at asleep; here it is the other way round: one of the two sees the
+    # other.
     if atomic_get(look):
         atomic_set(&p.asleep, 0)
         return True

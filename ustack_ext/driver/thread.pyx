@@ -1,12 +1,13 @@
 """The default driver: a background thread that never holds the GIL while packets flow, and callers that take its place.
 
-Who polls the links, and sleeps on them until the engine's earliest deadline, is one at a time (leader/follower): a caller
-that has to wait in recv(), accept() or connect() does it itself if it is the only one that waits, so that a request and
-its response cost no hand-over between threads; the background thread does it at all other times. While callers poll now
-and then the thread stands aside: it looks once in a while whether that goes on, and takes over again when it doesn't.
-A caller that finds the thread in the middle of reading claims the next turn.
+Who polls the links, and sleeps on them until the engine's earliest deadline, is one at a time (leader/follower): a
+caller that has to wait in recv(), accept() or connect() does it itself if it is the only one that waits, so that a
+request and its response cost no hand-over between threads; the background thread does it at all other times. While
+callers poll now and then the thread stands aside: it looks once in a while whether that goes on, and takes over again
+when it doesn't. A caller that finds the thread in the middle of reading claims the next turn.
 
-Socket calls run the engine in their own thread, under the lock, and wake whoever polls only when it would sleep too long.
+Socket calls run the engine in their own thread, under the lock, and wake whoever polls only when it would sleep too
+long.
 Waiting threads are woken after the lock was given back: they need it first thing.
 """
 

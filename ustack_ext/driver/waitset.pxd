@@ -49,7 +49,8 @@ cdef extern from * nogil:
         w->armed = UINT64_MAX;
         w->epoll = epoll_create1(EPOLL_CLOEXEC);
         w->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-        if (w->epoll >= 0 && w->timer >= 0 && waitset_watch(w, bell, 0) == 0 && waitset_watch(w, w->timer, 1) == 0) return 0;
+        if (w->epoll >= 0 && w->timer >= 0 && waitset_watch(w, bell, 0) == 0 && waitset_watch(w, w->timer, 1) == 0)
+            return 0;
         waitset_close(w);
         return -EMFILE;
     }
