@@ -12,6 +12,7 @@ meaning. Each test has threads of its own: one for the control connection, one f
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import resource
 import secrets
@@ -216,10 +217,13 @@ class Control:
             raise Failure("the other side sent what is no JSON") from None
 
 
-class Test:
+class Measurement:
     """One test's streams and clock."""
 
-    def __init__(self, settings: Settings, report: Report, progress: Callable[[float, float, int], None]) -> None:
+    def __init__(
+        self, stack: Any, settings: Settings, report: Report, progress: Callable[[float, float, int], None]
+    ) -> None:
+        self._stack = stack
         self.settings = settings
         self.report = report
         self.streams: list[Any] = []
@@ -243,7 +247,14 @@ class Test:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self._started = time.monotonic()
         self._cpu = (usage.ru_utime, usage.ru_stime)
+        self._retransmitted = self._retransmissions()
         self._reported = (0.0, 0)
+
+    def _retransmissions(self) -> int:
+        """Segments the whole stack sent again so far. -1: it doesn't count them."""
+        if not hasattr(self._stack, "counters"):
+            return -1
+        return int(self._stack.counters()["TcpRetransSegs"])
 
     def _elapsed(self) -> float:
         return 0.0 if self._started is None else time.monotonic() - self._started
@@ -316,6 +327,12 @@ class Test:
             {"id": stream.id, "sender": stream.sends, "seconds": report.seconds, **stream.figures()}
             for stream in self.streams
         ]
+        senders = [] if self.settings.udp else [one for one in report.streams if one["sender"]]
+        if senders and self._started is not None and self._retransmitted >= 0:
+            # The stack counts them, not the connection: they are shown at the first stream, so that the sum is right.
+            for one in senders:
+                one["retransmits"] = 0
+            senders[0]["retransmits"] = self._retransmissions() - self._retransmitted
 
     def results(self) -> dict[str, Any]:
         """This side's results, to be sent."""
@@ -327,10 +344,10 @@ class Test:
             }
             for one in self.report.streams
         ]  # fmt: skip
-        sends_tcp = not self.settings.udp and any(stream.sends for stream in self.streams)
+        knows = any(one["retransmits"] >= 0 for one in self.report.streams)
         return {
             "cpu_util_total": user + system, "cpu_util_user": user, "cpu_util_system": system,
-            "sender_has_retransmits": int(sends_tcp) or -1, "streams": streams,
+            "sender_has_retransmits": 1 if knows else -1, "streams": streams,
         }  # fmt: skip
 
     def take_ids(self, remote: Any) -> None:
@@ -370,7 +387,9 @@ class Server:
         self._progress, self._done = progress, done
         self._lock = threading.Condition()
         self._cookie: bytes | None = None  # of the test that runs
-        self._waiting: list[Any] | None = None  # its streams as they come, while they are expected
+        # Its streams while they are expected, with the number by which they were accepted: directions go by the order
+        # of opening, and the threads that greet may overtake each other.
+        self._waiting: list[tuple[int, Any]] | None = None
         self._control: Control | None = None
         self._greeters = 0
         self._closed = False
@@ -378,7 +397,7 @@ class Server:
     def serve(self, once: bool = False) -> None:
         """Take connections until close() is called; once: until one test has ended. Raises OSError."""
         self._once = once
-        while True:
+        for number in itertools.count():
             try:
                 sock, peer = self.listener.accept()
             except OSError:
@@ -391,7 +410,7 @@ class Server:
             if busy:
                 sock.close()
             else:
-                threading.Thread(target=self._greet, args=(sock, peer), name="iperf3", daemon=True).start()
+                threading.Thread(target=self._greet, args=(sock, peer, number), name="iperf3", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening; a client whose test runs is told that the server ends."""
@@ -407,7 +426,7 @@ class Server:
             self.listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), on kernel sockets too
         self.listener.close()
 
-    def _greet(self, sock: Any, peer: tuple[str, int]) -> None:
+    def _greet(self, sock: Any, peer: tuple[str, int], number: int) -> None:
         """Find out what a connection is for: a new test, a stream of the one that runs, or somebody who has to wait."""
         control, mine = None, False
         try:
@@ -417,7 +436,7 @@ class Server:
                 if self._cookie is None and not self._closed:
                     self._cookie, self._control, mine = cookie, control, True
                 elif self._waiting is not None and secrets.compare_digest(cookie, self._cookie or b""):
-                    self._waiting.append(sock)
+                    self._waiting.append((number, sock))
                     self._lock.notify_all()
                     sock = None
                 else:
@@ -437,12 +456,12 @@ class Server:
     def _test(self, control: Control, peer: tuple[str, int]) -> None:
         """A test from its parameters to its end, whatever that is."""
         report = Report(peer, Settings())
-        test = Test(report.settings, report, self._progress)
+        test = Measurement(self.stack, report.settings, report, self._progress)
         udp: UdpPort | None = None
         try:
             control.say(State.PARAM_EXCHANGE)
             report.settings = test.settings = settings = Settings.from_params(control.read_json())
-            test = Test(settings, report, self._progress)
+            test = Measurement(self.stack, settings, report, self._progress)
             if settings.udp:
                 udp = UdpPort(self.stack, self.port, settings)
             self._open_streams(control, test, udp)
@@ -474,13 +493,13 @@ class Server:
             with self._lock:
                 leftover, self._waiting = self._waiting or [], None
                 self._cookie = self._control = None
-            for sock in leftover:
+            for _, sock in leftover:
                 sock.close()
             self._done(report)
             if self._once:
                 self.close()
 
-    def _open_streams(self, control: Control, test: Test, udp: UdpPort | None) -> None:
+    def _open_streams(self, control: Control, test: Measurement, udp: UdpPort | None) -> None:
         settings = test.settings
         directions = settings.directions(server=True)
         if udp is not None:
@@ -497,7 +516,7 @@ class Server:
             complete = False
             while not complete and time.monotonic() < deadline and not control.is_gone:
                 complete = self._lock.wait_for(lambda: len(self._waiting or ()) >= len(directions), _GLANCE)
-            socks, self._waiting = self._waiting or [], None
+            socks, self._waiting = [sock for _, sock in sorted(self._waiting or [], key=lambda one: one[0])], None
         for sock in socks[len(directions) :]:
             sock.close()
         opened = zip(socks, directions, strict=False)
@@ -522,7 +541,7 @@ class Client:
         """Run the test -> its Report. Raises Failure, OSError; the report has no error then."""
         settings = self.settings
         report = Report(self.address, settings)
-        test = Test(settings, report, self._progress)
+        test = Measurement(self.stack, settings, report, self._progress)
         cookie = "".join(secrets.choice(string.ascii_lowercase + "234567") for _ in range(_COOKIE - 1)).encode() + b"\0"
         control = Control(self.stack.create_connection(self.address, timeout=_PATIENCE))
         try:
