@@ -147,7 +147,7 @@ CONTENDERS = {
         Contender("ustack-verb", "ustack", "own", _verb, ready="Serving|server on"),
         Contender("limit", "limit: TCP only faked, on a plain TAP", "tap", _limit("plain")),
         Contender("limit-offload", "limit: TCP only faked, on a TAP with offloads", "tap-offload", _limit("offload")),
-        Contender("limit-busy", "the same, busy-polled", "tap", _limit("plain", "busy")),
+        Contender("limit-busy", "limit: TCP only faked, busy-polled", "tap", _limit("plain", "busy")),
         Contender("lwip", "lwIP on a plain TAP, server in C", "tap", _on_lwip, _cannot(build.lwip)),
         Contender(
             "gvisor", "gVisor netstack on a plain TAP, server in Go", "tap", _on_gvisor("plain"), _cannot(build.gvisor)
