@@ -197,6 +197,15 @@ def test_plot(case: Case) -> None:
     assert plots.draw(made_report({"ustack": {}})["cases"][0]) == ""
 
 
+def test_a_bar_that_would_hide_the_others_is_cut_off(case: Case) -> None:
+    speeds = {"kernel": {"one.speed": [1.0]}, "ustack": {"one.speed": [2.0]}, "absent": {"one.speed": [900.0]}}
+    picture = ElementTree.fromstring(plots.draw(made_report(speeds)["cases"][0]))
+    space = "{http://www.w3.org/2000/svg}"
+    widths = [float(bar.attrib["width"]) for bar in picture.iter(f"{space}rect")]
+    assert widths == [plots.WIDTH / 8, plots.WIDTH / 4, plots.WIDTH]
+    assert "≫ 900.0" in [text.text for text in picture.iter(f"{space}text")]
+
+
 def test_page_keeps_what_is_around_the_table(case: Case, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8")
