@@ -62,6 +62,8 @@ cdef class Driver:
     cdef int wait(self, Waiter *waiter, uint64_t deadline) except -2
     # Ends a wait. Lock held.
     cdef void fire(self, Waiter *waiter) noexcept nogil
+    # After a call that sent much and may send more at once: takes in what has come meanwhile. Lock not held.
+    cdef void glance(self) noexcept nogil
     # Wakes the background thread (if any) so that it looks at links and deadlines anew. Any thread, under any lock.
     cdef void kick(self) noexcept nogil
     cpdef close(self)

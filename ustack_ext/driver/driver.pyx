@@ -319,6 +319,9 @@ cdef class Driver:
     cdef void fire(self, Waiter *waiter) noexcept nogil:
         waiter_fire(waiter)
 
+    cdef void glance(self) noexcept nogil:
+        pass
+
     cdef void kick(self) noexcept nogil:
         pass
 

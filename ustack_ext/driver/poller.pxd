@@ -39,8 +39,8 @@ cdef void poller_prepare(Poller *p, Driver d, bint all_wanted) noexcept nogil
 cdef bint poller_take_in(Poller *p, Driver d) noexcept nogil       # what was read goes in; whether links have more
 cdef void poller_release(Poller *p, Driver d) noexcept nogil       # gives all buffers back
 # Not under the lock:
-# Links without a descriptor may have something, and are to be read; whether there are such.
-cdef void poller_look(Poller *p) noexcept nogil
+# Links without a descriptor (or all) may have something, and are to be read; whether there are such without.
+cdef void poller_look(Poller *p, bint everywhere) noexcept nogil
 cdef bint poller_pending(Poller *p) noexcept nogil
 cdef int poller_read(Poller *p) noexcept nogil                     # a batch of each link that is ready; frames
 # Looks for frames again and again, for spin_us or until a time. Whether it read some, or *look was set.

@@ -162,10 +162,10 @@ cdef bint poller_take_in(Poller *p, Driver d) noexcept nogil:
     return more
 
 
-cdef void poller_look(Poller *p) noexcept nogil:
+cdef void poller_look(Poller *p, bint everywhere) noexcept nogil:
     cdef int i
     for i in range(p.n_rx):
-        if p.rx[i].fd_at < 0:
+        if everywhere or p.rx[i].fd_at < 0:
             p.rx[i].ready = 1
 
 

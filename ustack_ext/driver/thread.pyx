@@ -86,6 +86,7 @@ cdef class ThreadDriver(Driver):
     cdef unsigned int turns_seen
     cdef uint64_t sleep_until          # 0 while nobody is about to sleep; under the lock
     cdef Waiter *leader                # the caller that polls
+    cdef Waiter nobody                 # ... if it doesn't wait for anything
     cdef Waiter *claim                 # a caller that wants to, once the thread has read what there is
     cdef Waiter *wakes[WAKES]          # to be woken when the lock is given back
     cdef int n_wakes
@@ -234,28 +235,14 @@ cdef class ThreadDriver(Driver):
 
     cdef int lead(self, Waiter *w, uint64_t deadline) noexcept nogil:
         """Poll in the place of the thread, as wait_once. The lock is held at the beginning and not at the end."""
-        cdef Poller *p = &self.turn
-        cdef uint64_t until
         cdef int rounds = 0, got = 1
         cdef bint more = False, heard = True
         self.leader = w
         if self.state == SLEEPING:
             self.kick()
-        poller_look(p)
+        poller_look(&self.turn, False)
         while w.fired != FIRED:
-            poller_prepare(p, self, True)
-            until = engine_wake(self.engine)
-            self.sleep_until = 0 if more else until
-            p.busy = 1
-            self.give()
-            heard = self.read(p, more, min(until, deadline), max(w.spin_us, self.busy_read))
-            self.take()
-            p.busy = 0
-            p.rounds += 1
-            self.sleep_until = 0
-            engine_enter(self.engine, clock_monotonic())
-            more = poller_take_in(p, self)
-            self.finish()
+            heard = self.round(&more, deadline, max(w.spin_us, self.busy_read))
             rounds += 1
             if w.fired == FIRED:
                 break
@@ -265,13 +252,57 @@ cdef class ThreadDriver(Driver):
             if not heard or self.stop or rounds == ROUNDS or atomic_get(self.due):
                 got = -EINTR
                 break
-        poller_release(p, self)
+        self.step_down()
+        return got
+
+    cdef bint round(self, bint *more, uint64_t until, uint32_t spin_us) noexcept nogil:
+        """A caller's turn at the links; see read(). *more: there may be more to read. The lock is held before and after.
+        """
+        cdef Poller *p = &self.turn
+        cdef uint64_t wake
+        cdef bint heard
+        poller_prepare(p, self, True)
+        wake = engine_wake(self.engine)
+        self.sleep_until = 0 if more[0] else wake
+        p.busy = 1
+        self.give()
+        heard = self.read(p, more[0], min(wake, until), spin_us)
+        self.take()
+        p.busy = 0
+        p.rounds += 1
+        self.sleep_until = 0
+        engine_enter(self.engine, clock_monotonic())
+        more[0] = poller_take_in(p, self)
+        self.finish()
+        return heard
+
+    cdef void step_down(self) noexcept nogil:
+        """The leader leaves. The lock is held before and not after."""
+        poller_release(&self.turn, self)
         self.leader = NULL
         self.turns += 1
         if self.parked or atomic_get(&self.followers):
             self.summon()
         self.give()
-        return got
+
+    cdef void glance(self) noexcept nogil:
+        """One look at the links without waiting, if nobody else polls. A caller that sends much and never waits takes
+        in the acknowledgments itself: what they free is used again while it is in the cache.
+        """
+        cdef bint more = True
+        self.take()
+        if self.leader != NULL or self.claim != NULL or atomic_get(&self.followers) or self.stop:
+            self.give()
+        elif self.state != ASIDE:
+            self.turns += 1                                  # the thread makes room for the next look
+            if self.state == SLEEPING:
+                self.kick()
+            self.give()
+        else:
+            self.leader = &self.nobody
+            poller_look(&self.turn, True)
+            self.round(&more, 0, 0)
+            self.step_down()
 
     cdef bint read(self, Poller *p, bint more, uint64_t until, uint32_t spin_us) noexcept nogil:
         """Without the lock: a batch from each link that has something, after sleeping until one has. False: a signal
@@ -285,7 +316,7 @@ cdef class ThreadDriver(Driver):
         else:
             self.give_way()
         if atomic_swap(&self.woken, 0):
-            poller_look(p)
+            poller_look(p, False)
         poller_read(p)
         return heard
 
@@ -334,7 +365,7 @@ cdef class ThreadDriver(Driver):
                 poller_doze(p, &self.summoned, UINT64_MAX if self.parked else self.tick)
                 continue
             if self.state == ASIDE:
-                poller_look(p)
+                poller_look(p, False)
                 more = False
             poller_prepare(p, self, more)
             deadline = engine_wake(self.engine)

@@ -28,7 +28,7 @@ from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, opti
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_RAISED, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_RAISED, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE,
     SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
 )
 from ustack_ext.sockets.stream cimport (
@@ -40,6 +40,7 @@ from ustack_ext.udp.udp cimport UdpSock
 from ustack_ext.wire.addr cimport Addr
 
 cdef enum:
+    GLANCE = 65536                 # bytes sent in one attempt after which it looks what has come
     KEEP_GIL = 8192                # bytes that an attempt may copy without giving the GIL up
     NS = 1000000000
     PROTO_TCP = 6
@@ -214,6 +215,8 @@ cdef class SocketHandle:
             with nogil:
                 d.lock()
                 n = self.locked_attempt(d, op, w)
+                if op.kind == OP_SEND and n >= GLANCE:
+                    d.glance()
         d.after()
         return n
 
