@@ -5,16 +5,18 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import os
 import socket
 import struct
+import threading
 from typing import Any
 
 import pytest
 
 import ustack
-from tap_harness.kernel_peer import receive_all, result, start_client
+from tap_harness.kernel_peer import receive_all, result, start_client, start_server
 from tap_harness.netns import Namespace
-from tap_harness.payload import digest
+from tap_harness.payload import blocks, digest
 from tap_harness.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, KernelTap, open_device
 from ustack_ext.link import tundev
 
@@ -202,3 +204,80 @@ def test_udp_superframes_are_datagrams(ns: Namespace) -> None:
             sender.connect(("10.9.0.2", 9))
             sender.send(bytes(2500))
             sender.recv(1)
+
+
+# -- more than a length field can say (BIG TCP)
+
+
+def longest_frame(ns: Namespace, seconds: float = 10.0) -> int:
+    """Reads what the kernel receives on ust0 until a frame is longer than any IP packet can say."""
+    with ns.entered():
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with tap:
+        tap.bind(("ust0", 0))
+        tap.settimeout(seconds)
+        longest = 0
+        while longest <= 65535 + 14:
+            longest = max(longest, tap.recv_into(bytearray(1), 1, socket.MSG_TRUNC))
+        return longest
+
+
+def upload(stack: ustack.Stack, address: tuple[str, int], size: int) -> str:
+    """Send to a sink -> the digest it answers with."""
+    with stack.create_connection(address, 60) as sock:
+        for block in blocks(5, size):
+            sock.sendall(block)
+        sock.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: sock.recv(100), b"")).decode()
+
+
+def test_superframes_beyond_64_kb(ns: Namespace) -> None:
+    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24"])
+    most = link.superframe
+    if most <= 65535:
+        pytest.skip("optional: this kernel takes no larger ones (Linux 6.3)")
+    _, port = start_server(ns, "sink", "10.9.0.1")
+    seen: list[int] = []
+    watcher = threading.Thread(target=lambda: seen.append(longest_frame(ns)))
+    watcher.start()
+    with ustack.Stack() as stack:
+        stack.attach(link, addresses=["10.9.0.2/24"])
+        while watcher.is_alive():
+            assert upload(stack, ("10.9.0.1", port), 16 * MIB) == digest(5, 16 * MIB)
+    watcher.join()
+    assert 65535 + 14 < seen[0] <= most + 14
+
+
+def test_a_path_that_stops_carrying_them(ns: Namespace) -> None:
+    """The route of a connection moves to a link without offloads, and back."""
+    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24"])
+    other = tap(ns, "ust1", host_addresses=["10.8.0.1/24"], offload=False)
+    ns.sysctl("net.ipv4.conf.all.rp_filter", 0)
+    ns.sh("ip addr add 192.0.2.1/32 dev lo")
+    _, port = start_server(ns, "sink", "192.0.2.1")
+    with ustack.Stack() as stack:
+        stack.attach(link, addresses=["10.9.0.2/24"])
+        stack.attach(other, addresses=["10.8.0.2/24"])
+        stack.add_route("192.0.2.0/24", "10.9.0.1")
+        with stack.create_connection(("192.0.2.1", port), 60) as sock:
+            for number, block in enumerate(blocks(5, 32 * MIB)):
+                if number % 16 == 8:
+                    stack.add_route("192.0.2.1/32", "10.8.0.1")
+                elif number % 16 == 0 and number:
+                    stack.del_route("192.0.2.1/32")
+                sock.sendall(block)
+            sock.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: sock.recv(100), b"")).decode() == digest(5, 32 * MIB)
+
+
+def test_superframes_are_forwarded(ns: Namespace) -> None:
+    """The kernel as a router cuts them for a device that takes none."""
+    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24"])
+    with Namespace() as far, ustack.Stack() as stack:
+        ns.sysctl("net.ipv4.ip_forward", 1)
+        ns.sh(f"ip link add out0 type veth peer name in0 && ip link set in0 netns /proc/{os.getpid()}/fd/{far.fd}")
+        ns.sh("ip addr add 10.7.0.1/24 dev out0 && ip link set out0 up && ethtool -K out0 tso off gso off tx off")
+        far.sh("ip addr add 10.7.0.2/24 dev in0 && ip link set in0 up && ip route add default via 10.7.0.1")
+        _, port = start_server(far, "sink", "10.7.0.2")
+        stack.attach(link, addresses=["10.9.0.2/24"], gateway="10.9.0.1")
+        assert upload(stack, ("10.7.0.2", port), 16 * MIB) == digest(5, 16 * MIB)

@@ -234,6 +234,7 @@ cdef class Driver:
                 iface = iface_add(&self.engine.net, cname, medium, mac, mtu, link.offload_flags, link.ops.transmit,
                                   link.ops.state)
             if iface != NULL:
+                iface.gso_max = max(iface.gso_max, link.gso_max)
                 self.slots[at].iface = iface
                 self.slots[at].ops = link.ops
                 self.slots[at].link = <void *>link

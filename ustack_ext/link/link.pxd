@@ -52,6 +52,7 @@ cdef class Link:
     cdef readonly bytes mac            # of the stack's side; 6 bytes, ethernet only (else None)
     cdef readonly bint closed
     cdef uint32_t offload_flags        # OFF_* it can do on transmit
+    cdef uint32_t gso_max              # bytes of IP in a superframe it takes; 0: those a length field can say
     cdef int bind(self) except -1              # self.home was filled in; lock not held
     cdef void unbind(self) noexcept            # self.home is about to be cleared; lock not held
     cpdef close(self)

@@ -20,6 +20,7 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_LINKINFO = 1, 4, 13, 18
 _IFLA_INFO_DATA = 2
 _IFLA_TUN_VNET_HDR, _IFLA_TUN_NUM_QUEUES = 5, 8
+_IFLA_GRO_IPV4_MAX_SIZE = 64  # since Linux 6.3, with BIG TCP for IPv4
 _NLA_TYPE_MASK = 0x3FFF  # the rest are flags
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 0x02
@@ -71,18 +72,20 @@ class Rtnetlink:
         """A device's `mtu` (bytes), `txqueuelen` (frames), `mac` (bytes) and `up` (0 or 1).
 
         Of a TAP or TUN also `tun_queues` (descriptors that have it open) and `tun_vnet_hdr` (0 or 1); 0 where the
-        kernel does not say.
+        kernel does not say. And `big_tcp` (0 or 1): whether this kernel knows IPv4 packets whose length field is 0.
         """
         request = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
         reply = self._ask(_RTM_GETLINK, 0, request)
         flags = struct.unpack_from("=I", reply, 8)[0]
         found: dict[str, Any] = {"up": int(bool(flags & _IFF_UP)), "mtu": 0, "txqueuelen": 0, "mac": b""}
-        found.update(tun_queues=0, tun_vnet_hdr=0)
+        found.update(tun_queues=0, tun_vnet_hdr=0, big_tcp=0)
         for kind, value in _attributes(reply[16:]):
             if kind == _IFLA_ADDRESS:
                 found["mac"] = value
             elif kind in (_IFLA_MTU, _IFLA_TXQLEN):
                 found["mtu" if kind == _IFLA_MTU else "txqueuelen"] = struct.unpack("=I", value)[0]
+            elif kind == _IFLA_GRO_IPV4_MAX_SIZE:
+                found["big_tcp"] = 1
             elif kind == _IFLA_LINKINFO:
                 tun = _tun_data(value)
                 found["tun_queues"] = int.from_bytes(tun.get(_IFLA_TUN_NUM_QUEUES, b"")[:4], sys.byteorder)

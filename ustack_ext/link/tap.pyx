@@ -296,6 +296,11 @@ cdef class _Tuntap(Link):
         return () if self.device is None else self.device.offloads
 
     @property
+    def superframe(self) -> int:
+        """Bytes of IP in the largest TCP superframe the kernel takes; 0: none."""
+        return 0 if self.device is None else self.device.superframe
+
+    @property
     def refused(self) -> tuple:
         """What the kernel did not grant of the offloads, and why: a sentence each. Empty if all were granted."""
         return () if self.device is None else tuple(self.device.refused)
@@ -375,6 +380,7 @@ cdef class _Tuntap(Link):
             self.offload_flags |= OFF_CSUM_WANTED
         if "tso4" in device.offloads:
             self.offload_flags |= OFF_GSO_TCP4
+            self.gso_max = device.superframe
         if "tso4" in device.offloads or device.shared:
             self.receive_max = SUPERFRAME
 

@@ -12,6 +12,7 @@ class Opened:
     name: str
     header: bool
     shared: bool
+    superframe: int
     offloads: tuple[str, ...]
     refused: list[str]
     def negotiate(self, wanted: bool | None) -> None: ...

@@ -59,6 +59,7 @@ HEADER = sizeof(virtio_net_hdr)
 # What the kernel may leave to us, from most to least. TSO6 is not asked for as long as there is no IPv6; the kernel has
 # USO for both families or for none, and an IPv6 datagram is not for us in whatever size it comes.
 BITS = {"csum": TUN_F_CSUM, "tso4": TUN_F_TSO4, "tso_ecn": TUN_F_TSO_ECN, "uso4": TUN_F_USO4 | TUN_F_USO6}
+BIG = 120000                       # bytes of IP in a superframe to a kernel that takes more than a length field can say
 LADDER = (("csum", "tso4", "tso_ecn", "uso4"), ("csum", "tso4", "tso_ecn"), ("csum", "tso4"), ("csum",))
 
 
@@ -73,6 +74,7 @@ class Opened:
         self.shared = shared
         self.refused = []
         self.offloads = ()
+        self.superframe = 0
         self.name, flags = device_of(fd)
         self.header = bool(flags & c_IFF_VNET_HDR)
         self.pid = os.getpid()
@@ -86,6 +88,7 @@ class Opened:
             # Changing what others rely on is out of the question. The virtio header is there for everybody, and what
             # it can say is understood in both directions.
             self.offloads = ("csum", "tso4") if self.header and wanted is not False else ()
+            self.superframe = 65535 if self.offloads else 0
             return
         if not self.header or wanted is False:
             set_offload(fd, 0)
@@ -94,6 +97,7 @@ class Opened:
             error = set_offload(fd, sum(BITS[name] for name in names))
             if error is None:
                 self.offloads = names
+                self.superframe = superframe_of() if "tso4" in names else 0
                 break
             self.refused.append(f"TUNSETOFFLOAD {'+'.join(names)}: {error.strerror}")
         if wanted and "tso4" not in self.offloads:
@@ -160,6 +164,14 @@ class Opened:
                     set_offload(fds[0], 0)
         for fd in fds:
             os.close(fd)
+
+
+def superframe_of():
+    """Bytes of IP that this kernel takes in a TCP superframe. Its own TUN driver hands none over beyond 65535."""
+    with contextlib.suppress(OSError), netlink.Rtnetlink() as kernel:
+        if kernel.get_link(1)["big_tcp"]:              # 1: lo, in every namespace
+            return BIG
+    return 65535
 
 
 def set_offload(fd, bits):

@@ -12,7 +12,7 @@ from ustack_ext.wire.addr cimport (addr_in_prefix, addr_is_any, addr_is_multicas
                                    addr_v4, V4_BITS)
 from ustack_ext.base.entry cimport ENTRY_IFADDR
 from ustack_ext.base.wheel cimport wheel_cancel
-from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, IFNAME_MAX, IPMTU_MIN, MAX_IFACES,
+from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
                                    MAX_IFADDRS, MEDIUM_LOOPBACK, Route)
 from ustack_ext.net.route cimport net_changed, route_forget_iface, route_forget_source, route_insert, route_lookup
 
@@ -39,6 +39,7 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
         memcpy(i.mac, mac, 6)
     i.mtu = mtu
     i.offloads = offloads
+    i.gso_max = IP_MAX
     i.transmit = transmit
     i.link = link
     n.ifaces[n.n_ifaces] = i

@@ -23,7 +23,7 @@ from ustack_ext.net.mib cimport (DropTxTooBig, IpFragCreates, IpFragFails, IpFra
                                  IpOutOctets, IpOutRequests)
 from ustack_ext.net.neigh cimport neigh_create, neigh_find, neigh_queue, neigh_use
 from ustack_ext.net.route cimport route_lookup
-from ustack_ext.net.state cimport (IP_IDENTS, Iface, MEDIUM_ETHERNET, NUD_FAILED, Route, TX_HEADROOM, TX_IOV_MAX,
+from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NUD_FAILED, Route, TX_HEADROOM, TX_IOV_MAX,
                                    tx_init, tx_payload, tx_push)
 
 
@@ -224,7 +224,7 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
         return status
     if t.off.gso_size != 0:                            # the link cuts it: what must fit is one piece
         largest = min(total, total - t.payload_len + t.off.gso_size)
-    if total > 65535 or (largest > d.mtu and (df or t.off.gso_size != 0)):
+    if (total > IP_MAX and (t.off.gso_size == 0 or total > d.iface.gso_max)) or (largest > d.mtu and (df or t.off.gso_size != 0)):
         count(n.core, DropTxTooBig)
         count(n.core, IpFragFails)
         return -EMSGSIZE
@@ -243,7 +243,7 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
     if largest > d.mtu:
         return send_fragments(n, d, dst, &ip, t)
     ip.frag_off = 0
-    ip.total_len = <uint16_t>total
+    ip.total_len = <uint16_t>total if total <= IP_MAX else 0
     ip4_emit(tx_push(t, IP4_HLEN), &ip)
     if t.off.flags & OFF_CSUM_WANTED:
         t.off.csum_start += IP4_HLEN

@@ -23,6 +23,7 @@ cdef enum:
     TX_IOV_MAX = 72            # iov[0] is the headers
     IFNAME_MAX = 16
     IPMTU_MIN = 68
+    IP_MAX = 65535             # bytes of a packet: what its length field can say
 
 cdef enum Medium:
     MEDIUM_ETHERNET
@@ -61,6 +62,7 @@ cdef struct Iface:
     uint8_t mac[6]
     uint32_t mtu               # bytes of IP
     uint32_t offloads          # OFF_* the link can do on transmit
+    uint32_t gso_max           # bytes of IP in a superframe; beyond 65535 its length field says 0 (Linux' BIG TCP)
     transmit_fn transmit
     void *link
     IfAddr addrs[16]

@@ -14,7 +14,7 @@ from ustack_ext.net.mib cimport (
     TCPToZeroWindowAdv,
 )
 from ustack_ext.net.net cimport net_output, net_resolve
-from ustack_ext.net.state cimport Dst, TxPkt, tx_init, tx_push
+from ustack_ext.net.state cimport Dst, IP_MAX, TxPkt, tx_init, tx_push
 from ustack_ext.tcp.conn cimport tcb_set_timer
 from ustack_ext.tcp.options cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, Options, options_emit, options_emit_syn,
@@ -43,7 +43,7 @@ cdef enum:
     TS_OPTION_LEN = 12
     WINDOW_MAX = 0xFFFF
     MS = 1000                                                # us
-    GSO_MAX = 65535 - IP4_TCP_HEADERS - OPTIONS_MAX
+    GSO_HEADERS = IP4_TCP_HEADERS + OPTIONS_MAX
 
 
 cdef uint32_t ts_now(Tcp *t, uint32_t offset) noexcept nogil:
@@ -114,15 +114,17 @@ cdef uint16_t advertised_mss(Tcp *t, Tcb *c) noexcept nogil:
 cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     """MUST-16: Eff.snd.MSS = min(peer's MSS, what the route carries) less our options; floor tcp_min_snd_mss."""
     cdef uint32_t mss = c.peer_mss
+    cdef uint32_t most = IP_MAX
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
         mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, c.dst.mtu))
+        most = c.dst.iface.gso_max
     if c.conf.maxseg:
         mss = min(mss, <uint32_t>c.conf.maxseg)
     mss = max(mss, t.knobs.min_snd_mss + (TS_OPTION_LEN if c.flags & TF_TS_OK else 0))
     if c.flags & TF_TS_OK:
         mss -= TS_OPTION_LEN
     c.mss = <uint16_t>mss
-    c.gso_segs = <uint16_t>max(1, GSO_MAX // mss) if addr_is_v4(&c.raddr) else 1
+    c.gso_segs = <uint16_t>max(1, (most - GSO_HEADERS) // mss) if addr_is_v4(&c.raddr) else 1
 
 
 # ---- one segment ----
@@ -165,6 +167,9 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
     if pkt.payload_len > c.mss:                              # cut by the link, or by net on its behalf
+        if pkt.payload_len + GSO_HEADERS > c.dst.iface.gso_max:
+            update_mss(t, c)                                 # the route has changed to one of smaller bursts: a loss
+            return
         pkt.off.flags |= OFF_GSO_TCP4
         pkt.off.gso_size = c.mss
     o.have = 0
@@ -358,7 +363,7 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     if s == NULL:
         return False
     tx_init(&pkt)
-    # 64 KiB are never in more than TX_IOV_MAX pieces: blocks are full but for the last
+    # a superframe is never in more than TX_IOV_MAX pieces: blocks are full but for the last
     sendq_gather(s.block, s.block_off, n, &pkt)
     sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, n)
     c.snd_nxt = s.end
