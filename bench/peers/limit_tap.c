@@ -3,7 +3,7 @@
  *     limit_tap SERVICE FD ADDRESS PORT plain|offload [busy]       FD: of the TAP, non-blocking
  *
  * SERVICE: sink, source, echo, short, reply, http, http-close (load.c, serve.c). offload: the TAP has virtio-net headers
- * (IFF_VNET_HDR); superframes of up to 64 KB go both ways, checksums are left to the kernel. busy: asks the device again
+ * (IFF_VNET_HDR); superframes go both ways, of 64 KB and more, checksums are left to the kernel. busy: asks the device again
  * and again instead of sleeping in it.
  *
  * It is no TCP: it believes every segment, keeps next to nothing, and sends the same bytes again and again. What is
@@ -23,9 +23,12 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 
 #define MSS 1460
-#define SUPER (44 * MSS) /* data of a superframe: whole segments, and with headers below 64 KB */
+/* Data of a superframe: whole segments; beyond 64 KB the length field of IPv4 says 0, which Linux knows since 6.3. */
+#define SUPER (44 * MSS)
+#define SUPER_BIG (82 * MSS)
 #define SCALE 10
 /* The fastest of 512 KB to 16 MB and of 64 KB to 1 MB: with less the client waits, with more the caches are cold. */
 #define WINDOW (1u << 20)     /* what the client may have under way; the device's queue of 5,000 frames holds it */
@@ -72,11 +75,12 @@ struct segment {
 
 static const uint8_t mac[6] = {2, 0, 0, 0, 0, 2};
 static int tap, offload, busy;
+static uint32_t burst = MSS; /* data of a frame to the kernel */
 static uint32_t address;
 static uint16_t port;
 static size_t virtio; /* bytes of the virtio-net header; 0 on a plain TAP */
 static unsigned peer_scale;
-static uint8_t zeros[SUPER];
+static uint8_t zeros[SUPER_BIG];
 
 /* A frame where it is read, turned round, and written from; the header right before it. */
 static struct {
@@ -117,13 +121,13 @@ static void transmit(struct segment *s, size_t options, size_t inside, size_t si
     struct virtio_net_hdr *h = (struct virtio_net_hdr *)((uint8_t *)s - virtio);
     struct iovec iov[2] = {{h, virtio + HEADERS + inside}, {zeros, size - inside}};
     uint64_t pseudo;
-    s->length = htons((uint16_t)(IP + TCP + size));
+    s->length = htons(IP + TCP + size > 65535 ? 0 : (uint16_t)(IP + TCP + size));
     s->fragment = htons(0x4000);
     s->ip_sum = 0;
     s->ip_sum = (uint16_t)~folded(sum(&s->version, IP));
     s->offset = (uint8_t)((TCP + options) << 2);
     s->sum = s->urgent = 0;
-    pseudo = sum(&s->from, 8) + htons(IPPROTO_TCP) + htons((uint16_t)(TCP + size));
+    pseudo = sum(&s->from, 8) + htons(IPPROTO_TCP) + htonl((uint32_t)(TCP + size)) % 65535;
     if (offload) {
         int super = size > MSS;
         s->sum = folded(pseudo);
@@ -284,32 +288,38 @@ static void heard(int size)
     flow.window = window;
 }
 
-static void send_from(uint32_t seq)
+static void send_from(uint32_t seq, uint32_t size)
 {
     flow.segment.seq = htonl(seq);
-    transmit(&flow.segment, 0, 0, offload ? SUPER : MSS);
+    transmit(&flow.segment, 0, 0, size);
 }
 
-static int room(void)
+/* How much goes next: a burst, or what the window has when all is acknowledged; 0: nothing. */
+static uint32_t next_size(void)
 {
     uint32_t ahead = flow.next - flow.acknowledged;
-    return flow.open && ahead <= flow.window && flow.window - ahead >= (offload ? SUPER : MSS);
+    if (!flow.open || ahead > flow.window)
+        return 0;
+    if (flow.window - ahead >= burst)
+        return burst;
+    return ahead == 0 ? flow.window / MSS * MSS : 0;
 }
 
 static void source(void)
 {
     for (;;) {
+        uint32_t more;
         int size;
         while ((size = take()) != NONE)
             if (size >= 0)
                 heard(size);
         if (flow.duplicates > 2 && flow.repaired != flow.acknowledged)
-            send_from(flow.repaired = flow.acknowledged);
-        if (!room() && !wait_for_frame(flow.open ? STALLED : -1))
+            send_from(flow.repaired = flow.acknowledged, MSS);
+        if (next_size() == 0 && !wait_for_frame(flow.open ? STALLED : -1))
             flow.next = flow.acknowledged;
-        while (room()) {
-            send_from(flow.next);
-            flow.next += offload ? SUPER : MSS;
+        while ((more = next_size()) > 0) {
+            send_from(flow.next, more);
+            flow.next += more;
         }
     }
 }
@@ -362,10 +372,13 @@ static void http_close(void)
 
 static void use_offloads(void)
 {
-    int bytes = sizeof(struct virtio_net_hdr);
+    int bytes = sizeof(struct virtio_net_hdr), major, minor;
+    struct utsname kernel;
     if (ioctl(tap, TUNSETVNETHDRSZ, &bytes) != 0 || ioctl(tap, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) != 0)
         die("offloads of the TAP");
     virtio = sizeof(struct virtio_net_hdr);
+    if (uname(&kernel) == 0 && sscanf(kernel.release, "%d.%d", &major, &minor) == 2)
+        burst = major > 6 || (major == 6 && minor >= 3) ? SUPER_BIG : SUPER;
 }
 
 int main(int argc, char **argv)
