@@ -138,6 +138,7 @@ _SHORT = {
     "ustack": ("ustack", "short", "ustack on a plain TAP, server in Python, one after the other"),
     "ustack-offload": ("ustack-offload", "short", "the same with offloads"),
     "ustack-selector": ("ustack", "select", "ustack on a plain TAP, server in Python, selectors"),
+    "ustack-selector-own": ("ustack", "select-own", "ustack on a plain TAP, server in Python, Stack.selector()"),
     **{
         row: (row, "short", rigs.CONTENDERS[row].title)
         for row in ("ustack-native", "ustack-native-offload", *PEERS, "limit", "limit-offload")

@@ -1,12 +1,13 @@
 """The services in ordinary Python, on kernel sockets or on ustack's: the same code on both.
 
     python -m bench.server sink|source|echo|short|select|sockperf kernel|tap:FD|offload:FD|busy:FD ADDRESS PORT
+    python -m bench.server select-own tap:FD|offload:FD|busy:FD ADDRESS PORT
     python -m bench.server http kernel ADDRESS PORT
 
 FD is of a TAP, without or with offloads, or without and asked again and again for BUSY µs. Prints "ready" and serves
 until it is killed, one connection after the other; `select` is `short` with a selector and many connections at a time,
-`sockperf` an echo that sockperf's client takes for its server, `http` what `ustack serve` does, on kernel sockets. What
-the others say and hear is described at the client: load.c.
+`select-own` the same with Stack.selector(), `sockperf` an echo that sockperf's client takes for its server, `http` what
+`ustack serve` does, on kernel sockets. What the others say and hear is described at the client: load.c.
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ def serve(listener: Any, service: Any) -> None:
             connection.close()
 
 
-def serve_with_selector(listener: Any) -> None:
-    """`short` for many connections at a time."""
+def serve_with_selector(listener: Any, made: Any) -> None:
+    """`short` for many connections at a time. made: a selector."""
     listener.setblocking(False)
-    with selectors.DefaultSelector() as selector:
+    with made as selector:
         selector.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
@@ -126,7 +127,9 @@ def main(name: str, where: str, address: str, port: str) -> None:
         listener = stack.create_server((address, int(port)), backlog=BACKLOG)
     print("ready", flush=True)
     if name == "select":
-        serve_with_selector(listener)
+        serve_with_selector(listener, selectors.DefaultSelector())
+    elif name == "select-own":
+        serve_with_selector(listener, stack.selector())
     else:
         serve(listener, {"sink": sink, "source": source, "echo": echo, "short": short, "sockperf": sockperf}[name])
 

@@ -239,8 +239,9 @@ class TestNames:
 
     def test_somebody_with_variants_and_what_ratios_are_to(self) -> None:
         (rows,) = selected(["connect", "ustack"]).values()
-        ours = ["ustack", "ustack-offload", "ustack-selector", "ustack-native", "ustack-native-offload"]
-        assert rows == ["kernel", *ours]
+        assert rows[:3] == ["kernel", "ustack", "ustack-offload"]
+        assert "ustack-native-offload" in rows
+        assert all(row == "kernel" or row.startswith("ustack") for row in rows)
 
     @pytest.mark.parametrize(
         "argv", [["no-such"], ["--docs", "bulk"], ["--runs", "0"], ["--seconds", "-1"], ["--seconds", "x"]]
