@@ -17,8 +17,8 @@ from ustack_ext.base.event cimport event_pop
 from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_sleep, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
-from ustack_ext.engine.engine cimport (engine_ahead, engine_enter, engine_free, engine_input, engine_many, engine_new,
-                                       engine_next, engine_poll)
+from ustack_ext.engine.engine cimport (engine_ahead, engine_enter, engine_free, engine_input, engine_input_end,
+                                       engine_many, engine_new, engine_next, engine_poll)
 from ustack_ext.link.link cimport FRAME_MIN_ROOM, LINK_BATCH, Home, Link, forget_fn, home_fn, inject_fn
 from ustack_ext.net.net cimport iface_add, iface_remove
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
@@ -152,6 +152,7 @@ cdef class Driver:
     cdef void finish(self) noexcept nogil:
         cdef int rounds = NATIVE_ROUNDS
         if self.native_sink != NULL:
+            engine_input_end(self.engine)
             self.hand_out()            # before anything is sent: an answer carries the ACK of what it answers
         engine_poll(self.engine)
         while self.hand_out() and rounds > 0:

@@ -12,6 +12,7 @@ from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entr
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
 from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_init, wheel_next, wheel_wake
+from ustack_ext.engine.gro cimport gro_clear, gro_flush, gro_input
 from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
@@ -77,6 +78,7 @@ cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noex
 
 cdef void engine_free(Engine *e) noexcept nogil:
     bufq_clear(&e.loopback, &e.core.pool)
+    gro_clear(&e.gro, &e.tcp)
     tcp_destroy(&e.tcp)
     udp_destroy(&e.udp)
     net_destroy(&e.net)
@@ -110,7 +112,10 @@ cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) no
     cdef RxPkt rx
     cdef IcmpError err
     cdef Buf *owned = NULL
-    deliver(e, net_input(&e.net, iface, buf, off, &rx, &err, &owned), &rx, &err)
+    cdef int verdict = net_input(&e.net, iface, buf, off, &rx, &err, &owned)
+    if verdict == NET_TCP and gro_input(&e.gro, &e.tcp, &rx, owned == NULL):
+        return
+    deliver(e, verdict, &rx, &err)
     if owned != NULL:
         buf_unref(&e.core.pool, owned)
     buf_unref(&e.core.pool, buf)
@@ -126,10 +131,16 @@ cdef void expire(Engine *e) noexcept nogil:
         t = wheel_expire(&e.core.wheel, e.core.now)
 
 
+cdef void engine_input_end(Engine *e) noexcept nogil:
+    if e.gro.count > 0:
+        gro_flush(&e.gro, &e.tcp)
+
+
 cdef void engine_poll(Engine *e) noexcept nogil:
     cdef int left = LOOPBACK_ROUND
     cdef Offload off
     cdef Buf *b
+    engine_input_end(e)
     expire(e)
     tcp_flush(&e.tcp)
     off.flags = OFF_CSUM_VERIFIED
@@ -144,12 +155,12 @@ cdef void engine_poll(Engine *e) noexcept nogil:
 
 
 cdef uint64_t engine_next(Engine *e) noexcept nogil:
-    if e.loopback.count > 0 or e.tcp.dirty_head != NULL:
+    if e.loopback.count > 0 or e.gro.count > 0 or e.tcp.dirty_head != NULL:
         return e.core.now
     return wheel_next(&e.core.wheel)
 
 
 cdef uint64_t engine_wake(Engine *e) noexcept nogil:
-    if e.loopback.count > 0 or e.tcp.dirty_head != NULL:
+    if e.loopback.count > 0 or e.gro.count > 0 or e.tcp.dirty_head != NULL:
         return e.core.now
     return wheel_wake(&e.core.wheel)

@@ -92,6 +92,7 @@ cdef enum Mib:
     TCPOFODrop
     TCPOFOMerge
     TCPRcvCollapsed
+    TCPGroMerged
     TCPRcvQDrop
     TCPZeroWindowDrop
     TCPChallengeACK

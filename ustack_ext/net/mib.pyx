@@ -29,7 +29,7 @@ cdef extern from *:
     "TCPLossProbes", "TCPLossProbeRecovery", "TCPTimeouts", "TCPFastRetrans", "TCPSackRecovery",
     "TCPRenoRecovery", "TCPSlowStartRetrans", "TCPLostRetransmit",
     "TCPDSACKOldSent", "TCPDSACKOfoSent", "TCPDSACKRecv", "TCPSACKDiscard", "TCPSackReneging", "TCPOFOQueue",
-    "TCPOFODrop", "TCPOFOMerge", "TCPRcvCollapsed", "TCPRcvQDrop", "TCPZeroWindowDrop",
+    "TCPOFODrop", "TCPOFOMerge", "TCPRcvCollapsed", "TCPGroMerged", "TCPRcvQDrop", "TCPZeroWindowDrop",
     "TCPChallengeACK", "TCPSYNChallenge", "TCPACKSkippedSeq",
     "TCPACKSkippedChallenge", "TCPAbortOnData", "TCPAbortOnClose", "TCPAbortOnMemory", "TCPAbortOnTimeout",
     "TCPAbortOnLinger", "TCPKeepAlive", "TCPTimeWaitOverflow", "TW", "TWRecycled",

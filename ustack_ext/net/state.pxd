@@ -216,6 +216,9 @@ cdef struct RxPkt:
     uint8_t tos
     uint8_t flags              # RX_*
     uint16_t gso_size          # a superframe's segment size, 0 for an ordinary packet
+    uint16_t segs              # of a packet the engine put together: segments in it
+    uint32_t more_len          # ... bytes in `more`
+    Buf *more                  # ... the payload of all but the first, buffers linked by next (tcp/merged)
 
 # An ICMP error about something we sent, validated as far as IP can; the transport matches the rest (RFC 5927).
 cdef struct IcmpError:

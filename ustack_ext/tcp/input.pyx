@@ -7,7 +7,7 @@ can wait for the end of the batch (MUST-58, MUST-59): the connection is put on t
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from ustack_ext.base.buf cimport BUF_HASHED
+from ustack_ext.base.buf cimport BUF_HASHED, Buf, buf_unref
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
 from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
@@ -333,14 +333,35 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         send_ack(t, c)                                       # at once, each: the sender counts them (RFC 5681 §4.2)
 
 
+cdef void append_more(Tcp *t, Tcb *c, RxPkt *rx) noexcept nogil:
+    """The rest of a run of segments: what finds no room stays, and is lost."""
+    cdef Buf *b = rx.more
+    cdef Buf *after
+    cdef uint32_t n
+    while b != NULL:
+        after = b.next
+        n = b.len
+        if not rcvq_append(t, c, b, b.data + b.off, n):
+            count(t.core, TCPRcvQDrop)
+            c.flags |= TF_ACK_NOW
+            break
+        c.rcv_nxt += n
+        buf_unref(&t.core.pool, b)
+        b = after
+    rx.more = b
+
+
 cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     cdef bint gap = has_gap(c)
-    if not rcvq_append(t, c, s.rx.buf, s.data, s.n):
+    cdef uint32_t n = s.n - s.rx.more_len
+    if not rcvq_append(t, c, s.rx.buf, s.data, n):
         count(t.core, TCPRcvQDrop)
         s.h.flags &= <unsigned char>~TH_FIN
         c.flags |= TF_ACK_NOW
         return
-    c.rcv_nxt += s.n
+    c.rcv_nxt += n
+    if s.rx.more != NULL:
+        append_more(t, c, s.rx)
     if gap:
         ofo_collect(t, c)
         c.flags |= TF_ACK_NOW

@@ -16,8 +16,14 @@ cdef bint checksum_right(const RxPkt *rx) noexcept nogil:
     return csum_fold(csum_partial(rx.l4, rx.l4_len, sum)) == 0
 
 
+cdef inline uint32_t segments_in(const RxPkt *rx) noexcept nogil:
+    if rx.gso_size == 0:
+        return 1
+    return rx.segs if rx.more != NULL else (rx.l4_len - 1) // rx.gso_size + 1
+
+
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
-    count_add(t.core, TcpInSegs, 1 if rx.gso_size == 0 else (rx.l4_len - 1) // rx.gso_size + 1)
+    count_add(t.core, TcpInSegs, segments_in(rx))
     if rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):           # MUST-57
         count(t.core, DropTcpBroadcast)
         return False

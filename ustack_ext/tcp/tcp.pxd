@@ -7,6 +7,7 @@ from ustack_ext.tcp.ahead cimport tcp_ahead
 from ustack_ext.tcp.conf cimport tcp_conf_default
 from ustack_ext.tcp.icmp cimport tcp_icmp_error
 from ustack_ext.tcp.input cimport tcp_input
+from ustack_ext.tcp.merged cimport tcp_input_merged
 from ustack_ext.tcp.tcb cimport Bind, Listener, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.timers cimport tcp_timer
 from ustack_ext.tcp.user cimport (

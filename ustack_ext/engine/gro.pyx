@@ -1,0 +1,157 @@
+"""Software receive offload (Linux's GRO) for links that hand over single segments.
+
+Responsible for joining, within one batch of frames, consecutive data segments of one TCP flow into one packet with a
+chain of buffers, which TCP takes in one pass (tcp/merged). Not for what becomes of it: TCP looks at the pieces one by
+one wherever the whole is not just what it expects next.
+
+A segment joins only if nothing but its place in the stream tells it from the one before: the same acknowledgement,
+window, TTL, TOS, IP flags and kind of options, a timestamp that is not older, a right checksum. Whatever else comes of
+a flow is behind what is held of it, so the flow's order is that of the wire. PSH ends a packet, as does the end of the
+batch: nothing is held beyond engine_poll.
+"""
+from libc.stdint cimport int32_t, uint64_t
+from libc.string cimport memcpy, memmove
+
+from ustack_ext.base.buf cimport buf_unref
+from ustack_ext.base.core cimport count_add
+from ustack_ext.net.mib cimport TCPGroMerged
+from ustack_ext.net.state cimport RX_CSUM_OK
+from ustack_ext.tcp.tcp cimport tcp_input, tcp_input_merged
+from ustack_ext.wire.addr cimport addr_eq
+from ustack_ext.wire.bytes cimport get_be64
+from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
+from ustack_ext.wire.headers cimport IPPROTO_TCP_
+
+cdef enum:
+    PAYLOAD_MAX = 65535                # of one merged packet
+    IP4_PLAIN = 0x45                   # version 4, no options
+
+
+cdef inline uint32_t ports_of(const RxPkt *rx) noexcept nogil:
+    cdef uint32_t ports
+    memcpy(&ports, rx.l4, 4)
+    return ports
+
+
+cdef int find(const Gro *g, const RxPkt *rx) noexcept nogil:
+    """The index of what is held of the packet's flow, or -1."""
+    cdef uint32_t k, ports = ports_of(rx)
+    for k in range(g.count):
+        if (g.held[k].ports == ports and addr_eq(&g.held[k].rx.src, &rx.src)
+                and addr_eq(&g.held[k].rx.dst, &rx.dst)):
+            return <int>k
+    return -1
+
+
+cdef void deliver(Gro *g, Tcp *t, uint32_t k) noexcept nogil:
+    cdef Held *h = &g.held[k]
+    if h.rx.more == NULL:
+        tcp_input(t, &h.rx)
+    else:
+        count_add(t.core, TCPGroMerged, h.rx.segs - 1)
+        h.rx.gso_size = h.longest
+        tcp_input_merged(t, &h.rx)
+    buf_unref(&t.core.pool, h.rx.buf)
+    g.count -= 1
+    memmove(h, h + 1, (g.count - k) * sizeof(Held))
+
+
+cdef bint checked(RxPkt *rx) noexcept nogil:
+    """Whether the checksum is right; noted, so that nobody looks again."""
+    if rx.flags & RX_CSUM_OK:
+        return True
+    if csum_fold(csum_partial(rx.l4, rx.l4_len, csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len))) != 0:
+        return False
+    rx.flags |= RX_CSUM_OK
+    return True
+
+
+cdef bint follows(const Held *h, const RxPkt *rx, uint32_t hlen, uint32_t n) noexcept nogil:
+    """Whether the segment only goes on where the held ones end."""
+    cdef const uint8_t *first = h.rx.l4
+    if get_be32(rx.l4 + 4) != h.next_seq or h.payload + n > PAYLOAD_MAX:
+        return False
+    # acknowledgement, data offset, flags, window
+    if ((get_be64(first + 8) ^ get_be64(rx.l4 + 8)) & ~(<uint64_t>TH_PSH << 16) != 0
+            or rx.ttl != h.rx.ttl or rx.tos != h.rx.tos or rx.l3[6] != h.rx.l3[6] or rx.iface != h.rx.iface):
+        return False
+    return hlen == TCP_HLEN or <int32_t>(get_be32(rx.l4 + TCP_HLEN + 4) - h.tsval) >= 0
+
+
+cdef void join(Held *h, RxPkt *rx, uint32_t n) noexcept nogil:
+    cdef Buf *b = rx.buf
+    b.off = <uint32_t>(rx.l4 + h.hlen - b.data)
+    b.len = n
+    b.next = NULL
+    if h.tail == NULL:
+        h.rx.more = b
+    else:
+        h.tail.next = b
+    h.tail = b
+    h.rx.more_len += n
+    h.rx.segs += 1
+    h.next_seq += n
+    h.payload += n
+    h.longest = max(h.longest, <uint16_t>n)
+    if h.hlen != TCP_HLEN:
+        h.tsval = get_be32(rx.l4 + TCP_HLEN + 4)
+
+
+cdef void hold(Held *h, const RxPkt *rx, uint32_t hlen, uint32_t n) noexcept nogil:
+    h.rx = rx[0]
+    h.rx.segs = 1
+    h.tail = NULL
+    h.ports = ports_of(rx)
+    h.next_seq = get_be32(rx.l4 + 4) + n
+    h.tsval = get_be32(rx.l4 + TCP_HLEN + 4) if hlen != TCP_HLEN else 0
+    h.hlen = hlen
+    h.payload = n
+    h.longest = <uint16_t>n
+
+
+cdef bint gro_take(Gro *g, Tcp *t, RxPkt *rx, uint32_t hlen) noexcept nogil:
+    cdef uint32_t n = rx.l4_len - hlen
+    cdef bint push = rx.l4[13] & TH_PSH != 0
+    cdef int k = find(g, rx) if g.count > 0 else -1
+    if k < 0 and push:                                 # a run of one: what a request or an answer is
+        return False
+    if not checked(rx):                                # dropped and counted by TCP
+        return False
+    if k >= 0:
+        if follows(&g.held[k], rx, hlen, n):
+            join(&g.held[k], rx, n)
+            if push:
+                deliver(g, t, <uint32_t>k)
+            return True
+        deliver(g, t, <uint32_t>k)
+    if push or rx.l3[0] != IP4_PLAIN or n > PAYLOAD_MAX // 2:
+        return False
+    if g.count == GRO_FLOWS:
+        deliver(g, t, 0)
+    hold(&g.held[g.count], rx, hlen, n)
+    g.count += 1
+    return True
+
+
+cdef void gro_settle(Gro *g, Tcp *t, const RxPkt *rx) noexcept nogil:
+    cdef int k
+    if rx.l4_len >= TCP_HLEN:
+        k = find(g, rx)
+        if k >= 0:
+            deliver(g, t, <uint32_t>k)
+
+
+cdef void gro_flush(Gro *g, Tcp *t) noexcept nogil:
+    while g.count > 0:
+        deliver(g, t, 0)
+
+
+cdef void gro_clear(Gro *g, Tcp *t) noexcept nogil:
+    cdef Buf *b
+    while g.count > 0:
+        g.count -= 1
+        buf_unref(&t.core.pool, g.held[g.count].rx.buf)
+        while g.held[g.count].rx.more != NULL:
+            b = g.held[g.count].rx.more
+            g.held[g.count].rx.more = b.next
+            buf_unref(&t.core.pool, b)
