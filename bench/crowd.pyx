@@ -272,6 +272,38 @@ cdef void measured_exchange(Crowd_ *w, uint64_t first, uint64_t amount, uint32_t
         left -= batch
 
 
+cdef inline uint32_t random(Crowd_ *w) noexcept nogil:
+    w.random ^= w.random << 13                     # xorshift64
+    w.random ^= w.random >> 7
+    w.random ^= w.random << 17
+    return <uint32_t>(w.random >> 32)
+
+
+cdef void stranger(Crowd_ *w) noexcept nogil:
+    cdef uint32_t r = random(w)
+    packet(w, FLOOD + (r & 0x7FFFFE) + 1, <uint16_t>(FIRST_PORT + random(w) % PORTS), r, 0, SYN, 0)
+    w.flooded += 1
+
+
+cdef void measured_flood(Crowd_ *w, uint64_t first, uint64_t amount, uint32_t size, uint32_t each) noexcept nogil:
+    """The exchange again, in batches that also hold `each` SYNs of nobody for each request."""
+    cdef uint64_t k, left = amount
+    cdef uint32_t batch, i
+    while left > 0:
+        batch = <uint32_t>min(left, max(BATCH // (1 + each), <uint64_t>1))
+        step(w, STEP)
+        for k in range(first, first + batch):
+            for i in range(each):
+                stranger(w)
+            client_send(w, scattered(k, w.open), ACK | PSH, size)
+        deliver(w)
+        for k in range(first, first + batch):
+            client_send(w, scattered(k, w.open), ACK, 0)
+        deliver(w)
+        first += batch
+        left -= batch
+
+
 cdef class Crowd:
     """An engine that listens, and `count` clients at most.
 
@@ -340,6 +372,32 @@ cdef class Crowd:
         if self.w.payload - payload != amount * size:
             raise RuntimeError(f"{self.w.payload - payload} bytes came back of {amount * size}")
         return self.w.packets - packets
+
+    def flood(self, uint64_t first, uint64_t amount, uint32_t each, uint32_t size=64):
+        """exchange() in a flood of SYNs from random addresses, `each` (at most 63) for each request.
+
+        Returns (SYNs, answers to them, entries in the SYN queue). Raises RuntimeError where an echo is missing.
+        """
+        cdef Crowd_ *w = self.w
+        cdef uint64_t flooded = w.flooded, payload = w.payload, packets = w.packets
+        with nogil:
+            measured_flood(w, first, amount, size, min(each, <uint32_t>BATCH - 1))
+        if w.payload - payload != amount * size:
+            raise RuntimeError(f"{w.payload - payload} bytes came back of {amount * size}")
+        flooded = w.flooded - flooded
+        return flooded, w.packets - packets - flooded - 3 * amount, w.listener.synq
+
+    def strangers(self, uint32_t more):
+        """So many SYNs from random addresses, in batches of their own. Returns entries in the SYN queue."""
+        cdef uint32_t i
+        with nogil:
+            for i in range(more):
+                stranger(self.w)
+                if self.w.waiting == BATCH:
+                    step(self.w, STEP)
+                    deliver(self.w)
+            deliver(self.w)
+        return self.w.listener.synq
 
     @property
     def held(self):

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ustack_ext.base.testing import NEVER, TimerWheel
 
-TIMERS = 120
-LISTED = 32  # timers a slot holds before it is split
+TIMERS = 200
+LISTED = 64  # timers a slot holds before it is split
 TICK = 1 << 18
 SECOND = 1_000_000_000
 
@@ -114,7 +114,7 @@ class WheelMachine(RuleBasedStateMachine):
 
 
 TestWheelMachine = WheelMachine.TestCase
-TestWheelMachine.settings = settings(max_examples=150, stateful_step_count=40)
+TestWheelMachine.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 class LazyWheelMachine(WheelMachine):
@@ -135,7 +135,7 @@ class LazyWheelMachine(WheelMachine):
 
 
 TestLazyWheelMachine = LazyWheelMachine.TestCase
-TestLazyWheelMachine.settings = settings(max_examples=150, stateful_step_count=40)
+TestLazyWheelMachine.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def drain(wheel: TimerWheel, now: int) -> list[int]:

@@ -59,3 +59,30 @@ def test_every_connection_answers(module: Any, count: int) -> None:
     assert crowd.exchange(count, 2 * count, 1000) >= 6 * count
     assert crowd.pool[0] == 0
     assert crowd.timers == (0, 0)
+
+
+def test_established_connections_are_served_in_a_flood(module: Any) -> None:
+    """Ten SYNs of nobody to each request: every request has its echo, and few SYNs are worth an answer."""
+    crowd = opened(module, 500)
+    crowd.exchange(0, 10_000)                            # beyond the segments that are acknowledged at once
+    assert crowd.strangers(5000) == 500                  # the queue is full, as long as the backlog
+    requests = 2000
+    flooded, answers, queued = crowd.flood(0, requests, 10)
+    assert flooded == 10 * requests
+    batches = requests // (64 // 11)
+    assert 0 < answers <= 8 * batches
+    assert queued == 500
+
+
+def test_clients_get_in_during_a_flood(module: Any) -> None:
+    """Some at once; the others would have to try again."""
+    crowd = module.Crowd(400)
+    crowd.strangers(5000)
+    assert crowd.open(200) >= 20
+
+
+def test_a_full_queue_is_small(module: Any) -> None:
+    crowd = module.Crowd(100_000)
+    before = crowd.held
+    assert crowd.strangers(50_000) == 1024
+    assert crowd.held - before <= 1024 * 128 * 1.3 + 65536

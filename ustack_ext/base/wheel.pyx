@@ -22,7 +22,8 @@ cdef extern from * nogil:
 cdef enum:
     DIGIT = 6              # bits
     FINE = 3               # digit of the lowest level, WHEEL_SHIFT // DIGIT: its lists and those below are sorted
-    SPLIT = 32             # entries in a list at most, except of 1 ns, or without memory for a node
+    # entries in a list at most, except of 1 ns, or without memory for a node: a batch of frames may arm as many at once
+    SPLIT = 64
     GLANCE = 4             # entries that wheel_wake looks at
     WHEEL_UNKNOWN = 0      # next_cache: has to be looked for (a deadline of 0 is never cached)
 

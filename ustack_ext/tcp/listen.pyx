@@ -2,7 +2,8 @@
 
 RFC 9293 §3.10.7.2 (LISTEN) and the passive half of SYN-RECEIVED. An entry of the SYN queue is small and bounded; when
 the queue is full the oldest goes (RFC 4987 §3.3), so that a flood shortens the time a handshake may take but doesn't
-stop it.
+stop it. Of one batch of frames only a few SYNs are let in that way, the others are dropped before anything is done for
+them: most of what a flood costs is its answers, and that time is the established connections'.
 """
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
@@ -36,6 +37,7 @@ cdef enum:
     SYNACK_TIMEOUT_S = 1
     SYNQ_MIN = 128                 # entries a listener may have in SYN-RECEIVED, however short its backlog
     WINDOW_MAX = 65535
+    DISPLACED_MAX = 8              # entries that SYNs of one batch may push out of full queues
 
 
 cdef void listen_input(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nogil:
@@ -54,6 +56,10 @@ cdef void listen_input(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
         return
     if l.synq >= max(min(l.backlog, t.knobs.max_syn_backlog), <uint32_t>SYNQ_MIN):
         count(t.core, TCPReqQFullDrop)
+        if t.displaced >= DISPLACED_MAX:
+            count(t.core, ListenDrops)
+            return
+        t.displaced += 1
         synreq_free(t, l.synq_oldest)
     open_request(t, l, s, iss)
 

@@ -387,6 +387,7 @@ cdef struct Tcp:
     uint32_t n_established
     Tcb *dirty_head                # have an ACK or data to send once the batch is through
     Tcb *dirty_tail
+    uint32_t displaced             # SYN-queue entries that this batch pushed out
     uint64_t challenge_epoch       # s
     uint32_t challenge_left
     uint64_t ofo_memory            # truesize of all out-of-order data

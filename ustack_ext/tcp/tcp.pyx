@@ -89,6 +89,7 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
 
 cdef void tcp_flush(Tcp *t) noexcept nogil:
     cdef Tcb *c
+    t.displaced = 0
     while t.dirty_head != NULL:
         c = t.dirty_head
         t.dirty_head = c.dirty_next
