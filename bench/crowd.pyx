@@ -288,12 +288,12 @@ cdef void stranger(Crowd_ *w) noexcept nogil:
 cdef void measured_flood(Crowd_ *w, uint64_t first, uint64_t amount, uint32_t size, uint32_t each) noexcept nogil:
     """The exchange again, in batches that also hold `each` SYNs of nobody for each request."""
     cdef uint64_t k, left = amount
-    cdef uint32_t batch, i
+    cdef uint32_t batch
     while left > 0:
         batch = <uint32_t>min(left, max(BATCH // (1 + each), <uint64_t>1))
         step(w, STEP)
         for k in range(first, first + batch):
-            for i in range(each):
+            for _ in range(each):
                 stranger(w)
             client_send(w, scattered(k, w.open), ACK | PSH, size)
         deliver(w)
@@ -389,9 +389,8 @@ cdef class Crowd:
 
     def strangers(self, uint32_t more):
         """So many SYNs from random addresses, in batches of their own. Returns entries in the SYN queue."""
-        cdef uint32_t i
         with nogil:
-            for i in range(more):
+            for _ in range(more):
                 stranger(self.w)
                 if self.w.waiting == BATCH:
                     step(self.w, STEP)

@@ -1,7 +1,8 @@
 /* A crowd of clients on kernel sockets, and those who only pretend to be clients.
  *
- *     hold hold  ADDRESS PORT N SAMPLE FROM...  open N connections from the addresses FROM and keep them; echo 64 bytes
- *                                                on SAMPLE of them; print; end when stdin does
+ *     hold hold  ADDRESS PORT N SAMPLE FIRST FROM...  open N connections and keep them; echo 64 bytes on SAMPLE of
+ *                                                them; print; end when stdin does. Each port of each address FROM in
+ *                                                turn, but for those of the FIRST connections, which others opened
  *     hold flood ADDRESS PORT SECONDS [junk]    SYNs from random addresses in 10.128.0.0/9, as fast as it goes; junk:
  *                                               with FIN, which is nothing and gets no answer
  *     hold ping  ADDRESS N                      N ICMP echos, one at a time; their median
@@ -15,6 +16,7 @@
 
 #define MESSAGE 64
 #define BATCH 64
+#define FIRST_PORT 1024
 #define PATIENCE 5 /* seconds for an answer */
 
 static uint64_t state = 88172645463325252u;
@@ -44,16 +46,16 @@ static uint16_t folded(uint32_t sum)
 
 /* -- hold */
 
-static int connected(const struct sockaddr_in *to, const char *from)
+static int connected(const struct sockaddr_in *to, const char *from, int port)
 {
     struct timeval patience = {.tv_sec = PATIENCE};
-    struct sockaddr_in own = {.sin_family = AF_INET};
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         die("socket");
     if (inet_pton(AF_INET, from, &own.sin_addr) != 1)
         die(from);
-    set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1); /* the kernel's search for a free port gets slow when few are */
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0)
         die("SO_RCVTIMEO");
@@ -73,17 +75,21 @@ static int echoed(int fd)
     return recv_all(fd, got, sizeof got) && memcmp(sent, got, sizeof sent) == 0;
 }
 
-static void hold(const struct sockaddr_in *to, int count, int sample, char **from, int addresses)
+static void hold(const struct sockaddr_in *to, int count, int sample, int first, char **from,
+                 int addresses)
 {
-    struct rlimit most = {.rlim_cur = (rlim_t)count + 64, .rlim_max = (rlim_t)count + 64};
+    struct rlimit most;
     int *fds = calloc((size_t)count, sizeof *fds), good = 0;
     uint64_t start = now_ns();
     double seconds;
     char end;
-    if (fds == NULL || addresses < 1 || setrlimit(RLIMIT_NOFILE, &most) != 0)
+    if (fds == NULL || addresses < 1 || getrlimit(RLIMIT_NOFILE, &most) != 0)
         die("hold");
+    most.rlim_cur = most.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &most) != 0)
+        die("RLIMIT_NOFILE");
     for (int i = 0; i < count; i++)
-        fds[i] = connected(to, from[i % addresses]);
+        fds[i] = connected(to, from[(first + i) % addresses], FIRST_PORT + (first + i) / addresses);
     seconds = (double)(now_ns() - start) / 1e9;
     for (int i = 0; i < sample; i++)
         good += echoed(fds[random32() % (uint32_t)count]);
@@ -205,14 +211,14 @@ int main(int argc, char **argv)
     if (strcmp(kind, "ping") == 0) {
         struct sockaddr_in to = parse_address(argv[2], "0");
         ping(&to, atoi(argv[3]));
-    } else if (strcmp(kind, "hold") == 0 && argc > 6) {
+    } else if (strcmp(kind, "hold") == 0 && argc > 7) {
         struct sockaddr_in to = parse_address(argv[2], argv[3]);
-        hold(&to, atoi(argv[4]), atoi(argv[5]), argv + 6, argc - 6);
+        hold(&to, atoi(argv[4]), atoi(argv[5]), atoi(argv[6]), argv + 7, argc - 7);
     } else if (strcmp(kind, "flood") == 0 && argc > 4) {
         struct sockaddr_in to = parse_address(argv[2], argv[3]);
         flood(&to, atof(argv[4]), argc > 5);
     } else {
-        fprintf(stderr, "usage: %s hold ADDRESS PORT N SAMPLE FROM... | flood ADDRESS PORT SECONDS [junk] | ping ADDRESS N\n",
+        fprintf(stderr, "usage: %s hold ADDRESS PORT N SAMPLE FIRST FROM... | flood ADDRESS PORT SECONDS [junk] | ping ADDRESS N\n",
                 argv[0]);
         return 2;
     }

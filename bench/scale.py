@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import resource
 import shutil
 import socket
 import statistics
@@ -40,7 +41,8 @@ COUNTED = 20_000  # exchanges under callgrind
 SERVER, PREFIX, PORT = "10.9.0.2", "/24", 7000
 HOSTS = ("10.9.0.1", "10.9.0.3", "10.9.0.4", "10.9.0.5")
 PINGS = 3000
-SAMPLE = 1000  # connections that are asked for an echo
+SAMPLE = 1000  # connections of each program that are asked for an echo
+OWN_FILES = 100  # descriptors of a program that are no connections
 
 
 def resident(pid: int | str = "self") -> int:
@@ -212,21 +214,28 @@ def tap(count: int) -> dict[str, float]:
     """Connections of the kernel's to ustack, all open at a time; round trips of ping in turns, without and with."""
     with on_tap() as (namespace, server), on_tap() as (empty, _):
         before = resident(server.pid)
-        command = [build.program("hold.c"), "hold", SERVER, str(PORT), str(count), str(SAMPLE), *HOSTS]
-        holder = namespace.popen(command, stdin=subprocess.PIPE)
-        found = json.loads(holder.wait_line(r"^\{.*\}$", 60 + count / 1000)[0])
-        if found["open"] != count or found["echoed"] != SAMPLE:
-            raise AssertionError(f"{found} of {count}")
+        holders, seconds = [], 0.0
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - OWN_FILES
+        for first in range(0, count, most):
+            part = min(most, count - first)
+            numbers = [str(number) for number in (PORT, part, SAMPLE, first)]
+            command = [build.program("hold.c"), "hold", SERVER, *numbers, *HOSTS]
+            holders.append(namespace.popen(command, stdin=subprocess.PIPE))
+            found = json.loads(holders[-1].wait_line(r"^\{.*\}$", 60 + part / 1000)[0])
+            if found["open"] != part or found["echoed"] != SAMPLE:
+                raise AssertionError(f"{found} of {part}, after {first}")
+            seconds += found["seconds"]
         grown = resident(server.pid) - before
         without, having = [], []
         for _ in range(ROUNDS):
             without.append(client(empty, "ping", SERVER, PINGS)["median_us"])
             having.append(client(namespace, "ping", SERVER, PINGS)["median_us"])
-        holder.stop()
+        for holder in holders:
+            holder.stop()
     return {
         "count": count,
         "bytes": grown / count,
-        "rate": count / found["seconds"],
+        "rate": count / seconds,
         "ping_us": statistics.median(having),
         "ping_none_us": statistics.median(without),
         "ping_ratio": statistics.median(having) / statistics.median(without),
