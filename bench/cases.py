@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import build, real, rigs
+from bench import build, real, rigs, scale
 from tap_harness import need
 from tap_harness.netns import ROOT
 
@@ -225,6 +225,32 @@ def _memory_missing(row: str, _load: str) -> str | None:
     return None
 
 
+# -- many connections
+
+# row: (kind of measurement, its number, title)
+_SCALE = {
+    f"{kind}-{number}": (kind, number, title)
+    for kind, number, title in (
+        *(("engine", count, f"virtual time, {count:,}") for count in (10, 1000, 100_000, 1_000_000)),
+        *(("instructions", count, f"virtual time, callgrind, {count:,}") for count in (1000, 1_000_000)),
+        ("sockets", 100_000, "held by a program as Python sockets, 100,000"),
+        ("tap", 10_000, "kernel clients on a plain TAP, 10,000"),
+        ("tap", 200_000, "kernel clients on a plain TAP, 200,000"),
+        ("flood", 2, "one stream on a plain TAP in a flood of SYNs"),
+    )
+}
+
+
+def _scale(row: str, _load: str, _seconds: float) -> dict[str, float]:
+    kind, number, _ = _SCALE[row]
+    return scale.apart(kind, number)
+
+
+def _scale_missing(row: str, _load: str) -> str | None:
+    kind, _, _ = _SCALE[row]
+    return rigs.missing("ustack") if kind in ("tap", "flood") else scale.missing(kind)
+
+
 CASES = {
     case.name: case
     for case in (
@@ -338,6 +364,22 @@ CASES = {
             ),
             _memory,
             _memory_missing,
+        ),
+        Case(
+            "scale",
+            "many connections: idle, and with a request and its echo on one after the other, in random order",
+            {row: title for row, (_, _, title) in _SCALE.items()},
+            ("held",),
+            (
+                Column("held", "bytes", "bytes an idle connection", 0),
+                Column("held", "open_us", "µs to open", 2),
+                Column("held", "packet_ns", "CPU ns a packet", 0, compared=True),
+                Column("held", "packet_instructions", "instructions a packet, clients' included", 0),
+                Column("held", "ping_ratio", "ping, × that with none", 2),
+                Column("held", "share", "bulk, × that in junk", 2),
+            ),
+            _scale,
+            _scale_missing,
         ),
     )
 }

@@ -275,6 +275,16 @@ def flood(seconds: float) -> dict[str, float]:
     return {**found, "share": found["gbit_syn"] / found["gbit_junk"]}
 
 
+def missing(kind: str) -> str | None:
+    """Why a kind that needs no privilege cannot be measured; None where it can."""
+    try:
+        if kind != "sockets":
+            build.crowd()
+    except build.CannotBuild as error:
+        return str(error)
+    return "no valgrind: apt-get install valgrind" if kind == "instructions" and not shutil.which("valgrind") else None
+
+
 KINDS: dict[str, Callable[[int], dict[str, float]]] = {
     "engine": engine,
     "instructions": instructions,
