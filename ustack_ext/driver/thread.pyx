@@ -256,8 +256,7 @@ cdef class ThreadDriver(Driver):
         return got
 
     cdef bint round(self, bint *more, uint64_t until, uint32_t spin_us) noexcept nogil:
-        """A caller's turn at the links; see read(). *more: there may be more to read. The lock is held before and after.
-        """
+        """A caller's turn at the links; see read(). *more: there may be more. The lock is held before and after."""
         cdef Poller *p = &self.turn
         cdef uint64_t wake
         cdef bint heard

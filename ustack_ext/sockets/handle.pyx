@@ -28,7 +28,7 @@ from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, opti
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_RAISED, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE,
     SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
 )
 from ustack_ext.sockets.stream cimport (
