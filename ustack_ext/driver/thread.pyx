@@ -51,8 +51,9 @@ cdef enum:
     YIELDS = 32                # chances given to threads that wait for the lock
     WAKES = 16                 # waiters woken after the lock is given back; more than that, at once
     ROUNDS = 1024              # a caller polls at most without a look at signals
-    TICK = 1000000             # ns: how often the thread, standing aside, looks whether callers still poll,
-    TICK_MAX = 4000000         # ... while they do
+    # ns: how often the thread, standing aside, looks whether callers still poll. Two of these are less than what a peer
+    # waits for an acknowledgment before it probes (RFC 8985 §7).
+    TICK = 1000000
 
 cdef enum State:               # of the thread
     READING                    # reads links, or has the lock
@@ -80,7 +81,6 @@ cdef class ThreadDriver(Driver):
     cdef int woken                     # somebody wants whoever polls to look again
     cdef int summoned                  # ... and the thread to come back from standing aside
     cdef int followers                 # callers that wait while somebody else polls
-    cdef uint64_t tick
     cdef bint parked                   # the thread stands aside without looking up
     cdef readonly unsigned int turns   # times a caller has polled
     cdef unsigned int turns_seen
@@ -97,7 +97,6 @@ cdef class ThreadDriver(Driver):
     def __init__(self, seed=None, budget=0):
         self.kind = "thread"
         pthread_mutex_init(&self.mutex, NULL)
-        self.tick = TICK
         self.create(seed, budget, clock_monotonic())
         if poller_init(&self.own) != 0 or poller_init(&self.turn) != 0:
             raise OSError(errno.EMFILE, "cannot make an eventfd: too many open files")
@@ -361,7 +360,7 @@ cdef class ThreadDriver(Driver):
                     self.kick()                              # for what this thread was woken for, but leaves unread
                 atomic_set(&self.state, ASIDE)
                 self.give()
-                poller_doze(p, &self.summoned, UINT64_MAX if self.parked else self.tick)
+                poller_doze(p, &self.summoned, UINT64_MAX if self.parked else TICK)
                 continue
             if self.state == ASIDE:
                 poller_look(p, False)
@@ -389,7 +388,6 @@ cdef class ThreadDriver(Driver):
         if self.leader == NULL and (same or atomic_get(&self.followers)):
             return False
         self.parked = self.leader != NULL and same and self.state == ASIDE
-        self.tick = TICK if same else min(self.tick * 2, <uint64_t>TICK_MAX)
         return True
 
     cdef void give_way(self) noexcept nogil:
