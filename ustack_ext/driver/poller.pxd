@@ -14,7 +14,8 @@ cdef struct Rx:                # what reading one link needs outside the lock
     int want                   # buffers to have; grows while the link fills them
     int most                   # ... up to so many: a batch should fit the cache
     int slot
-    int fd_at                  # its number in the waitset, or -1: the link calls home.wake
+    int fd_at                  # its number in the waitset, or -1
+    bint calls                 # the link calls home.wake for what no descriptor shows
     int ready                  # is worth a read
     receive_fn receive
     void *state

@@ -78,6 +78,7 @@ cdef void learn_links(Poller *p, Driver d) noexcept nogil:
         rx.most = min(max(<int>(BATCH_BYTES // slot.need), 2), <int>LINK_BATCH)
         rx.ready = 1
         rx.fd_at = -1
+        rx.calls = slot.ops.fd < 0 or slot.ops.calls
         n += 1
         if slot.ops.fd >= 0:
             rx.fd_at = p.set.links
@@ -127,7 +128,7 @@ cdef bint adapt(Rx *rx, bint quick) noexcept nogil:
         if rx.got == 1:
             rx.want = 1
         return False
-    if rx.want == 1 and rx.fd_at >= 0 and not quick:
+    if rx.want == 1 and not rx.calls and not quick:
         # No stream yet: the wait will tell whether there is another frame, without a read that finds none.
         return False
     if rx.asked == rx.want:
@@ -165,14 +166,14 @@ cdef bint poller_take_in(Poller *p, Driver d) noexcept nogil:
 cdef void poller_look(Poller *p, bint everywhere) noexcept nogil:
     cdef int i
     for i in range(p.n_rx):
-        if everywhere or p.rx[i].fd_at < 0:
+        if everywhere or p.rx[i].calls:
             p.rx[i].ready = 1
 
 
 cdef bint poller_pending(Poller *p) noexcept nogil:
     cdef int i
     for i in range(p.n_rx):
-        if p.rx[i].fd_at < 0 and p.rx[i].ready:
+        if p.rx[i].calls and p.rx[i].ready:
             return True
     return False
 

@@ -23,6 +23,7 @@ cdef struct LinkOps:
     receive_fn receive         # NULL: frames are handed in by the embedder
     void *state
     int fd                     # what to wait on for reading, or -1: the link calls home.wake when there is something
+    uint8_t calls              # it does both: home.wake for what fd does not show
 
 # Where a link is attached: what it may ask of its driver, without knowing what a driver is. All of it is valid while
 # attached.

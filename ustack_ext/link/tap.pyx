@@ -376,6 +376,7 @@ cdef class _Tuntap(Link):
         self.ops.receive = tap_receive_header if device.header else tap_receive
         if self.state.fan != NULL:
             self.ops.receive = tap_receive_queue
+            self.ops.calls = 1         # for the inbox
         if "csum" in device.offloads:
             self.offload_flags |= OFF_CSUM_WANTED
         if "tso4" in device.offloads:

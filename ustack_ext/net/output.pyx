@@ -23,8 +23,8 @@ from ustack_ext.net.mib cimport (DropTxTooBig, IpFragCreates, IpFragFails, IpFra
                                  IpOutOctets, IpOutRequests)
 from ustack_ext.net.neigh cimport neigh_create, neigh_find, neigh_queue, neigh_use
 from ustack_ext.net.route cimport route_lookup
-from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NUD_FAILED, Route, TX_HEADROOM, TX_IOV_MAX,
-                                   tx_init, tx_payload, tx_push)
+from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NUD_FAILED, Route, TX_HEADROOM,
+                                   TX_IOV_MAX, tx_init, tx_payload, tx_push)
 
 
 # --- where to ---
@@ -224,7 +224,8 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
         return status
     if t.off.gso_size != 0:                            # the link cuts it: what must fit is one piece
         largest = min(total, total - t.payload_len + t.off.gso_size)
-    if (total > IP_MAX and (t.off.gso_size == 0 or total > d.iface.gso_max)) or (largest > d.mtu and (df or t.off.gso_size != 0)):
+    if ((total > IP_MAX and (t.off.gso_size == 0 or total > d.iface.gso_max))
+            or (largest > d.mtu and (df or t.off.gso_size != 0))):
         count(n.core, DropTxTooBig)
         count(n.core, IpFragFails)
         return -EMSGSIZE
