@@ -32,6 +32,8 @@ _OWN = {
     "Interface": "ustack.records",
     "Neighbor": "ustack.records",
     "Route": "ustack.records",
+    "Completion": "ustack_ext.sockets.lend",
+    "View": "ustack_ext.sockets.lend",
     "Callback": "ustack_ext.link.callback",
     "Link": "ustack_ext.link.link",
     "PipeEnd": "ustack_ext.link.pipe",

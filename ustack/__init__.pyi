@@ -58,6 +58,7 @@ from ustack_ext.link.callback import Callback
 from ustack_ext.link.link import Link
 from ustack_ext.link.pipe import PipeEnd, pipe
 from ustack_ext.link.tap import Tap, Tun
+from ustack_ext.sockets.lend import Completion, View
 
 from . import sim
 from .records import Address, Connection, Interface, Neighbor, Route
@@ -121,6 +122,7 @@ __all__ = [
     "TCP_USER_TIMEOUT",
     "Address",
     "Callback",
+    "Completion",
     "Connection",
     "Interface",
     "Link",
@@ -133,6 +135,7 @@ __all__ = [
     "Stack",
     "Tap",
     "Tun",
+    "View",
     "__version__",
     "gaierror",
     "herror",

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import io
+import mmap
 import os
 import socket
+import stat
 import struct
 import time
 import warnings
@@ -23,6 +25,7 @@ from ustack_ext.sockets.core import SocketCore
 from . import options
 
 _SENDFILE_PIECE = 1 << 20
+_MAPPED_PIECE = 4 << 20
 _INT = struct.Struct("i")
 # What _recvmsg says the receiver wants of a datagram (CMSG_* of ustack_ext/sockets/state.pxd).
 _WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO = 1, 2, 4
@@ -229,15 +232,20 @@ class Socket(SocketCore):
         text.mode = mode  # type: ignore[misc]
         return text
 
-    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None, *, zerocopy: bool = False) -> int:
         """Send a file opened in binary mode, from `offset`, to its end or `count` bytes -> bytes sent.
 
-        The file's position is left behind what was sent. Raises OSError; ValueError: non-blocking socket, text file,
-        no stream.
+        The file's position is left behind what was sent. zerocopy: send from a mapping of the file rather than read it,
+        where it can be mapped. It must not be cut short before the peer has acknowledged it all: the process would end
+        with SIGBUS; and what is written to it meanwhile may be sent. Raises OSError; ValueError: non-blocking socket,
+        text file, no stream.
         """
         _check_sendfile(self, file, offset, count)
         deadline = None if self.timeout is None else time.monotonic() + (self.timeout or 0)
-        if offset:
+        mapped = _mapped(file, offset, count) if zerocopy else None
+        if mapped is not None:
+            return self._send_mapped(file, mapped, offset, deadline)
+        if offset or _is_regular(file):  # where sendfile(2) works, its offset counts from the start; else from here
             file.seek(offset)
         sent = 0
         piece = memoryview(bytearray(_SENDFILE_PIECE if count is None else min(_SENDFILE_PIECE, count)))
@@ -262,6 +270,42 @@ class Socket(SocketCore):
             if sent > 0 and hasattr(file, "seek"):
                 file.seek(offset + sent)
         return sent
+
+    def _send_mapped(self, file: IO[bytes], data: memoryview, offset: int, deadline: float | None) -> int:
+        sent = 0
+        try:
+            while sent < len(data):
+                # The mapping stays as long as a Completion holds a piece of it.
+                sent += self.send_zerocopy(data[sent : sent + _MAPPED_PIECE]).nbytes
+                if deadline is not None and sent < len(data) and time.monotonic() > deadline:
+                    raise TimeoutError("timed out")
+        finally:
+            if sent > 0:
+                file.seek(offset + sent)
+        return sent
+
+
+def _mapped(file: IO[bytes], offset: int, count: int | None) -> memoryview | None:
+    """The bytes of a file that sendfile() sends, mapped; None where that can't be done."""
+    if not _is_regular(file):
+        return None
+    fd = file.fileno()
+    size = os.fstat(fd).st_size - offset
+    size = size if count is None else min(size, count)
+    if size <= 0:
+        return None
+    skip = offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        return memoryview(mmap.mmap(fd, skip + size, access=mmap.ACCESS_READ, offset=offset - skip))[skip:]
+    except (OSError, ValueError):
+        return None
+
+
+def _is_regular(file: IO[bytes]) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except (AttributeError, OSError):
+        return False
 
 
 def _check_sendfile(sock: Socket, file: IO[bytes], offset: int, count: int | None) -> None:

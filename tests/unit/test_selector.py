@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import selectors
@@ -46,18 +45,17 @@ def ready(selector: Any, timeout: float | None = 0) -> list[tuple[Any, int]]:
 
 
 def fill(world: World, sock: Any) -> int:
-    """Send until the socket stays full; the number of bytes."""
+    """Send until the socket stays full, its peer not reading; the number of bytes."""
     sent = 0
     sock.setblocking(False)
-    for _ in range(100):
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sent += sock.send(bytes(65536))
-        world.let_time_pass()
+    full = 0
+    while full < 20:
         try:
-            sent += sock.send(b"x")
+            sent += sock.send(bytes(65536))
+            full = 0
         except BlockingIOError:
-            break
+            full += 1
+            world.let_time_pass()
     return sent
 
 

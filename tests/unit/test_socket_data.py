@@ -288,6 +288,24 @@ def test_a_timeout_spoils_a_file(world: World) -> None:
             stream.read(1)
 
 
+def test_sendfile_counts_from_the_start_of_a_file(world: World, tmp_path: Path) -> None:
+    """Wherever the file stands; what is no regular file goes from where it stands."""
+    left, right = world.pair()
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with open(tmp_path / "file", "rb") as file:
+        file.seek(4)
+        assert left.sendfile(file) == 10
+        assert file.tell() == 10
+    got = b""
+    while len(got) < 10:
+        got += right.recv(100)
+    assert got == b"0123456789"
+    memory = io.BytesIO(b"0123456789")
+    memory.seek(4)
+    assert left.sendfile(memory) == 6
+    assert right.recv(100) == b"456789"
+
+
 def test_sendfile(world: World, tmp_path: Path) -> None:
     data = os.urandom(300_000)
     path = tmp_path / "file"

@@ -11,6 +11,7 @@ cdef enum:
     BUF_MEDIUM = 1         # 16 KiB blocks: send queues of bulk writers, reassembled datagrams
     BUF_LARGE = 2          # 72 KiB blocks: 64 KiB superframes and datagrams with headers
     BUF_CLASSES = 3
+    BUF_FOREIGN = 0x80     # in cls, beside the class: `data` is memory of an Owner's
     # what a driver leaves before a received frame's first byte (virtio header, alignment); may be smaller
     BUF_HEADROOM = 64
 
@@ -25,6 +26,15 @@ cdef struct Buf:
     uint8_t flags          # for the queue's owner
     uint8_t *data
 
+ctypedef void (*owner_fn)(Owner *o) noexcept
+
+cdef struct Owner:         # memory of somebody else's that blocks point into
+    Owner *next            # the pool's list of those whose memory nobody needs any more
+    uint32_t refs          # the blocks, and whoever adds some
+    uint8_t given_up       # some of it left its queue without having been acknowledged
+    owner_fn done          # for whoever takes it from the list: called with the GIL, without the lock
+    void *holder           # for `done`
+
 cdef struct BufPool:
     ChunkList blocks[3]    # per class (private)
     uint64_t used          # bytes in blocks handed out
@@ -32,6 +42,7 @@ cdef struct BufPool:
     uint64_t budget        # hard limit on `used`
     uint64_t failures      # allocations refused
     int64_t live           # blocks handed out: 0 when the engine is idle and empty
+    Owner *returned        # the last reference went; latest first
 
 cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil
 cdef void pool_destroy(BufPool *p) noexcept nogil             # frees every slab; live must be 0
@@ -39,6 +50,18 @@ cdef void pool_destroy(BufPool *p) noexcept nogil             # frees every slab
 cdef Buf *buf_alloc(BufPool *p, uint32_t need) noexcept nogil
 cdef uint32_t buf_class_cap(int cls) noexcept nogil
 cdef void buf_release(BufPool *p, Buf *b) noexcept nogil      # the last reference went (use buf_unref)
+
+
+# A block of n bytes that are somebody else's, all in use; it has a reference to the owner. NULL: no memory.
+cdef Buf *buf_foreign(BufPool *p, Owner *o, uint8_t *data, uint32_t n) noexcept nogil
+cdef void buf_give_up(Buf *b) noexcept nogil                  # tells a foreign block's owner
+
+
+cdef inline void owner_unref(BufPool *p, Owner *o) noexcept nogil:
+    o.refs -= 1
+    if o.refs == 0:
+        o.next = p.returned
+        p.returned = o
 
 
 cdef inline void buf_ref(Buf *b) noexcept nogil:

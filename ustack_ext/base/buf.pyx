@@ -34,6 +34,7 @@ cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil:
     p.budget = budget
     p.failures = 0
     p.live = 0
+    p.returned = NULL
 
 
 cdef void pool_destroy(BufPool *p) noexcept nogil:
@@ -81,8 +82,35 @@ cdef uint32_t buf_class_cap(int cls) noexcept nogil:
     return class_cap(cls)
 
 
+cdef inline Owner **owner_of(Buf *b) noexcept nogil:
+    """Where a foreign block's own memory names the owner."""
+    return <Owner **>(<char *>b + HEADER)
+
+
+cdef Buf *buf_foreign(BufPool *p, Owner *o, uint8_t *data, uint32_t n) noexcept nogil:
+    cdef Buf *b = buf_alloc(p, 1)
+    if b == NULL:
+        return NULL
+    b.cls |= BUF_FOREIGN
+    owner_of(b)[0] = o
+    o.refs += 1
+    b.data = data
+    b.cap = n
+    b.len = n
+    return b
+
+
+cdef void buf_give_up(Buf *b) noexcept nogil:
+    if b.cls & BUF_FOREIGN:
+        owner_of(b)[0].given_up = 1
+
+
 cdef void buf_release(BufPool *p, Buf *b) noexcept nogil:
-    cdef ChunkList *l = &p.blocks[b.cls]
+    cdef ChunkList *l
+    if b.cls & BUF_FOREIGN:
+        owner_unref(p, owner_of(b)[0])
+        b.cls &= <uint8_t>~BUF_FOREIGN
+    l = &p.blocks[b.cls]
     p.used -= l.object
     p.live -= 1
     live_count(LIVE_BUFFERS, -1)

@@ -68,6 +68,7 @@ cdef class Driver:
     cdef void kick(self) noexcept nogil
     cpdef close(self)
     cpdef deliver(self)
+    cdef hand_back(self)                                           # GIL held, lock not
     # For the drivers:
     cdef settle(self, Link link, Iface *iface)
     cdef int create(self, object seed, object budget, uint64_t now) except -1

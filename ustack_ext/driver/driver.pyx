@@ -12,7 +12,7 @@ from libc.errno cimport EBADF, EBUSY, EINTR, ENFILE, ENOBUFS, ETIMEDOUT
 from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
-from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, BufPool, buf_alloc, buf_unref
+from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, BufPool, Owner, buf_alloc, buf_unref
 from ustack_ext.base.event cimport event_pop
 from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_sleep, atomic_wake
@@ -158,6 +158,8 @@ cdef class Driver:
         while self.hand_out() and rounds > 0:
             engine_poll(self.engine)
             rounds -= 1
+        if self.engine.core.pool.returned != NULL:
+            atomic_set(self.due, 1)
 
     cdef bint hand_out(self) noexcept nogil:
         cdef Source *s = event_pop(&self.engine.core.events)
@@ -298,13 +300,35 @@ cdef class Driver:
             self.deliver()
 
     cpdef deliver(self):
-        """Hand waiting frames to Callback links, with no lock held."""
+        """Hand waiting frames to Callback links, and memory that was sent from to its owners, with no lock held."""
         cdef Link link
         atomic_set(self.due, 0)
+        self.hand_back()
         for item in self.links:
             link = item
             if link.pending_python():
                 link.deliver()
+
+    cdef hand_back(self):
+        cdef Owner *o
+        cdef Owner *following
+        cdef Owner *first = NULL
+        if self.engine.core.pool.returned == NULL:
+            return
+        with nogil:
+            self.lock()
+            o = self.engine.core.pool.returned
+            self.engine.core.pool.returned = NULL
+            self.unlock()
+        while o != NULL:               # the list has the latest first
+            following = o.next
+            o.next = first
+            first = o
+            o = following
+        while first != NULL:
+            following = first.next
+            first.done(first)
+            first = following
 
     # Waiting
 
@@ -339,6 +363,7 @@ cdef class Driver:
             self.detach_link(link)
         with nogil:
             self.run_out()
+        self.deliver()
 
     cdef void run_out(self) noexcept nogil:
         """Nobody will answer any more: what applications let go ends at once, as if its last timer were over."""

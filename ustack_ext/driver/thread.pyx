@@ -432,6 +432,7 @@ cdef class ThreadDriver(Driver):
             self.detach_link(link)
         with nogil:
             self.run_out()
+        self.deliver()
         if not inside:
             poller_free(&self.own)         # nobody is left to be woken
             with nogil:

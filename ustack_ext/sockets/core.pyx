@@ -15,15 +15,18 @@ from ustack_ext.sockets.address cimport format_address, parse_address
 from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
 from ustack_ext.sockets.handle cimport PROTO_ICMP, SocketHandle, check, closed_error, error, op_init
+from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, lend
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, Op,
 )
 from ustack_ext.sockets.stream cimport stream_bind, stream_listen, stream_shutdown
 from ustack_ext.sockets.wait cimport sock_sync
+from ustack_ext.tcp.reassembly cimport Lent
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_v4
 
 cdef enum:
+    ALL = 0x7FFFFFFF
     SMALL = 2048                   # a receive of at most this much is copied through the C stack
 
 
@@ -195,6 +198,28 @@ cdef class SocketCore(SocketHandle):
         """recv(2): with MSG_TRUNC a datagram's real length."""
         return full if flags & MSG_TRUNC and not self.is_stream() else taken
 
+    def recv_view(self, max_bytes=None, int flags=0, /):
+        """recv_view([max_bytes[, flags]]) -> View: what was received, in the stack's own buffers, without a copy.
+
+        At least one byte is waited for as recv() does it. max_bytes: None for what there is, in at most 64 pieces.
+        flags: MSG_DONTWAIT. At the end of the stream the view is empty. Raises as recv(); OSError: EOPNOTSUPP for
+        other flags, and for datagrams.
+        """
+        cdef Lent pieces[LEND_MOST]
+        cdef Op op
+        cdef Py_ssize_t most = ALL if max_bytes is None else max_bytes
+        if most < 0:
+            raise ValueError("negative buffersize in recv_view")
+        if flags & ~MSG_DONTWAIT or not self.is_stream():
+            raise error(EOPNOTSUPP)
+        op_init(&op, OP_RECV, flags, EV_READABLE)
+        op.lent = pieces
+        op.niov = LEND_MOST
+        op.room = most
+        if most:
+            check(self.perform(&op, self.deadline(flags)))
+        return lend(self, op.tcb, pieces, op.nlent)
+
     # -- sending
 
     cdef long transmit(self, Buffers data, int flags, Op *op, bint all_of_it) except -1:
@@ -237,6 +262,34 @@ cdef class SocketCore(SocketHandle):
         cdef Op op
         op_init(&op, OP_SEND, flags, EV_WRITABLE)
         self.transmit(one_buffer(data, False), flags, &op, True)
+
+    def send_zerocopy(self, data, int flags=0, *, callback=None):
+        """send_zerocopy(buffer[, flags][, callback=]) -> Completion: send without copying the buffer.
+
+        As send(), but the stack sends, and sends again, from the buffer itself, which must not change before the
+        Completion is done; then callback(completion) is called, in a thread that uses the stack or in the stack's own.
+        As much is taken at once as there is, whatever SO_SNDBUF says, as soon as the send buffer has room; a blocking
+        socket takes all of it, others tell how much in Completion.nbytes. Raises as send(); OSError: EOPNOTSUPP for
+        datagrams.
+        """
+        cdef Op op
+        cdef Buffers what = one_buffer(data, False)
+        cdef Completion completion
+        cdef long n = 0
+        cdef Driver d = self._usable()
+        if callback is not None and not callable(callback):
+            raise TypeError("callback: a function is needed")
+        if not self.is_stream():
+            raise error(EOPNOTSUPP)
+        op_init(&op, OP_SEND, flags, EV_WRITABLE)
+        completion = begin_completion(d, what, callback)
+        op.owner = &completion.owner
+        try:
+            n = self.transmit(what, flags, &op, False)
+        finally:
+            completion.sent(n)
+            d.after()
+        return completion
 
     def sendto(self, data, *args):
         """sendto(data[, flags], address) -> bytes sent: as socket.socket.sendto."""

@@ -2,8 +2,10 @@
 # engine, and the descriptor that select and epoll see; and what one attempt of a socket call is made of.
 # Everything here is read and written with the engine's lock held.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from ustack_ext.base.buf cimport Owner
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Waiter
+from ustack_ext.tcp.reassembly cimport Lent
 from ustack_ext.tcp.tcb cimport Bind, TcpConf
 from ustack_ext.udp.udp cimport UdpMeta
 from ustack_ext.wire.addr cimport Addr
@@ -112,6 +114,10 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     uint32_t full                  # bytes of the whole datagram, or in the queue
     Addr to
     UdpMeta meta
+    Owner *owner                   # OP_SEND: whose memory `iov` is; it isn't copied
+    Lent *lent                     # OP_RECV: nothing is copied; the pieces, at most `niov`, `room` bytes of them
+    int nlent
+    void *tcb                      # ... and the connection that lent them
     SockState *accepted            # OP_ACCEPT: the new socket
     SockState **sockets            # OP_ACCEPT: the stack's list that it joins
 

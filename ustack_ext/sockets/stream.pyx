@@ -23,8 +23,9 @@ from ustack_ext.tcp.tcb cimport (
     TcpConf,
 )
 from ustack_ext.tcp.tcp cimport (
-    tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_connect, tcp_listen, tcp_recv,
-    tcp_send, tcp_set_backlog, tcp_set_conf, tcp_set_listener_conf, tcp_shutdown, tcp_take_error, tcp_unbind,
+    tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_connect, tcp_lend, tcp_listen,
+    tcp_recv, tcp_send, tcp_send_owned, tcp_set_backlog, tcp_set_conf, tcp_set_listener_conf, tcp_shutdown,
+    tcp_take_error, tcp_unbind,
 )
 from ustack_ext.wire.addr cimport Addr, addr_none
 
@@ -88,6 +89,9 @@ cdef long recv(Engine *e, SockState *s, Op *op) noexcept nogil:
         return OP_GROW
     if c.rcvq_bytes < op.lowat and not c.flags & (TF_FIN_RCVD | TF_RD_SHUT) and c.state != TCP_CLOSED:
         return -EAGAIN
+    if op.lent != NULL:
+        op.tcb = c
+        return tcp_lend(&e.tcp, c, op.room, op.lent, op.niov, &op.nlent)
     return tcp_recv(&e.tcp, c, op.iov, op.niov, (op.flags & MSG_PEEK) != 0)
 
 
@@ -96,6 +100,8 @@ cdef long send(Engine *e, SockState *s, Op *op) noexcept nogil:
         return -EPIPE
     if connecting(<Tcb *>s.obj):
         return -EAGAIN
+    if op.owner != NULL:
+        return tcp_send_owned(&e.tcp, <Tcb *>s.obj, op.iov, op.owner, (op.flags & MSG_MORE) != 0)
     return tcp_send(&e.tcp, <Tcb *>s.obj, op.iov, op.niov, (op.flags & MSG_MORE) != 0)
 
 

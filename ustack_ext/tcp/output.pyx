@@ -30,7 +30,7 @@ from ustack_ext.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
     TCP_MAX_WSCALE, TCP_MSS_DEFAULT_V4, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
     TF_DEAD, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
-    TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcp_ms,
+    TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcb_unread, tcp_ms,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
@@ -78,8 +78,8 @@ cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 9293 §3.8.6.2.2: the right edge moves by a useful step or not at all, and never to the left."""
     cdef int32_t current = <int32_t>(c.rcv_adv - c.rcv_nxt)
     cdef uint32_t limit = window_limit(t, c), free, now_open = <uint32_t>current if current > 0 else 0
-    cdef uint32_t unit = <uint32_t>1 << c.rcv_wscale
-    free = limit - c.rcvq_bytes if limit > c.rcvq_bytes else 0
+    cdef uint32_t unit = <uint32_t>1 << c.rcv_wscale, unread = tcb_unread(c)
+    free = limit - unread if limit > unread else 0
     if free < now_open + min(<uint32_t>c.rcv_mss, limit // 2):
         free = now_open
     elif pool_above(&t.core.pool, 12):
@@ -91,7 +91,7 @@ cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
     # Rounding up gives a little away with every ACK, which a sender of small pieces could add up without end. Where it
     # has added up the peer is told of less than its due, by less than a unit; rcv_adv stands, and so what it sends is
     # taken.
-    if c.rcvq_bytes + free <= limit + limit // 8:
+    if unread + free <= limit + limit // 8:
         free += unit - 1
     return min(free >> c.rcv_wscale, <uint32_t>WINDOW_MAX) << c.rcv_wscale
 

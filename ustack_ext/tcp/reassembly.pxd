@@ -5,11 +5,20 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.tcp.options cimport Options
 from ustack_ext.tcp.tcb cimport Tcb, Tcp
 
+cdef struct Lent:                  # a piece of the receive queue, with a reference to its buffer
+    Buf *buf
+    uint8_t *data
+    uint32_t len
+
 # In-order payload: linked by reference to `buf`, or copied into the tail when small. False: out of memory, nothing
 # kept.
 cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil
 cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
 cdef void rcvq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
+# Takes up to `most` bytes out by reference, in up to `room` pieces; they count as unread until rcvq_unlend(). 0: no
+# memory.
+cdef uint32_t rcvq_lend(Tcp *t, Tcb *c, uint32_t most, Lent *out, int room, int *taken) noexcept nogil
+cdef void rcvq_unlend(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 cdef void rcvq_clear(Tcp *t, Tcb *c) noexcept nogil
 # Out-of-order payload [seq, seq+n). False: dropped (limits). First copy of a byte wins.
 cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint32_t n, uint32_t limit) noexcept nogil

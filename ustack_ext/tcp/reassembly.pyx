@@ -121,6 +121,38 @@ cdef void rcvq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
         b.len -= n
 
 
+cdef uint32_t rcvq_lend(Tcp *t, Tcb *c, uint32_t most, Lent *out, int room, int *taken) noexcept nogil:
+    cdef uint32_t lent = 0, n
+    cdef Buf *b
+    if reasm_of(t, c) == NULL:
+        return 0
+    while c.rcvq_head != NULL and lent < most and taken[0] < room:
+        b = c.rcvq_head
+        n = min(b.len, most - lent)
+        out[taken[0]].buf = b
+        out[taken[0]].data = b.data + b.off
+        out[taken[0]].len = n
+        taken[0] += 1
+        lent += n
+        buf_ref(b)
+        if n == b.len:
+            drop_head(t, c)
+        else:
+            b.off += n
+            b.len -= n
+    c.rcvq_bytes -= lent
+    c.reasm.lent += lent
+    forget_if_empty(t, c)
+    return lent
+
+
+cdef void rcvq_unlend(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    if c.reasm == NULL:                                                 # the connection is over
+        return
+    c.reasm.lent -= min(n, c.reasm.lent)
+    forget_if_empty(t, c)
+
+
 cdef Buf *drop_head(Tcp *t, Tcb *c) noexcept nogil:
     cdef Buf *b = c.rcvq_head
     c.rcvq_head = b.next
@@ -323,7 +355,7 @@ cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void forget_if_empty(Tcp *t, Tcb *c) noexcept nogil:
-    if c.reasm.count == 0 and not c.flags & TF_DSACK_PENDING:
+    if c.reasm.count == 0 and c.reasm.lent == 0 and not c.flags & TF_DSACK_PENDING:
         ofo_clear(t, c)
 
 

@@ -8,6 +8,7 @@ from ustack_ext.tcp.tcb cimport Seg, Tcb, Tcp
 
 # Copies up to `limit` bytes of iov to the queue's end. Returns bytes taken (short: out of buffers).
 cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t limit) noexcept nogil
+cdef void sendq_link(Tcb *c, Buf *b) noexcept nogil                         # a block, with bytes or without, at the end
 cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil             # n acknowledged bytes leave the head
 cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil                        # bytes and records; gives c.tx back
 # Makes sure that c has a sending side of its own (c.tx). False: no memory.

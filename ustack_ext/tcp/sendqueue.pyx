@@ -6,7 +6,7 @@ byte is acknowledged.
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
-from ustack_ext.base.buf cimport Buf, buf_alloc, buf_truesize, buf_unref, pool_above
+from ustack_ext.base.buf cimport Buf, buf_alloc, buf_give_up, buf_truesize, buf_unref, pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
@@ -71,17 +71,7 @@ cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t 
                 b = buf_alloc(&t.core.pool, MEDIUM_NEED if limit - taken >= BULK and not short_of else SMALL_NEED)
                 if b == NULL:
                     return taken
-                b.next = NULL
-                if c.tx.sndq_tail == NULL:
-                    c.tx.sndq_head = b
-                    c.tx.sndq_off = 0
-                else:
-                    c.tx.sndq_tail.next = b
-                c.tx.sndq_tail = b
-                c.tx.sndq_truesize += buf_truesize(b)
-                if c.tx.nxt_block == NULL:
-                    c.tx.nxt_block = b
-                    c.tx.nxt_off = 0
+                sendq_link(c, b)
             piece = b.cap - b.len
             n = <uint32_t>min(<size_t>min(piece, limit - taken), iov[i].len - at)
             memcpy(b.data + b.len, <char *>iov[i].base + at, n)
@@ -90,6 +80,21 @@ cdef uint32_t sendq_append(Tcp *t, Tcb *c, const IoVec *iov, int niov, uint32_t 
             taken += n
             c.tx.sndq_bytes += n
     return taken
+
+
+cdef void sendq_link(Tcb *c, Buf *b) noexcept nogil:
+    b.next = NULL
+    if c.tx.sndq_tail == NULL:
+        c.tx.sndq_head = b
+        c.tx.sndq_off = 0
+    else:
+        c.tx.sndq_tail.next = b
+    c.tx.sndq_tail = b
+    c.tx.sndq_bytes += b.len
+    c.tx.sndq_truesize += buf_truesize(b)
+    if c.tx.nxt_block == NULL:
+        c.tx.nxt_block = b
+        c.tx.nxt_off = 0
 
 
 cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
@@ -121,6 +126,7 @@ cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil:
     while c.tx.sndq_head != NULL:
         b = c.tx.sndq_head
         c.tx.sndq_head = b.next
+        buf_give_up(b)
         buf_unref(&t.core.pool, b)
     tx_give(t, c)
 

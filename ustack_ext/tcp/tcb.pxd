@@ -97,13 +97,15 @@ cdef struct Range:                 # contiguous out-of-order data
     Buf *head
     Buf *tail
 
-cdef struct Reasm:                 # out-of-order state, there only while there is some, or a duplicate to report
+# Out-of-order state; there only while there is some, a duplicate to report, or data lent.
+cdef struct Reasm:
     Range *ranges                  # sorted by seq
     uint32_t dup_seq               # D-SACK to report (TF_DSACK_PENDING)
     uint32_t dup_end
     uint32_t count
     uint32_t cap
     uint32_t truesize
+    uint32_t lent                  # bytes that recv_view() took out of the receive queue and nobody gave back yet
     uint8_t nrecent
     uint32_t recent[4]             # a sequence number in each of the last ranges touched, latest first (RFC 2018 §4)
 
@@ -424,6 +426,11 @@ cdef inline uint64_t tcb_delack_at(const Tcb *c, uint64_t now) noexcept nogil:
 cdef inline uint64_t tcb_deadline(const Tcb *c, uint64_t now) noexcept nogil:
     """The earliest of its timers, ns; UINT64_MAX: none runs."""
     return min(c.tx.rto_at, min(tcb_delack_at(c, now), c.idle_at))
+
+
+cdef inline uint32_t tcb_unread(const Tcb *c) noexcept nogil:
+    """Received bytes that the application has not done with: queued, or lent to it."""
+    return c.rcvq_bytes + (c.reasm.lent if c.reasm != NULL else 0)
 
 
 cdef inline bint has_gap(const Tcb *c) noexcept nogil:

@@ -15,6 +15,7 @@ from ustack_ext.tcp.user cimport (
     tcp_listener_ready, tcp_rcvbuf, tcp_ready, tcp_recv, tcp_send, tcp_set_backlog, tcp_set_conf,
     tcp_set_listener_conf, tcp_shutdown, tcp_sndbuf, tcp_take_error, tcp_unbind,
 )
+from ustack_ext.tcp.zerocopy cimport tcp_give_back, tcp_lend, tcp_send_owned
 
 cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil             # 0 or -ENOMEM
 # drops everything without a word to the peers

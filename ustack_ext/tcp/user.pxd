@@ -19,6 +19,14 @@ cdef void tcp_close_listener(Tcp *t, Listener *l) noexcept nogil          # RST 
 # recv: bytes, 0 at the end of the stream, -EAGAIN, -ENOTCONN, or the pending error. peek leaves the bytes.
 cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil
 cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
+# What they are made of, for tcp/zerocopy: whether data may be queued now (0 or -errno), an end to an attempt that found
+# no memory and to one that queued data, what an empty receive queue means (0, -errno), and that the window may open
+# because the application took n bytes.
+cdef int may_send(Tcb *c) noexcept nogil
+cdef void wait_for_memory(Tcp *t, Tcb *c) noexcept nogil
+cdef void queued(Tcp *t, Tcb *c, bint more) noexcept nogil
+cdef long nothing_queued(Tcb *c) noexcept nogil
+cdef void consumed(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 # the next n bytes of the receive queue, which the caller read in place, are done with
 cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil             # 0 RD, 1 WR, 2 both. -ENOTCONN

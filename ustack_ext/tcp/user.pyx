@@ -180,16 +180,32 @@ cdef int tcp_take_error(Tcb *c) noexcept nogil:
     return err
 
 
-cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil:
-    cdef uint32_t taken
-    cdef size_t want = 0
-    cdef int i
+cdef int may_send(Tcb *c) noexcept nogil:
     if c.error:
         return -tcp_take_error(c)
     if c.flags & (TF_DEAD | TF_FIN_QUEUED):
         return -EPIPE
-    if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV:
-        return -EAGAIN
+    return -EAGAIN if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV else 0
+
+
+cdef void wait_for_memory(Tcp *t, Tcb *c) noexcept nogil:
+    if c.tx.sndq_bytes == 0:                                 # no ACK will come that makes room: look again in a while
+        c.tx.timer_what = TIMER_MEMORY
+        c.tx.rto_at = t.core.now + MEMORY_RETRY_NS
+        tcb_dirty(t, c)
+
+
+cdef void queued(Tcp *t, Tcb *c, bint more) noexcept nogil:
+    c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE
+    tcb_dirty(t, c)
+
+
+cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil:
+    cdef uint32_t taken
+    cdef size_t want = 0
+    cdef int i, err = may_send(c)
+    if err != 0:
+        return err
     for i in range(niov):
         want += iov[i].len
     if want == 0:
@@ -200,13 +216,9 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         return -ENOBUFS
     taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.tx.sndq_bytes), want))
     if taken == 0:
-        if c.tx.sndq_bytes == 0:                             # no ACK will come that makes room: look again in a while
-            c.tx.timer_what = TIMER_MEMORY
-            c.tx.rto_at = t.core.now + MEMORY_RETRY_NS
-            tcb_dirty(t, c)
+        wait_for_memory(t, c)
         return -EAGAIN
-    c.flags = c.flags | TF_MORE if more else c.flags & ~<uint32_t>TF_MORE
-    tcb_dirty(t, c)
+    queued(t, c, more)
     return taken
 
 
@@ -219,6 +231,10 @@ cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexce
         if n > 0 and not peek and not c.flags & TF_DEAD:
             consumed(t, c, n)
         return n
+    return nothing_queued(c)
+
+
+cdef long nothing_queued(Tcb *c) noexcept nogil:
     if c.flags & (TF_FIN_RCVD | TF_RD_SHUT):
         return 0
     if c.error:

@@ -1,0 +1,13 @@
+# Payload that isn't copied: received data lent to the application, and data sent from the application's own memory.
+from libc.stdint cimport uint32_t
+from ustack_ext.base.buf cimport Owner
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.tcp.reassembly cimport Lent
+from ustack_ext.tcp.tcb cimport Tcb, Tcp
+
+# Takes up to `most` bytes, in up to `room` pieces, out of the receive queue. Returns as tcp_recv does. The bytes count
+# against the window until tcp_give_back(); the references are the caller's.
+cdef long tcp_lend(Tcp *t, Tcb *c, size_t most, Lent *out, int room, int *count) noexcept nogil
+cdef void tcp_give_back(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
+# Queues data without copying it, all of it or up to 1 GiB. Returns as tcp_send does.
+cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint more) noexcept nogil

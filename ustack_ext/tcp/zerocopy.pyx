@@ -1,0 +1,53 @@
+"""Payload that isn't copied: received data lent to the application, and data sent from the application's own memory.
+
+Not here: the queues themselves (tcp/reassembly, tcp/sendqueue), nor whose the memory is (base/buf, sockets/lend).
+"""
+from libc.errno cimport EAGAIN, ENOBUFS
+from libc.stdint cimport uint8_t, uint32_t
+
+from ustack_ext.base.buf cimport Buf, Owner, buf_foreign
+from ustack_ext.base.iov cimport IoVec
+from ustack_ext.tcp.reassembly cimport Lent, rcvq_lend, rcvq_unlend
+from ustack_ext.tcp.sendqueue cimport sendq_link, tx_take
+from ustack_ext.tcp.tcb cimport TF_DEAD, Tcb, Tcp
+from ustack_ext.tcp.user cimport consumed, may_send, nothing_queued, queued, wait_for_memory
+
+cdef enum:
+    MOST = 1 << 30                 # bytes a call: sequence numbers in the queue stay comparable
+
+
+cdef long tcp_lend(Tcp *t, Tcb *c, size_t most, Lent *out, int room, int *count) noexcept nogil:
+    cdef uint32_t n
+    count[0] = 0
+    if c.rcvq_bytes == 0:
+        return nothing_queued(c)
+    n = rcvq_lend(t, c, <uint32_t>min(most, <size_t>MOST), out, room, count)
+    if n == 0:
+        return -ENOBUFS
+    if not c.flags & TF_DEAD:
+        consumed(t, c, n)
+    return n
+
+
+cdef void tcp_give_back(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    rcvq_unlend(t, c, n)
+    if not c.flags & TF_DEAD:
+        consumed(t, c, 0)
+
+
+cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint more) noexcept nogil:
+    cdef int err = may_send(c)
+    cdef Buf *b
+    if err != 0 or iov.len == 0:
+        return err
+    if c.tx.sndq_bytes >= c.sndbuf:
+        return -EAGAIN
+    if not tx_take(t, c):
+        return -ENOBUFS
+    b = buf_foreign(&t.core.pool, o, <uint8_t *>iov.base, <uint32_t>min(iov.len, <size_t>MOST))
+    if b == NULL:
+        wait_for_memory(t, c)
+        return -EAGAIN
+    sendq_link(c, b)
+    queued(t, c, more)
+    return b.len
