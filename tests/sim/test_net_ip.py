@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, UDP
-from scapy.layers.l2 import ARP
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 import ustack
 from tap_harness.lab import Lab
+from tap_harness.scapy_peer import BROADCAST
 from tests.sim.net_helpers import (
     PEER_IP,
     PEER_MAC,
@@ -389,6 +390,40 @@ def test_same_seed_same_packets() -> None:
 
     assert run(b"a" * 32) == run(b"a" * 32)
     assert run(b"a" * 32) != run(b"b" * 32)
+
+
+# -- what was good once
+
+
+def drops_of_a_ping(lab: Lab, mac: str | None = None) -> set[str]:
+    """The reasons for which an echo request from the peer to the stack is not answered."""
+    request = lab.peer.ip_header() / ICMP(type=8, id=7, seq=9) / Raw(b"x" * 56)
+    with counted(lab) as grown:
+        lab.peer.send_ether(Ether(src=PEER_MAC, dst=mac or lab.peer.target_mac) / request)
+        sent(lab)
+    return {name for name in grown if name.startswith("Drop")}
+
+
+@pytest.mark.rfc("1122", "3.3.6")
+def test_a_known_host_is_refused_in_a_link_broadcast(lab: Lab) -> None:
+    assert ping_answered(lab)
+    assert drops_of_a_ping(lab, BROADCAST) == {"DropIpMartianDestination"}
+    assert ping_answered(lab)
+
+
+@pytest.mark.rfc("1122", "3.2.1.3")
+def test_a_known_host_is_refused_once_its_address_is_ours(lab: Lab) -> None:
+    assert ping_answered(lab)
+    lab.stack.add_address(name_of(lab), f"{PEER_IP}/24")
+    assert drops_of_a_ping(lab) == {"DropIpMartianSource"}
+    lab.stack.remove_address(name_of(lab), PEER_IP)
+    assert drops_of_a_ping(lab) == set()
+
+
+def test_a_known_host_is_refused_once_the_address_is_not_ours(lab: Lab) -> None:
+    assert ping_answered(lab)
+    lab.stack.remove_address(name_of(lab), STACK_IP)
+    assert drops_of_a_ping(lab) == {"DropIpNotOurs"}
 
 
 # -- counters

@@ -4,15 +4,15 @@ Responsible for deciding whether a frame is for us and whole, and for finding it
 counted under its reason; nothing is believed about a length before it was compared with what was captured. No
 forwarding: a packet that is not for us ends here, source-routed ones too.
 """
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp, memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp
 
 from ustack_ext.wire.addr cimport (addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast,
-                                   addr_to_v4,
-                                   addr_v4)
-from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, EthHdr, ICMP_PARAM_PROBLEM, IP4_HLEN,
-                                      IP4_MF, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM,
-                                      WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION, eth_parse, ip4_options_check, ip4_parse)
+                                   addr_to_v4, addr_v4)
+from ustack_ext.wire.bytes cimport get_be16, get_be32
+from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP_PARAM_PROBLEM, IP4_HLEN, IP4_MF,
+                                      IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM, WIRE_OK,
+                                      WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain, ip4_options_check, ip4_parse)
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP4, OFF_GSO_TCP6, OFF_GSO_UDP
 from ustack_ext.net.arp cimport arp_input
@@ -25,8 +25,9 @@ from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated
                                  DropIpNotOurs, DropIpOptions, DropIpSourceRoute, DropIpTruncated,
                                  DropIpUnknownProtocol, DropIpVersion, IpInAddrErrors, IpInDelivers, IpInHdrErrors,
                                  IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
-from ustack_ext.net.state cimport (MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO,
-                                   RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK)
+from ustack_ext.net.state cimport (ACCEPTED, Accepted, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP,
+                                   NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST,
+                                   RX_LOOPBACK)
 
 cdef enum:
     ALL_HOSTS = 0xE0000001     # 224.0.0.1: the one group every host is in (RFC 1112 §4)
@@ -49,51 +50,58 @@ cdef inline int drop(Net *n, Iface *i, int reason) noexcept nogil:
 cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err,
                      Buf **owned) noexcept nogil:
     """net_input's work; see net.pxd."""
-    cdef const uint8_t *p = buf.data + buf.off
+    cdef uint8_t *p = buf.data + buf.off
     cdef uint32_t length = buf.len
-    cdef EthHdr eth
+    cdef uint16_t ethertype
     cdef int reason
     owned[0] = NULL
     i.rx_packets += 1
     i.rx_bytes += length
     if not i.up:
         return drop(n, i, DropIfaceDown)
-    memset(rx, 0, sizeof(rx[0]))
     rx.buf = buf
     rx.iface = i
+    rx.flags = 0
+    rx.gso_size = 0
     if off != NULL:
         if off.flags & OFF_CSUM_VERIFIED:
-            rx.flags |= RX_CSUM_OK
+            rx.flags = RX_CSUM_OK
         if off.flags & (OFF_GSO_TCP4 | OFF_GSO_TCP6 | OFF_GSO_UDP):
             rx.gso_size = off.gso_size
-    if i.medium == MEDIUM_LOOPBACK:
-        rx.flags |= RX_CSUM_OK | RX_LOOPBACK
-    elif i.medium == MEDIUM_ETHERNET:
-        if eth_parse(p, length, &eth) != WIRE_OK:
+    if i.medium == MEDIUM_ETHERNET:
+        if length < ETH_HLEN:
             return drop(n, i, DropEthTruncated)
-        reason = link_filter(i, &eth, rx)
+        reason = link_filter(i, p, p + 6, rx)
         if reason != MIB_COUNT:
             return drop(n, i, reason)
+        ethertype = get_be16(p + 12)
         p += ETH_HLEN
         length -= ETH_HLEN
-        if eth.ethertype == ETHERTYPE_ARP:
-            reason = arp_input(n, i, p, length, not rx.flags & RX_LINK_BROADCAST)
-            return NET_DONE if reason == MIB_COUNT else drop(n, i, reason)
-        if eth.ethertype != ETHERTYPE_IPV4:            # also 802.3 lengths, VLAN tags and, for now, IPv6
-            return drop(n, i, DropEthType)
-    return ip4_input(n, rx, <uint8_t *>p, length, err, owned)
+        if ethertype != ETHERTYPE_IPV4:
+            return not_ip(n, rx, ethertype, p, length)
+    elif i.medium == MEDIUM_LOOPBACK:
+        rx.flags |= RX_CSUM_OK | RX_LOOPBACK
+    return ip4_input(n, rx, p, length, err, owned)
 
 
-cdef int link_filter(const Iface *i, const EthHdr *eth, RxPkt *rx) noexcept nogil:
+cdef inline int link_filter(const Iface *i, const uint8_t *dst, const uint8_t *src, RxPkt *rx) noexcept nogil:
     """Is the frame for us? A Drop counter, or MIB_COUNT."""
-    if mac_is_group(eth.src):
+    if mac_is_group(src):
         return DropEthSource
-    if not mac_is_group(eth.dst):
-        return MIB_COUNT if memcmp(eth.dst, i.mac, 6) == 0 else DropEthNotOurs
-    if memcmp(eth.dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(eth.dst, USTACK_MAC_ALL_HOSTS, 6) != 0:
+    if memcmp(dst, i.mac, 6) == 0 and not mac_is_group(dst):
+        return MIB_COUNT
+    if memcmp(dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(dst, USTACK_MAC_ALL_HOSTS, 6) != 0:
         return DropEthNotOurs
     rx.flags |= RX_LINK_BROADCAST
     return MIB_COUNT
+
+
+cdef int not_ip(Net *n, RxPkt *rx, uint16_t ethertype, const uint8_t *p, uint32_t length) noexcept nogil:
+    """ARP; or what nobody reads: also 802.3 lengths, VLAN tags and, for now, IPv6."""
+    cdef int reason = DropEthType
+    if ethertype == ETHERTYPE_ARP:
+        reason = arp_input(n, rx.iface, p, length, not rx.flags & RX_LINK_BROADCAST)
+    return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
 
 
 cdef int header_error(Net *n, Iface *i, int status) noexcept nogil:
@@ -139,6 +147,29 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
     return DropIpNotOurs
 
 
+cdef inline int addresses_check(Net *n, RxPkt *rx) noexcept nogil:
+    """Both of the above. What was found good for a host and an address of ours stays so until addresses change, and
+    needs no walk through them a packet. A Drop counter, or MIB_COUNT."""
+    cdef Accepted *known = &n.accepted[(rx.src.lo ^ rx.dst.lo ^ rx.src.lo >> 8) & (ACCEPTED - 1)]
+    if (known.generation == n.generation and known.src.lo == rx.src.lo and known.dst.lo == rx.dst.lo
+            and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST) and known.src.hi == rx.src.hi
+            and known.dst.hi == rx.dst.hi):
+        return MIB_COUNT
+    return addresses_learn(n, rx, known)
+
+
+cdef int addresses_learn(Net *n, RxPkt *rx, Accepted *known) noexcept nogil:
+    cdef int reason = source_check(n, rx)
+    if reason == MIB_COUNT:
+        reason = destination_check(n, rx)
+    if (reason == MIB_COUNT
+            and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST)):
+        known.src = rx.src
+        known.dst = rx.dst
+        known.generation = n.generation
+    return reason
+
+
 cdef bint options_input(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
     """Options are validated and passed over (RFC 1122 §3.2.1.8); a source route is refused in silence, as nothing good
     asks for it (RFC 7126 §4.3). True: go on."""
@@ -155,20 +186,31 @@ cdef bint options_input(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
     return True
 
 
-cdef int ip4_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *err, Buf **owned) noexcept nogil:
+cdef inline int ip4_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *err, Buf **owned) noexcept nogil:
+    cdef int reason
+    count(n.core, IpInReceives)
+    count_add(n.core, IpInOctets, length)
+    if not ip4_is_plain(p, length):
+        return ip4_special(n, rx, p, length, err, owned)
+    fill(rx, p, IP4_HLEN, get_be16(p + 2))
+    reason = addresses_check(n, rx)
+    if reason != MIB_COUNT:
+        count(n.core, IpInAddrErrors)
+        return drop(n, rx.iface, reason)
+    return dispatch(n, rx, err)
+
+
+cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *err, Buf **owned) noexcept nogil:
+    """With options, a fragment, or with something wrong."""
     cdef Ip4Hdr h
     cdef Iface *i = rx.iface
     cdef int status = ip4_parse(p, length, &h)
     cdef Buf *whole
     cdef int reason
-    count(n.core, IpInReceives)
-    count_add(n.core, IpInOctets, length)
     if status != WIRE_OK:
         return header_error(n, i, status)
-    fill(rx, p, &h)
-    reason = source_check(n, rx)
-    if reason == MIB_COUNT:
-        reason = destination_check(n, rx)
+    fill(rx, p, h.hlen, h.total_len)
+    reason = addresses_check(n, rx)
     if reason != MIB_COUNT:
         count(n.core, IpInAddrErrors)
         return drop(n, i, reason)
@@ -184,28 +226,30 @@ cdef int ip4_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *er
         rx.gso_size = 0
         if ip4_parse(whole.data + whole.off, whole.len, &h) != WIRE_OK:
             return drop(n, i, DropIpHeader)
-        fill(rx, whole.data + whole.off, &h)
+        fill(rx, whole.data + whole.off, h.hlen, h.total_len)
     return dispatch(n, rx, err)
 
 
-cdef void fill(RxPkt *rx, uint8_t *p, const Ip4Hdr *h) noexcept nogil:
+cdef inline void fill(RxPkt *rx, uint8_t *p, uint32_t hlen, uint32_t total) noexcept nogil:
+    """From a header that was found good."""
     rx.l3 = p
-    rx.l3_len = h.total_len                            # what follows in the frame is padding
-    rx.l4 = p + h.hlen
-    rx.l4_len = h.total_len - h.hlen
-    rx.src = addr_v4(h.src)
-    rx.dst = addr_v4(h.dst)
-    rx.proto = h.proto
-    rx.ttl = h.ttl
-    rx.tos = h.tos
+    rx.l3_len = total                                  # what follows in the frame is padding
+    rx.l4 = p + hlen
+    rx.l4_len = total - hlen
+    rx.src = addr_v4(get_be32(p + 12))
+    rx.dst = addr_v4(get_be32(p + 16))
+    rx.proto = p[9]
+    rx.ttl = p[8]
+    rx.tos = p[1]
 
 
-cdef int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
-    if rx.proto != IPPROTO_TCP_ and rx.proto != IPPROTO_UDP_ and rx.proto != IPPROTO_ICMP_:
-        count(n.core, IpInUnknownProtos)
-        drop(n, rx.iface, DropIpUnknownProtocol)
-        return NET_UNKNOWN_PROTO
-    count(n.core, IpInDelivers)
+cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
+    if rx.proto == IPPROTO_TCP_ or rx.proto == IPPROTO_UDP_:
+        count(n.core, IpInDelivers)
+        return NET_TCP if rx.proto == IPPROTO_TCP_ else NET_UDP
     if rx.proto == IPPROTO_ICMP_:
+        count(n.core, IpInDelivers)
         return icmp_input(n, rx, err)
-    return NET_TCP if rx.proto == IPPROTO_TCP_ else NET_UDP
+    count(n.core, IpInUnknownProtos)
+    drop(n, rx.iface, DropIpUnknownProtocol)
+    return NET_UNKNOWN_PROTO

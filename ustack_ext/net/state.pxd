@@ -24,6 +24,7 @@ cdef enum:
     IFNAME_MAX = 16
     IPMTU_MIN = 68
     IP_MAX = 65535             # bytes of a packet: what its length field can say
+    ACCEPTED = 64              # source and destination pairs that net/input remembers: a power of two
 
 cdef enum Medium:
     MEDIUM_ETHERNET
@@ -160,6 +161,11 @@ cdef struct IcmpTarget:        # per-destination limit of ICMP errors (RFC 1812 
     Addr addr
     Limiter limiter
 
+cdef struct Accepted:          # packets of a host to an address of ours are good while generation == net.generation
+    Addr src
+    Addr dst
+    uint32_t generation
+
 cdef struct Net:
     Core *core
     NetKnobs knobs
@@ -191,6 +197,7 @@ cdef struct Net:
     int n_locals
     Addr broadcasts[256]       # of the connected prefixes
     int n_broadcasts
+    Accepted accepted[64]
     HashKey ident_key
     uint16_t idents[1024]
 

@@ -7,13 +7,13 @@ from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, 
 from ustack_ext.tcp.options cimport options_parse
 from ustack_ext.tcp.output cimport send_bare
 from ustack_ext.tcp.tcb cimport Tcp
-from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
+from ustack_ext.wire.checksum cimport csum_partial, csum_pseudo, csum_right
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_RST, TH_SYN, WIRE_OK, tcp_parse
 
 
 cdef bint checksum_right(const RxPkt *rx) noexcept nogil:
     cdef uint64_t sum = csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len)
-    return csum_fold(csum_partial(rx.l4, rx.l4_len, sum)) == 0
+    return csum_right(csum_partial(rx.l4, rx.l4_len, sum))
 
 
 cdef inline uint32_t segments_in(const RxPkt *rx) noexcept nogil:

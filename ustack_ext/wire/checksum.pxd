@@ -1,21 +1,40 @@
 # The Internet checksum (RFC 1071). Partial sums are uint64_t in native word order; fold once at the end.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from ustack_ext.wire.addr cimport Addr
+from ustack_ext.wire.addr cimport Addr, addr_is_v4
+from ustack_ext.wire.bytes cimport USTACK_SWAP16, USTACK_SWAP32, USTACK_SWAP64
 
 # Adds `n` bytes at `p` (which sit at an even offset of the checksummed data) to `sum`. An odd last byte is padded with
 # zero.
 cdef uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil
-# Pseudo header of RFC 9293 §3.1 / RFC 768 (IPv4) or RFC 8200 §8.1 (IPv6), by the family of `src`.
-cdef uint64_t csum_pseudo(const Addr *src, const Addr *dst, uint8_t proto, uint32_t length) noexcept nogil
+
+
+cdef inline uint64_t csum_words(uint64_t value) noexcept nogil:
+    """The partial sum of eight bytes given in host order."""
+    value = USTACK_SWAP64(value)
+    return <uint32_t>value + (value >> 32)
+
+
+cdef inline uint64_t csum_pseudo(const Addr *src, const Addr *dst, uint8_t proto, uint32_t length) noexcept nogil:
+    """Pseudo header of RFC 9293 §3.1 / RFC 768 (IPv4) or RFC 8200 §8.1 (IPv6), by the family of `src`."""
+    cdef uint64_t sum = <uint64_t>USTACK_SWAP32(length) + USTACK_SWAP16(proto)
+    if addr_is_v4(src):
+        return sum + USTACK_SWAP32(<uint32_t>src.lo) + USTACK_SWAP32(<uint32_t>dst.lo)
+    return sum + csum_words(src.hi) + csum_words(src.lo) + csum_words(dst.hi) + csum_words(dst.lo)
 
 
 cdef inline uint32_t csum_fold32(uint64_t sum) noexcept nogil:
     """Folds to 16 bits without complementing."""
-    sum = <uint32_t>sum + (sum >> 32)
-    sum = <uint32_t>sum + (sum >> 32)
-    sum = (sum & 0xFFFF) + (sum >> 16)
-    sum = (sum & 0xFFFF) + (sum >> 16)
-    return <uint32_t>sum
+    cdef uint32_t half
+    # The upper half of a number plus itself with its halves swapped is the sum of both halves and their carry.
+    sum += sum << 32 | sum >> 32
+    half = <uint32_t>(sum >> 32)
+    half += half << 16 | half >> 16
+    return half >> 16
+
+
+cdef inline bint csum_right(uint64_t sum) noexcept nogil:
+    """Whether a sum over data and their checksum says that nothing changed: csum_fold() of it would be 0."""
+    return sum % 0xFFFF == 0 and sum != 0
 
 
 cdef inline uint64_t csum_swap(uint64_t part) noexcept nogil:

@@ -1,12 +1,10 @@
-# The Internet checksum over memory and over pseudo headers (RFC 1071). Folding and storing are inline in checksum.pxd;
-# where the field sits in which header is wire/headers' business.
+# The Internet checksum over memory (RFC 1071). Pseudo headers, folding and storing are inline in checksum.pxd; where
+# the field sits in which header is wire/headers' business.
 #
 # 32-bit words are added into 64-bit lanes, so carries need no care until the fold (RFC 1071 §2 (C): deferred carries),
 # and the loop has no order between its lanes, which is what lets the compiler use vector registers.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from ustack_ext.wire.addr cimport Addr, addr_is_v4
-from ustack_ext.wire.bytes cimport USTACK_SWAP16, USTACK_SWAP32, USTACK_SWAP64
 
 cdef extern from * nogil:
     """
@@ -46,39 +44,30 @@ cdef extern from * nogil:
 
 cdef uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil:
     cdef size_t whole
+    cdef uint64_t two
     cdef uint32_t word
-    cdef uint16_t half = 0
+    cdef uint16_t half
     if n >= 64:
         whole = n & ~<size_t>7
         sum += USTACK_CSUM_BLOCKS(p, whole)
         p += whole
         n -= whole
-    while n >= 4:
+    while n >= 8:
+        memcpy(&two, p, 8)
+        sum += <uint32_t>two
+        sum += two >> 32
+        p += 8
+        n -= 8
+    if n & 4:
         memcpy(&word, p, 4)
         sum += word
         p += 4
-        n -= 4
-    if n >= 2:
+    if n & 2:
         memcpy(&half, p, 2)
         sum += half
         p += 2
-        n -= 2
+    if n & 1:
         half = 0
-    if n:
         memcpy(&half, p, 1)      # the first byte of the word in memory: padded with zero on either byte order
         sum += half
     return sum
-
-
-cdef inline uint64_t word_sum(uint64_t value) noexcept nogil:
-    """The partial sum of eight bytes given in host order."""
-    value = USTACK_SWAP64(value)
-    return <uint32_t>value + (value >> 32)
-
-
-cdef uint64_t csum_pseudo(const Addr *src, const Addr *dst, uint8_t proto, uint32_t length) noexcept nogil:
-    cdef uint64_t sum = USTACK_SWAP32(length)
-    sum += USTACK_SWAP16(proto)
-    if addr_is_v4(src):
-        return sum + USTACK_SWAP32(<uint32_t>src.lo) + USTACK_SWAP32(<uint32_t>dst.lo)
-    return sum + word_sum(src.hi) + word_sum(src.lo) + word_sum(dst.hi) + word_sum(dst.lo)

@@ -6,7 +6,7 @@ wire/headers.pxd and raise ValueError with the reason; emitters return the heade
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from ustack_ext.wire cimport headers as wire
 from ustack_ext.wire.addr cimport Addr, addr_in_prefix, addr_is_any, addr_is_broadcast, addr_is_loopback
 from ustack_ext.wire.addr cimport addr_is_multicast, addr_is_v4, addr_mask, addr_v4
@@ -99,7 +99,9 @@ def parse_ethernet(bytes data):
     """Ethernet II header: dst, src, ethertype."""
     cdef wire.EthHdr h
     cdef uint8_t *p = exact_copy(data)
-    cdef int status = wire.eth_parse(p, <uint32_t>len(data), &h)
+    cdef int status
+    memset(&h, 0, sizeof(h))           # for the compiler, which cannot see that check() raises
+    status = wire.eth_parse(p, <uint32_t>len(data), &h)
     free(p)
     check(status)
     return {"dst": h.dst[:6], "src": h.src[:6], "ethertype": h.ethertype}
@@ -141,7 +143,9 @@ def parse_ipv4(bytes data):
     """IPv4 header (RFC 791), checksum verified: hlen, tos, total_len, id, df, mf, frag_off, ttl, proto, src, dst."""
     cdef wire.Ip4Hdr h
     cdef uint8_t *p = exact_copy(data)
-    cdef int status = wire.ip4_parse(p, <uint32_t>len(data), &h)
+    cdef int status
+    memset(&h, 0, sizeof(h))           # for the compiler, which cannot see that check() raises
+    status = wire.ip4_parse(p, <uint32_t>len(data), &h)
     free(p)
     check(status)
     return {"hlen": h.hlen, "tos": h.tos, "total_len": h.total_len, "id": h.id, "df": bool(h.flags & wire.IP4_DF),
@@ -229,7 +233,9 @@ def parse_tcp(bytes data):
     """TCP header (RFC 9293 §3.1): sport, dport, seq, ack, hlen, flags, wnd, urg; the checksum is not verified."""
     cdef wire.TcpHdr h
     cdef uint8_t *p = exact_copy(data)
-    cdef int status = wire.tcp_parse(p, <uint32_t>len(data), &h)
+    cdef int status
+    memset(&h, 0, sizeof(h))           # for the compiler, which cannot see that check() raises
+    status = wire.tcp_parse(p, <uint32_t>len(data), &h)
     free(p)
     check(status)
     return {"sport": h.sport, "dport": h.dport, "seq": h.seq, "ack": h.ack, "hlen": h.hlen, "flags": h.flags,

@@ -3,7 +3,10 @@
 # Every parse takes (pointer, captured length), proves each access, and returns WireStatus; it never writes past the
 # struct. Every emit writes exactly the header's bytes (room proved by the caller) and returns their count. Values in
 # structs are in host order.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be32
+from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_right
 
 cdef enum WireStatus:
     WIRE_OK
@@ -105,17 +108,17 @@ cdef struct TcpHdr:        # RFC 9293 §3.1
     uint8_t hlen           # bytes, 20..60, <= captured
     uint8_t flags          # TH_*
 
-cdef WireStatus eth_parse(const uint8_t *p, uint32_t n, EthHdr *h) noexcept nogil
+cdef enum:
+    IP4_DF_BIT = 0x4000
+    IP4_MF_BIT = 0x2000
+    IP4_OFFSET_MASK = 0x1FFF       # in units of 8 bytes
+
 cdef uint32_t eth_emit(uint8_t *p, const EthHdr *h) noexcept nogil
 cdef WireStatus arp_parse(const uint8_t *p, uint32_t n, ArpPkt *h) noexcept nogil          # op is 1 or 2
 cdef uint32_t arp_emit(uint8_t *p, const ArpPkt *h) noexcept nogil
-# header checksum verified; options not looked at
-cdef WireStatus ip4_parse(const uint8_t *p, uint32_t n, Ip4Hdr *h) noexcept nogil
 # Walks the options at p+20..hlen. WIRE_OK or WIRE_OPTIONS with *where = offset of the fault from the header's start.
 # *source_route is set if LSRR/SSRR is there.
 cdef WireStatus ip4_options_check(const uint8_t *p, uint32_t hlen, uint32_t *where, bint *source_route) noexcept nogil
-# 20 bytes, checksum computed; h.hlen ignored
-cdef uint32_t ip4_emit(uint8_t *p, const Ip4Hdr *h) noexcept nogil
 # checksum over n bytes verified unless csum_ok
 cdef WireStatus icmp4_parse(const uint8_t *p, uint32_t n, Icmp4Hdr *h, bint csum_ok) noexcept nogil
 # 8 bytes, checksum field 0: the caller sums header and payload
@@ -123,6 +126,103 @@ cdef uint32_t icmp4_emit(uint8_t *p, const Icmp4Hdr *h) noexcept nogil
 # checksum is the caller's (it knows the addresses)
 cdef WireStatus udp_parse(const uint8_t *p, uint32_t n, UdpHdr *h) noexcept nogil
 cdef uint32_t udp_emit(uint8_t *p, const UdpHdr *h) noexcept nogil
-cdef WireStatus tcp_parse(const uint8_t *p, uint32_t n, TcpHdr *h) noexcept nogil           # checksum is the caller's
-# 20 bytes, data offset from h.hlen, checksum field 0
-cdef uint32_t tcp_emit(uint8_t *p, const TcpHdr *h) noexcept nogil
+
+
+# ---- what every segment passes: inline, so that the fields stay in registers ----
+
+cdef inline WireStatus eth_parse(const uint8_t *p, uint32_t n, EthHdr *h) noexcept nogil:
+    if n < ETH_HLEN:
+        return WIRE_TRUNCATED
+    memcpy(h.dst, p, 6)
+    memcpy(h.src, p + 6, 6)
+    h.ethertype = get_be16(p + 12)
+    return WIRE_OK
+
+
+cdef inline uint64_t ip4_sum(const uint8_t *p) noexcept nogil:
+    """Partial checksum of a header without options."""
+    cdef uint64_t first, second
+    cdef uint32_t last
+    memcpy(&first, p, 8)
+    memcpy(&second, p + 8, 8)
+    memcpy(&last, p + 16, 4)
+    return (first >> 32) + <uint32_t>first + (second >> 32) + <uint32_t>second + last
+
+
+cdef inline WireStatus ip4_parse(const uint8_t *p, uint32_t n, Ip4Hdr *h) noexcept nogil:
+    """Header checksum verified; options not looked at."""
+    cdef uint16_t frag
+    if n < IP4_HLEN:
+        return WIRE_TRUNCATED
+    if p[0] >> 4 != 4:
+        return WIRE_VERSION
+    h.hlen = (p[0] & 15) * 4
+    h.total_len = get_be16(p + 2)
+    if h.hlen < IP4_HLEN or h.total_len < h.hlen:
+        return WIRE_LENGTH
+    if h.total_len > n:
+        return WIRE_TRUNCATED
+    if not csum_right(ip4_sum(p) if h.hlen == IP4_HLEN else csum_partial(p, h.hlen, 0)):
+        return WIRE_CHECKSUM
+    frag = get_be16(p + 6)
+    h.tos = p[1]
+    h.id = get_be16(p + 4)
+    h.flags = (IP4_DF if frag & IP4_DF_BIT else 0) | (IP4_MF if frag & IP4_MF_BIT else 0)
+    h.frag_off = <uint32_t>(frag & IP4_OFFSET_MASK) * 8
+    h.ttl = p[8]
+    h.proto = p[9]
+    h.src = get_be32(p + 12)
+    h.dst = get_be32(p + 16)
+    return WIRE_OK
+
+
+cdef inline bint ip4_is_plain(const uint8_t *p, uint32_t n) noexcept nogil:
+    """Whether it is a whole datagram (no fragment) without options that ip4_parse takes, as nearly every packet is."""
+    return (n >= IP4_HLEN and p[0] == 0x45 and get_be16(p + 6) & (IP4_MF_BIT | IP4_OFFSET_MASK) == 0
+            and IP4_HLEN <= get_be16(p + 2) <= n and csum_right(ip4_sum(p)))
+
+
+cdef inline uint32_t ip4_emit(uint8_t *p, const Ip4Hdr *h) noexcept nogil:
+    """20 bytes, checksum computed; h.hlen ignored."""
+    cdef uint32_t first = <uint32_t>0x45 << 24 | <uint32_t>h.tos << 16 | h.total_len
+    cdef uint32_t second = (<uint32_t>h.id << 16 | (IP4_DF_BIT if h.flags & IP4_DF else 0)
+                            | (IP4_MF_BIT if h.flags & IP4_MF else 0) | (h.frag_off // 8 & IP4_OFFSET_MASK))
+    cdef uint32_t third = <uint32_t>h.ttl << 24 | <uint32_t>h.proto << 16
+    # In host order: the sum's bytes turn with those of the words (RFC 1071 §2 (B)).
+    cdef uint64_t sum = <uint64_t>first + second + third + h.src + h.dst
+    put_be32(p, first)
+    put_be32(p + 4, second)
+    put_be32(p + 8, third | csum_fold(sum))
+    put_be32(p + 12, h.src)
+    put_be32(p + 16, h.dst)
+    return IP4_HLEN
+
+
+cdef inline WireStatus tcp_parse(const uint8_t *p, uint32_t n, TcpHdr *h) noexcept nogil:
+    """The checksum is the caller's: it knows the addresses."""
+    if n < TCP_HLEN:
+        return WIRE_TRUNCATED
+    h.hlen = (p[12] >> 4) * 4
+    if h.hlen < TCP_HLEN:
+        return WIRE_LENGTH
+    if h.hlen > n:
+        return WIRE_TRUNCATED
+    h.sport = get_be16(p)
+    h.dport = get_be16(p + 2)
+    h.seq = get_be32(p + 4)
+    h.ack = get_be32(p + 8)
+    h.flags = p[13]
+    h.wnd = get_be16(p + 14)
+    h.urg = get_be16(p + 18)
+    return WIRE_OK
+
+
+cdef inline uint32_t tcp_emit(uint8_t *p, const TcpHdr *h) noexcept nogil:
+    """20 bytes, data offset from h.hlen, checksum field 0."""
+    put_be32(p, <uint32_t>h.sport << 16 | h.dport)
+    put_be32(p + 4, h.seq)
+    put_be32(p + 8, h.ack)
+    # the data offset counts 4-byte words, in the upper half of its byte
+    put_be32(p + 12, <uint32_t>h.hlen << 26 | <uint32_t>h.flags << 16 | h.wnd)
+    put_be32(p + 16, h.urg)
+    return TCP_HLEN

@@ -1,31 +1,17 @@
-# Parse and emit of the headers in headers.pxd: Ethernet II, ARP (RFC 826), IPv4 (RFC 791), ICMP (RFC 792), UDP (RFC
-# 768), TCP (RFC 9293 §3.1). TCP's options are tcp/options' business; what a valid header means is that of net/, udp/
-# and tcp/.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+# Parse and emit of what headers.pxd has not inline: ARP (RFC 826), the options of IPv4 (RFC 791), ICMP (RFC 792), UDP
+# (RFC 768). TCP's options are tcp/options' business; what a valid header means is that of net/, udp/ and tcp/.
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be16, put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_store
 
 cdef enum:
-    IP4_DF_BIT = 0x4000
-    IP4_MF_BIT = 0x2000
-    IP4_OFFSET_MASK = 0x1FFF       # in units of 8 bytes
-
     IPOPT_EOL = 0
     IPOPT_NOP = 1
     IPOPT_RR = 7
     IPOPT_TS = 68
     IPOPT_LSRR = 131
     IPOPT_SSRR = 137
-
-
-cdef WireStatus eth_parse(const uint8_t *p, uint32_t n, EthHdr *h) noexcept nogil:
-    if n < ETH_HLEN:
-        return WIRE_TRUNCATED
-    memcpy(h.dst, p, 6)
-    memcpy(h.src, p + 6, 6)
-    h.ethertype = get_be16(p + 12)
-    return WIRE_OK
 
 
 cdef uint32_t eth_emit(uint8_t *p, const EthHdr *h) noexcept nogil:
@@ -60,48 +46,6 @@ cdef uint32_t arp_emit(uint8_t *p, const ArpPkt *h) noexcept nogil:
     memcpy(p + 18, h.tha, 6)
     put_be32(p + 24, h.tpa)
     return ARP_LEN
-
-
-cdef WireStatus ip4_parse(const uint8_t *p, uint32_t n, Ip4Hdr *h) noexcept nogil:
-    cdef uint16_t frag
-    if n < IP4_HLEN:
-        return WIRE_TRUNCATED
-    if p[0] >> 4 != 4:
-        return WIRE_VERSION
-    h.hlen = (p[0] & 15) * 4
-    h.total_len = get_be16(p + 2)
-    if h.hlen < IP4_HLEN or h.total_len < h.hlen:
-        return WIRE_LENGTH
-    if h.total_len > n:
-        return WIRE_TRUNCATED
-    if csum_fold(csum_partial(p, h.hlen, 0)) != 0:
-        return WIRE_CHECKSUM
-    frag = get_be16(p + 6)
-    h.tos = p[1]
-    h.id = get_be16(p + 4)
-    h.flags = (IP4_DF if frag & IP4_DF_BIT else 0) | (IP4_MF if frag & IP4_MF_BIT else 0)
-    h.frag_off = <uint32_t>(frag & IP4_OFFSET_MASK) * 8
-    h.ttl = p[8]
-    h.proto = p[9]
-    h.src = get_be32(p + 12)
-    h.dst = get_be32(p + 16)
-    return WIRE_OK
-
-
-cdef uint32_t ip4_emit(uint8_t *p, const Ip4Hdr *h) noexcept nogil:
-    p[0] = 0x45
-    p[1] = h.tos
-    put_be16(p + 2, h.total_len)
-    put_be16(p + 4, h.id)
-    put_be16(p + 6, <uint16_t>((IP4_DF_BIT if h.flags & IP4_DF else 0) | (IP4_MF_BIT if h.flags & IP4_MF else 0)
-                               | (h.frag_off // 8 & IP4_OFFSET_MASK)))
-    p[8] = h.ttl
-    p[9] = h.proto
-    put_be16(p + 10, 0)
-    put_be32(p + 12, h.src)
-    put_be32(p + 16, h.dst)
-    csum_store(p + 10, csum_fold(csum_partial(p, IP4_HLEN, 0)))
-    return IP4_HLEN
 
 
 cdef uint32_t address_list_fault(const uint8_t *opt, uint32_t length) noexcept nogil:
@@ -200,34 +144,3 @@ cdef uint32_t udp_emit(uint8_t *p, const UdpHdr *h) noexcept nogil:
     put_be16(p + 4, h.length)
     csum_store(p + 6, h.checksum)
     return UDP_HLEN
-
-
-cdef WireStatus tcp_parse(const uint8_t *p, uint32_t n, TcpHdr *h) noexcept nogil:
-    if n < TCP_HLEN:
-        return WIRE_TRUNCATED
-    h.hlen = (p[12] >> 4) * 4
-    if h.hlen < TCP_HLEN:
-        return WIRE_LENGTH
-    if h.hlen > n:
-        return WIRE_TRUNCATED
-    h.sport = get_be16(p)
-    h.dport = get_be16(p + 2)
-    h.seq = get_be32(p + 4)
-    h.ack = get_be32(p + 8)
-    h.flags = p[13]
-    h.wnd = get_be16(p + 14)
-    h.urg = get_be16(p + 18)
-    return WIRE_OK
-
-
-cdef uint32_t tcp_emit(uint8_t *p, const TcpHdr *h) noexcept nogil:
-    put_be16(p, h.sport)
-    put_be16(p + 2, h.dport)
-    put_be32(p + 4, h.seq)
-    put_be32(p + 8, h.ack)
-    p[12] = <uint8_t>(h.hlen << 2)           # the data offset counts 4-byte words, in the upper half
-    p[13] = h.flags
-    put_be16(p + 14, h.wnd)
-    put_be16(p + 16, 0)
-    put_be16(p + 18, h.urg)
-    return TCP_HLEN
