@@ -63,6 +63,9 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
     rx.iface = i
     rx.flags = 0
     rx.gso_size = 0
+    rx.more = NULL
+    rx.more_len = 0
+    rx.segs = 0
     if off != NULL:
         if off.flags & OFF_CSUM_VERIFIED:
             rx.flags = RX_CSUM_OK
