@@ -57,7 +57,10 @@ cdef inline bint gro_input(Gro *g, Tcp *t, RxPkt *rx, bint whole) noexcept nogil
 
     `whole`: the packet lies in the buffer it was received in (it was not put together from fragments).
     """
-    cdef uint32_t hlen = gro_hlen(rx)
+    cdef uint32_t hlen
+    if g.count == 0 and (rx.l4_len <= GRO_TS_HLEN or rx.l4[13] != TH_ACK):
+        return False                                   # no run is there, and this begins none
+    hlen = gro_hlen(rx)
     if hlen != 0 and whole:
         return gro_take(g, t, rx, hlen)
     if g.count > 0:
