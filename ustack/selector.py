@@ -48,7 +48,7 @@ class Selector(selectors.BaseSelector):
     """
 
     def __init__(self, stack: Stack) -> None:
-        self._stack = stack
+        self._stack: Stack | None = stack
         self._core = SelectorCore(stack)
         self._keys: dict[Socket, SelectorKey] | None = {}
         self._kernel = selectors.DefaultSelector()
@@ -144,6 +144,7 @@ class Selector(selectors.BaseSelector):
             self._keys = None
             self._kernel.close()
             self._core._close()
+            self._stack = None
 
     def get_key(self, fileobj: Any) -> SelectorKey:
         """The key of something registered. Raises KeyError."""

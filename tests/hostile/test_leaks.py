@@ -1,6 +1,7 @@
 """What connections cost while they are idle, and that they leave nothing behind.
 
-Figures are printed (pytest -s). Limits: 1 KiB for an idle connection; for what is left, the allocator's slack.
+Figures are printed (pytest -s). Limits: 512 bytes for an idle connection with its Python socket; for what is left, the
+allocator's slack.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 from tap_harness.checks import rss
 from tap_harness.lab import PORT, Lab
 from tap_harness.segment import ACK, FIN, MODULUS, PSH, RST
+from ustack_ext.base.live import live_objects
 
 MANY = 10_000
 WARM_UP = 2_000
@@ -76,7 +78,7 @@ def test_ten_thousand_opened_and_closed(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_idle(lab: Lab) -> None:
-    """An idle connection costs at most 1 KiB: TCB, tables, nothing in queues. Its Python socket comes on top."""
+    """An idle connection costs at most 512 bytes all in: TCB, tables, Python socket, and nothing in queues."""
     listener = lab.stack.create_server(("", 82), backlog=1000)
     listener.setblocking(False)
     held: list[Any] = []
@@ -108,7 +110,9 @@ def test_ten_thousand_idle(lab: Lab) -> None:
         f"\n{MANY} idle connections: {each:.0f} bytes each in the data plane, "
         f"{(now - resident) / MANY:.0f} bytes of RSS each with the Python sockets"
     )
-    assert each <= KIB
+    if not live_objects():  # a sanitizer puts a wall around each object
+        assert each <= 360
+        assert (now - resident) / MANY <= 512
     for sock in held:
         sock.close()
     held.clear()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import selectors
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Iterator
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -326,6 +328,24 @@ def test_the_stack_closes_under_it() -> None:
     assert selector.select(0) in ([], [(selector.get_key(sock), EVENT_READ)])
     selector.unregister(sock)
     selector.close()
+
+
+def test_a_closed_selector_keeps_nothing(stacks: StackWorld) -> None:
+    with ustack.Stack() as stack:
+        selector = stack.selector()
+        sock = stack.create_server(("", 80))
+        selector.register(sock, EVENT_READ)
+        gone = weakref.ref(sock)
+        selector.close()
+        sock.close()
+        del sock
+        assert gone() is None
+    gone_too = weakref.ref(stack)
+    del stack
+    gc.collect()
+    assert gone_too() is None
+    with pytest.raises(RuntimeError):
+        selector.select(0)
 
 
 def test_a_forgotten_selector_goes(stacks: StackWorld) -> None:

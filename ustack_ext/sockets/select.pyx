@@ -68,13 +68,15 @@ cdef class SelectorCore:
         if self.hub.wakefd >= 0:
             close(self.hub.wakefd)
             self.hub.wakefd = -1
+        self.stack = None              # a closed selector keeps nothing alive
 
     def _fd(self):
         """A descriptor that is readable while one of the sockets may be ready. Raises OSError."""
-        cdef Driver d = self.stack.driver
+        cdef Driver d
         cdef int fd = self.hub.wakefd
         if self.closed:
             raise ValueError("the selector is closed")
+        d = self.stack.driver
         if fd < 0:
             fd = wakefd_open()
             if fd < 0:
@@ -89,12 +91,13 @@ cdef class SelectorCore:
     def _register(self, SocketHandle socket not None, int events, key):
         """Raises OSError: EBADF, ECONNABORTED on a closed socket."""
         cdef Registration r = Registration.__new__(Registration)
-        cdef Driver d = self.stack.driver
+        cdef Driver d
         cdef SockState *s = &socket.state
         cdef Watch *w = NULL
         cdef int rc = 0
         if self.closed:
             raise ValueError("the selector is closed")
+        d = self.stack.driver
         r.socket = socket
         r.key = key
         r.interest.hub = &self.hub
@@ -163,7 +166,10 @@ cdef class SelectorCore:
 
     def _ready(self):
         """[(key, events), ...] of the sockets that are ready now."""
-        cdef Driver d = self.stack.driver
+        cdef Driver d
+        if self.closed:
+            return []
+        d = self.stack.driver
         d.after()
         collecting = hold(d)
         try:
@@ -175,7 +181,7 @@ cdef class SelectorCore:
         """The same; where nothing is ready waits for it, at most `timeout` seconds (None: for ever). With the manual
         driver nothing waits.
         """
-        cdef Driver d = self.stack.driver
+        cdef Driver d
         cdef uint64_t deadline = UINT64_MAX
         cdef double seconds = FOREVER if timeout is None else timeout
         cdef list found = self._ready()
@@ -183,6 +189,7 @@ cdef class SelectorCore:
         cdef int fired = 1
         if found or self.closed or not seconds > 0:
             return found
+        d = self.stack.driver
         if seconds < FOREVER:
             deadline = d.now() + <uint64_t>(seconds * NS)
         w = waiter_get(d)
