@@ -23,6 +23,8 @@ cdef struct Table:
 cdef uint64_t siphash(const HashKey *key, const void *data, size_t n) noexcept nogil
 # SipHash-1-3 over five words: for tables
 cdef uint32_t table_hash(const HashKey *key, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e) noexcept nogil
+# the same over 12 bytes: a word and a half, told apart from five words by their length
+cdef uint32_t table_hash_short(const HashKey *key, uint64_t a, uint32_t b) noexcept nogil
 cdef int table_init(Table *t, uint32_t buckets) noexcept nogil       # 0, or -1 without memory
 cdef void table_destroy(Table *t) noexcept nogil                     # frees the buckets, not the entries
 cdef void table_insert(Table *t, Entry *e, uint32_t hash) noexcept nogil

@@ -87,21 +87,32 @@ cdef uint64_t siphash(const HashKey *key, const void *data, size_t n) noexcept n
     return s.v0 ^ s.v1 ^ s.v2 ^ s.v3
 
 
+cdef inline uint32_t sip13_end(Sip *s) noexcept nogil:
+    cdef uint64_t h
+    s.v2 ^= 0xFF
+    sip_round(s)
+    sip_round(s)
+    sip_round(s)
+    h = s.v0 ^ s.v1 ^ s.v2 ^ s.v3
+    return <uint32_t>(h ^ (h >> 32))
+
+
+cdef uint32_t table_hash_short(const HashKey *key, uint64_t a, uint32_t b) noexcept nogil:
+    cdef Sip s = sip_start(key)
+    sip13_word(&s, a)
+    sip13_word(&s, <uint64_t>12 << 56 | b)
+    return sip13_end(&s)
+
+
 cdef uint32_t table_hash(const HashKey *key, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e) noexcept nogil:
     cdef Sip s = sip_start(key)
-    cdef uint64_t h
     sip13_word(&s, a)
     sip13_word(&s, b)
     sip13_word(&s, c)
     sip13_word(&s, d)
     sip13_word(&s, e)
     sip13_word(&s, <uint64_t>40 << 56)
-    s.v2 ^= 0xFF
-    sip_round(&s)
-    sip_round(&s)
-    sip_round(&s)
-    h = s.v0 ^ s.v1 ^ s.v2 ^ s.v3
-    return <uint32_t>(h ^ (h >> 32))
+    return sip13_end(&s)
 
 
 cdef inline int segment_of(uint32_t bucket) noexcept nogil:

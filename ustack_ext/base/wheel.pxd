@@ -33,7 +33,9 @@ cdef void wheel_arm(Wheel *w, Entry *e, uint64_t deadline) noexcept nogil
 cdef void wheel_cancel(Wheel *w, Entry *e) noexcept nogil                     # no-op if not armed
 # exact earliest deadline, or UINT64_MAX when none
 cdef uint64_t wheel_next(Wheel *w) noexcept nogil
-# the same, or a moment shortly before it that is cheaper to find: for who may wake early and ask again
+# the entry that has it, or NULL
+cdef Entry *wheel_first(Wheel *w) noexcept nogil
+# the deadline, or a moment shortly before it that is cheaper to find: for who may wake early and ask again
 cdef uint64_t wheel_wake(Wheel *w) noexcept nogil
 # removes and returns one entry with deadline <= now, earliest first; NULL when none
 cdef Entry *wheel_expire(Wheel *w, uint64_t now) noexcept nogil

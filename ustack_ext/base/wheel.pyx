@@ -244,6 +244,27 @@ cdef uint64_t look_for(Wheel *w, uint64_t most) noexcept nogil:
     return earliest
 
 
+cdef Entry *wheel_first(Wheel *w) noexcept nogil:
+    cdef int level = first_level(w)
+    cdef WheelNode *n
+    cdef TimerLink *head
+    cdef TimerLink *at
+    cdef TimerLink *first
+    if level == WHEEL_LEVELS:
+        return NULL
+    n = &w.levels[level]
+    head = first_list(&n)
+    first = head.next
+    if not is_sorted(n):
+        at = first.next
+        while at != head:
+            if (<Entry *>at).deadline < (<Entry *>first).deadline:
+                first = at
+            at = at.next
+    w.next_cache = (<Entry *>first).deadline
+    return <Entry *>first
+
+
 cdef uint64_t wheel_next(Wheel *w) noexcept nogil:
     return w.next_cache if w.next_cache != WHEEL_UNKNOWN else look_for(w, UINT64_MAX)
 

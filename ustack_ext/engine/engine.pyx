@@ -3,7 +3,7 @@
 Sans-I/O: time, seed and frames come in, frames go out through an interface's transmit. Here layers meet: a frame's
 verdict from net goes to the transport it names, a timer to the layer that armed it. Nothing below knows of this file.
 """
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -11,7 +11,7 @@ from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref, bufq_clear, bufq_pop
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
-from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_init, wheel_next, wheel_wake
+from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_first, wheel_init, wheel_wake
 from ustack_ext.engine.gro cimport gro_clear, gro_flush, gro_input
 from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
@@ -21,7 +21,7 @@ from ustack_ext.net.state cimport (
     Iface, RxPkt,
 )
 from ustack_ext.tcp.tcp cimport (
-    tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer,
+    tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer, tcp_timer_settle,
 )
 from ustack_ext.udp.udp cimport ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
@@ -155,9 +155,15 @@ cdef void engine_poll(Engine *e) noexcept nogil:
 
 
 cdef uint64_t engine_next(Engine *e) noexcept nogil:
+    cdef Entry *first
     if e.loopback.count > 0 or e.gro.count > 0 or e.tcp.dirty_head != NULL:
         return e.core.now
-    return wheel_next(&e.core.wheel)
+    while True:
+        first = wheel_first(&e.core.wheel)
+        if first == NULL:
+            return UINT64_MAX
+        if first.kind != ENTRY_TCB or tcp_timer_settle(&e.tcp, first):
+            return first.deadline
 
 
 cdef uint64_t engine_wake(Engine *e) noexcept nogil:

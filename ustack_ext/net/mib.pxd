@@ -74,6 +74,7 @@ cdef enum Mib:
     ListenDrops
     TCPReqQFullDrop
     DelayedACKs
+    TCPHPHits
     TCPPureAcks
     TCPLossProbes
     TCPLossProbeRecovery

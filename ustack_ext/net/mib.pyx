@@ -25,7 +25,7 @@ cdef extern from *:
     "TcpActiveOpens", "TcpPassiveOpens", "TcpAttemptFails", "TcpEstabResets", "TcpInSegs", "TcpOutSegs",
     "TcpRetransSegs", "TcpInErrs", "TcpOutRsts", "TcpInCsumErrors",
     /* TcpExt (netstat) */
-    "ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "DelayedACKs", "TCPPureAcks",
+    "ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "DelayedACKs", "TCPHPHits", "TCPPureAcks",
     "TCPLossProbes", "TCPLossProbeRecovery", "TCPTimeouts", "TCPFastRetrans", "TCPSackRecovery",
     "TCPRenoRecovery", "TCPSlowStartRetrans", "TCPLostRetransmit",
     "TCPDSACKOldSent", "TCPDSACKOfoSent", "TCPDSACKRecv", "TCPSACKDiscard", "TCPSackReneging", "TCPOFOQueue",

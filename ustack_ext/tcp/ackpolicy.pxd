@@ -4,6 +4,6 @@ from libc.stdint cimport uint32_t
 from ustack_ext.tcp.tcb cimport Tcb, Tcp
 
 # Data arrived in order, in segments of that size.
-cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment) noexcept nogil
+cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment, bint pushed) noexcept nogil
 cdef void challenge_ack(Tcp *t, Tcb *c) noexcept nogil                   # RFC 5961: limited a connection and a stack
 cdef void out_of_window_ack(Tcp *t, Tcb *c, bint has_data) noexcept nogil

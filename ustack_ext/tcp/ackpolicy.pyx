@@ -13,6 +13,7 @@ from ustack_ext.tcp.tcb cimport TF_ACK_DELAYED, TF_ACK_NOW, Tcb, Tcp, has_gap, t
 cdef enum:
     NS = 1000000000
     MS = 1000000
+    ANSWER_NS = 1000000            # how long an answer may take to spare a quick ACK
     DELACK_MAX_MS = 1000           # delack_at holds less than 2**31 ns
 
 
@@ -20,6 +21,8 @@ cdef void adapt(Tcp *t, Tcb *c) noexcept nogil:
     """The delay follows the gaps between segments, between tcp_delack_min and tcp_delack_max, as Linux's ato."""
     cdef uint32_t gap = tcp_ms(t.core) - c.last_recv, least = t.knobs.delack_min_us // 1000
     cdef uint32_t ato = c.ato
+    if gap == 0 and ato == least:
+        return
     if gap <= least // 2:
         ato = ato // 2 + least // 2
     elif gap < ato:
@@ -30,7 +33,8 @@ cdef void adapt(Tcp *t, Tcb *c) noexcept nogil:
     c.ato = <uint16_t>min(min(max(ato, least), t.knobs.delack_max_us // 1000), <uint32_t>DELACK_MAX_MS)
 
 
-cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment) noexcept nogil:
+cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment, bint pushed) noexcept nogil:
+    cdef uint32_t wait = <uint32_t>c.ato * MS
     adapt(t, c)
     if segment > c.rcv_mss:
         c.rcv_mss = <uint16_t>min(segment, <uint32_t>0xFFFF)
@@ -42,11 +46,15 @@ cdef void ack_data(Tcp *t, Tcb *c, uint32_t segment) noexcept nogil:
         return
     if c.quick > 0:
         c.quick -= 1
-        c.flags |= TF_ACK_NOW
-        return
+        if not pushed or segment >= c.rcv_mss:
+            c.flags |= TF_ACK_NOW
+            return
+        # A small segment with PSH is a request or the end of something: nothing waits behind it in slow start, and the
+        # answer is often a moment away and can carry the ACK.
+        wait = ANSWER_NS
     if not c.flags & TF_ACK_DELAYED:
         c.flags |= TF_ACK_DELAYED
-        c.delack_at = <uint32_t>t.core.now + <uint32_t>c.ato * MS
+        c.delack_at = <uint32_t>t.core.now + wait
 
 
 cdef bint too_soon(Tcp *t, Tcb *c) noexcept nogil:

@@ -16,9 +16,10 @@ cdef uint32_t isn(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, 
 cdef uint32_t ts_offset_of(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t lport, uint16_t rport) noexcept nogil
 
 cdef Tcb *tcb_new(Tcp *t) noexcept nogil                               # zeroed, defaults set, timers off; NULL: limit
-cdef void tcb_insert(Tcp *t, Tcb *c) noexcept nogil                    # into the table, by its four-tuple
+cdef void tcb_insert(Tcp *t, Tcb *c, uint32_t hash) noexcept nogil     # into the table; hash: conn_hash of its tuple
 cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil                     # has something to send, or its timer changed
-cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil                 # arms the wheel at its earliest deadline
+# arms the wheel for its earliest deadline, or leaves it armed for an earlier moment
+cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil
 cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil
 # CLOSED: out of the table, timers off, nothing more is sent. error (positive errno, 0: none) is what the application
 # learns. Freed when nobody holds it.

@@ -10,7 +10,9 @@ from ustack_ext.base.event cimport (
 )
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.slab cimport slab_alloc, slab_free
-from ustack_ext.base.table cimport HashKey, siphash, table_bucket, table_buckets, table_first, table_hash, table_insert
+from ustack_ext.base.table cimport (
+    HashKey, siphash, table_bucket, table_buckets, table_first, table_hash, table_hash_short, table_insert,
+)
 from ustack_ext.base.table cimport table_next, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.net cimport net_is_local
@@ -22,7 +24,9 @@ from ustack_ext.tcp.tcb cimport (
     Tcb, Tcp, tcb_deadline,
 )
 from ustack_ext.tcp.rtt cimport rtt_init
-from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast
+from ustack_ext.wire.addr cimport (
+    Addr, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_is_v4, addr_to_v4,
+)
 
 cdef enum:
     EPHEMERAL_TRIES = 64           # random tries before the range is walked
@@ -36,11 +40,21 @@ cdef struct TupleKey:
 
 
 cdef uint32_t conn_hash(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
-    return table_hash(&t.key, laddr.hi, laddr.lo, raddr.hi, raddr.lo, (<uint64_t>lport << 16) | rport)
+    cdef uint32_t ports = (<uint32_t>lport << 16) | rport
+    if addr_is_v4(laddr) and addr_is_v4(raddr):
+        return table_hash_short(&t.key, laddr.lo << 32 | addr_to_v4(raddr), ports)
+    return table_hash(&t.key, laddr.hi, laddr.lo, raddr.hi, raddr.lo, ports)
 
 
 cdef Conn *conn_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
-    return conn_find_hashed(t, conn_hash(t, laddr, lport, raddr, rport), laddr, lport, raddr, rport)
+    cdef Conn *c = <Conn *>t.last_found
+    if (c != NULL and c.rport == rport and c.lport == lport and addr_eq(&c.raddr, raddr)
+            and addr_eq(&c.laddr, laddr)):                   # segments come in trains
+        return c
+    c = conn_find_hashed(t, conn_hash(t, laddr, lport, raddr, rport), laddr, lport, raddr, rport)
+    if c != NULL and c.entry.kind == ENTRY_TCB:
+        t.last_found = <Tcb *>c
+    return c
 
 
 cdef Conn *conn_find_hashed(Tcp *t, uint32_t hash, const Addr *laddr, uint16_t lport, const Addr *raddr,
@@ -103,8 +117,8 @@ cdef Tcb *tcb_new(Tcp *t) noexcept nogil:
     return c
 
 
-cdef void tcb_insert(Tcp *t, Tcb *c) noexcept nogil:
-    table_insert(&t.conns, &c.entry, conn_hash(t, &c.laddr, c.lport, &c.raddr, c.rport))
+cdef void tcb_insert(Tcp *t, Tcb *c, uint32_t hash) noexcept nogil:
+    table_insert(&t.conns, &c.entry, hash)
 
 
 cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil:
@@ -121,10 +135,9 @@ cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint64_t at = tcb_deadline(c, t.core.now)
-    if at == UINT64_MAX:
-        if c.entry.armed:
-            wheel_cancel(&t.core.wheel, &c.entry)
-    elif not c.entry.armed or c.entry.deadline != at:
+    if c.entry.armed and c.entry.deadline <= at:             # it looks again when it fires: deadlines mostly move away
+        return
+    if at != UINT64_MAX:
         wheel_arm(&t.core.wheel, &c.entry, at)
 
 
@@ -207,11 +220,13 @@ cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil:
     c.state = TCP_CLOSED
     c.flags |= TF_DEAD
     table_remove(&t.conns, &c.entry)
+    if t.last_found == c:
+        t.last_found = NULL
     c.flags &= ~<uint32_t>TF_ACK_DELAYED
     c.idle_at = UINT64_MAX
     sendq_clear(t, c)
     ofo_clear(t, c)
-    tcb_set_timer(t, c)
+    wheel_cancel(&t.core.wheel, &c.entry)
     if error:
         c.error = <uint8_t>error
     if c.flags & TF_ACCEPTQ:                    # nobody has it yet: it makes room for one that lives

@@ -13,8 +13,8 @@ from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
 from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
 from ustack_ext.net.mib cimport (
     DropTcpBadAck, DropTcpClosedData, DropTcpNoAck, DropTcpNoSocket, DropTcpOldAck, DropTcpOutOfWindow, DropTcpPaws,
-    DropTcpRst, PAWSActive, PAWSEstab, TCPAbortOnData, TcpAttemptFails, TCPDSACKOldSent, TcpEstabResets, TCPOFOQueue,
-    TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge, TCPZeroWindowDrop,
+    DropTcpRst, PAWSActive, PAWSEstab, TCPAbortOnData, TcpAttemptFails, TCPDSACKOldSent, TcpEstabResets, TCPHPHits,
+    TCPOFOQueue, TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge, TCPZeroWindowDrop,
 )
 from ustack_ext.net.net cimport net_confirm
 from ustack_ext.net.state cimport RxPkt
@@ -31,11 +31,11 @@ from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
     TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK, TF_TS_OK,
-    TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, has_gap, tcb_rcv_wnd, tcp_hours,
-    tcp_ms,
+    TF_WANT_ROOM, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, has_gap, tcb_has_room,
+    tcb_rcv_wnd, tcp_hours, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
-from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_RST, TH_SYN
+from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN
 
 cdef enum:
     NS = 1000000000
@@ -52,9 +52,9 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
     if not segment_parse(t, rx, &s):
         return
     if rx.buf.flags & BUF_HASHED:
-        who = conn_find_hashed(t, rx.buf.seq, &s.who.laddr, s.who.lport, &s.who.raddr, s.who.rport)
+        who = conn_find_hashed(t, rx.buf.seq, &rx.dst, s.h.dport, &rx.src, s.h.sport)
     else:
-        who = conn_find(t, &s.who.laddr, s.who.lport, &s.who.raddr, s.who.rport)
+        who = conn_find(t, &rx.dst, s.h.dport, &rx.src, s.h.sport)
     if who != NULL:
         if who.entry.kind == ENTRY_TIMEWAIT:
             if not timewait_input(t, <TimeWait *>who, &s, &iss):
@@ -64,7 +64,7 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
             if c != NULL:
                 segment_arrives(t, c, &s)
             return
-    l = listener_find(t, &s.who.laddr, s.who.lport)
+    l = listener_find(t, &rx.dst, s.h.dport)
     if l != NULL:
         listen_input(t, l, &s, iss)
         return
@@ -72,8 +72,42 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
     reply_reset(t, &s)
 
 
+cdef bint predicted(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    """What nearly every segment of an established connection is: in order, new data or a new ACK or both, and nothing
+    else. True: all of it is done here. False: nothing is.
+    """
+    cdef uint32_t new = s.h.ack - c.snd_una
+    if (c.state != TCP_ESTABLISHED or s.h.flags & ~TH_PSH != TH_ACK or s.h.seq != c.rcv_nxt or has_gap(c)
+            or s.n > tcb_rcv_wnd(c) or c.flags & (TF_ORPHAN | TF_FIN_OOO)):
+        return False
+    if new == 0:
+        if s.n == 0:                                         # a duplicate, a window update, an answer to a probe
+            return False
+    elif new > c.snd_nxt - c.snd_una:
+        return False
+    if c.flags & TF_TS_OK:
+        if s.o.have != OPT_TS or <int32_t>(s.o.tsval - c.ts_recent) < 0:
+            return False
+        note_timestamp(t, c, s)
+    elif s.o.have:
+        return False
+    count(t.core, TCPHPHits)
+    if s.n == 0:
+        count(t.core, TCPPureAcks)
+    take_window(c, s)
+    c.probes = 0
+    if new != 0:
+        take_new_ack(t, c, s)
+    if s.n > 0:
+        in_order(t, c, s)
+    c.last_recv = tcp_ms(t.core)
+    return True
+
+
 cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     tcb_dirty(t, c)                    # from here the Tcb outlives this function, whatever becomes of the connection
+    if predicted(t, c, s):
+        return
     if c.state == TCP_SYN_SENT:
         in_syn_sent(t, c, s)
         return
@@ -264,26 +298,35 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
                  and <uint32_t>s.h.wnd << c.snd_wscale == c.snd_wnd)
     if s.len == 0:
         count(t.core, TCPPureAcks)
-    update_window(c, s)
+    if seq_leq(c.snd_wl1, s.h.seq):
+        take_window(c, s)
     c.probes = 0
-    if advanced or c.tx.seg_head != NULL:
-        recovery_ack(t, c, s.h.ack, &s.o, duplicate)
     if advanced:
-        net_confirm(t.net, &c.dst)
-        c.soft_error = 0
-        tune_sndbuf(t, c)
-        if 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf:
-            tcb_raise(t, c, EV_WRITABLE)
+        take_new_ack(t, c, s)
         if c.flags & TF_FIN_SENT and c.snd_una == c.snd_nxt:
             return fin_acked(t, c)
+    elif c.tx.seg_head != NULL:
+        recovery_ack(t, c, s.h.ack, &s.o, duplicate)
     return True
 
 
-cdef void update_window(Tcb *c, SegIn *s) noexcept nogil:
-    if seq_leq(c.snd_wl1, s.h.seq):
-        c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
-        c.snd_wl1 = s.h.seq
-        c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
+cdef void take_new_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    """SEG.ACK is beyond SND.UNA. Whoever waits for room in the send queue hears of it when there is some again."""
+    cdef bint waited = c.flags & TF_WANT_ROOM or not tcb_has_room(c)
+    recovery_ack(t, c, s.h.ack, &s.o, False)
+    net_confirm(t.net, &c.dst)
+    c.soft_error = 0
+    tune_sndbuf(t, c)
+    if waited and tcb_has_room(c):
+        c.flags &= ~<uint32_t>TF_WANT_ROOM
+        tcb_raise(t, c, EV_WRITABLE)
+
+
+cdef inline void take_window(Tcb *c, const SegIn *s) noexcept nogil:
+    c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
+    c.snd_wl1 = s.h.seq
+    if c.snd_wnd > c.max_snd_wnd:
+        c.max_snd_wnd = c.snd_wnd
 
 
 cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
@@ -305,10 +348,10 @@ cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
     return True
 
 
-cdef void note_timestamp(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+cdef inline void note_timestamp(const Tcp *t, Tcb *c, const SegIn *s) noexcept nogil:
     """RFC 7323 §4.3: TS.Recent follows segments that touch the left edge of what was last acknowledged."""
     if (c.flags & TF_TS_OK and s.o.have & OPT_TS and seq_leq(s.h.seq, c.last_ack_sent)
-            and <int32_t>(s.o.tsval - c.ts_recent) >= 0):
+            and <int32_t>(s.o.tsval - c.ts_recent) > 0):
         c.ts_recent = s.o.tsval
         c.ts_recent_h = tcp_hours(t.core)
 
@@ -365,7 +408,7 @@ cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if gap:
         ofo_collect(t, c)
         c.flags |= TF_ACK_NOW
-    ack_data(t, c, s.rx.gso_size if s.rx.gso_size else s.n)
+    ack_data(t, c, s.rx.gso_size if s.rx.gso_size else s.n, s.h.flags & TH_PSH)
     tcb_raise(t, c, EV_READABLE)
 
 

@@ -70,10 +70,10 @@ cdef void open_request(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
         count(t.core, ListenDrops)
         return
     r.entry.kind = ENTRY_SYNREQ
-    r.laddr = s.who.laddr
-    r.raddr = s.who.raddr
-    r.lport = s.who.lport
-    r.rport = s.who.rport
+    r.laddr = s.rx.dst
+    r.raddr = s.rx.src
+    r.lport = s.h.dport
+    r.rport = s.h.sport
     r.listener = l
     r.irs = s.h.seq
     r.iss = iss if iss else isn(t, &r.laddr, r.lport, &r.raddr, r.rport)
@@ -177,6 +177,7 @@ cdef Tcb *promote(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     """The handshake is complete: the entry becomes a connection at the end of the accept queue."""
     cdef Listener *l = r.listener
     cdef Tcb *c = tcb_new(t)
+    cdef uint32_t hash
     if c == NULL:
         count(t.core, ListenDrops)
         return NULL
@@ -205,9 +206,10 @@ cdef Tcb *promote(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     c.snd_wl1 = s.h.seq
     if r.retries == 0:
         rtt_sample(t, c, <uint32_t>(t.core.now // 1000) - r.sent_us)
+    hash = r.entry.hash
     synreq_free(t, r)
     establish(t, c)
-    tcb_insert(t, c)
+    tcb_insert(t, c, hash)
     acceptq_push(l, c)
     count(t.core, TcpPassiveOpens)
     event_raise(&t.core.events, &l.source, EV_READABLE)

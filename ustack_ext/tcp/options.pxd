@@ -9,6 +9,8 @@ cdef enum:
     OPT_SACK = 16
 
     OPTIONS_MAX = 40
+    NOP_NOP_TS = 0x0101080A    # timestamps as RFC 7323 appendix A lays them out
+    TS_LEN = 12                # ... with their NOPs
 
 cdef struct Options:
     uint8_t have               # OPT_*

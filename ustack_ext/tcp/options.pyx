@@ -12,18 +12,12 @@ cdef enum:
     KIND_SACK_OK = 4
     KIND_SACK = 5
     KIND_TS = 8
-    NOP_NOP_TS = 0x0101080A
 
 
 cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noexcept nogil:
     cdef uint32_t at = 0, size, i
     o.have = 0
     o.nsack = 0
-    if n == 12 and get_be32(p) == NOP_NOP_TS:          # what nearly every segment carries
-        o.have = OPT_TS
-        o.tsval = get_be32(p + 4)
-        o.tsecr = get_be32(p + 8)
-        return
     while at < n:
         if p[at] == KIND_EOL:
             return

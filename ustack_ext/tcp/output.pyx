@@ -5,6 +5,7 @@ RFC 9293 §3.8 (data, windows, MSS, PSH), RFC 5681 (cwnd),
 RFC 7323 (timestamps, window scale). Loss detection is recovery's; this only asks it what to send next.
 """
 from libc.stdint cimport UINT64_MAX, int32_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
 
 from ustack_ext.base.buf cimport pool_above
 from ustack_ext.base.core cimport count, count_add
@@ -17,7 +18,7 @@ from ustack_ext.net.net cimport net_output, net_resolve
 from ustack_ext.net.state cimport Dst, IP_MAX, TxPkt, tx_init, tx_push
 from ustack_ext.tcp.conn cimport tcb_set_timer
 from ustack_ext.tcp.options cimport (
-    OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, Options, options_emit, options_emit_syn,
+    NOP_NOP_TS, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit, options_emit_syn,
 )
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
@@ -33,6 +34,7 @@ from ustack_ext.tcp.tcb cimport (
     TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcb_unread, tcp_ms,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
+from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit
 
@@ -40,7 +42,6 @@ cdef enum:
     NS_A_MS = 1000000
     IP4_TCP_HEADERS = 40
     IP6_TCP_HEADERS = 60
-    TS_OPTION_LEN = 12
     WINDOW_MAX = 0xFFFF
     MS = 1000                                                # us
     GSO_HEADERS = IP4_TCP_HEADERS + OPTIONS_MAX
@@ -120,24 +121,22 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
         most = c.dst.iface.gso_max
     if c.conf.maxseg:
         mss = min(mss, <uint32_t>c.conf.maxseg)
-    mss = max(mss, t.knobs.min_snd_mss + (TS_OPTION_LEN if c.flags & TF_TS_OK else 0))
+    mss = max(mss, t.knobs.min_snd_mss + (TS_LEN if c.flags & TF_TS_OK else 0))
     if c.flags & TF_TS_OK:
-        mss -= TS_OPTION_LEN
+        mss -= TS_LEN
     c.mss = <uint16_t>mss
     c.gso_segs = <uint16_t>max(1, (most - GSO_HEADERS) // mss) if addr_is_v4(&c.raddr) else 1
 
 
 # ---- one segment ----
 
-cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, const uint8_t *options,
-                 uint8_t tos, uint8_t ttl) noexcept nogil:
-    """Header, checksum, and out. What the device refuses is a loss like any other."""
-    cdef uint8_t *p = tx_push(pkt, h.hlen)
+cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, uint8_t tos,
+                 uint8_t ttl) noexcept nogil:
+    """Header in front of the options, checksum, and out. What the device refuses is a loss like any other."""
+    cdef uint8_t *p = tx_push(pkt, TCP_HLEN)
     cdef uint32_t i, at
     cdef uint64_t sum = csum_pseudo(src, dst, IPPROTO_TCP_, h.hlen + pkt.payload_len), part
     tcp_emit(p, h)
-    for i in range(h.hlen - TCP_HLEN):
-        p[TCP_HLEN + i] = options[i]
     if pkt.off.gso_size != 0 or (d.iface != NULL and d.iface.offloads & OFF_CSUM_WANTED):
         # whoever cuts it up does the pieces' checksums
         pkt.off.flags |= OFF_CSUM_WANTED
@@ -156,13 +155,28 @@ cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, c
     net_output(t.net, d, src, dst, IPPROTO_TCP_, ttl, tos, True, pkt)
 
 
+cdef uint8_t put_options(TxPkt *pkt, const Options *o) noexcept nogil:
+    """Returns the header's length with them."""
+    cdef uint8_t options[OPTIONS_MAX]
+    cdef uint8_t *p
+    cdef uint32_t n
+    if o.have == OPT_TS:
+        p = tx_push(pkt, TS_LEN)
+        put_be32(p, NOP_NOP_TS)
+        put_be32(p + 4, o.tsval)
+        put_be32(p + 8, o.tsecr)
+        return TCP_HLEN + TS_LEN
+    n = options_emit(options, o)
+    memcpy(tx_push(pkt, n), options, n)
+    return <uint8_t>(TCP_HLEN + n)
+
+
 cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexcept nogil:
     """Sends the payload gathered in *pkt as a segment of a synchronized connection; every one carries the ACK and the
     window.
     """
     cdef TcpHdr h
     cdef Options o
-    cdef uint8_t options[OPTIONS_MAX]
     cdef uint32_t wnd = window_to_offer(t, c), room
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
@@ -179,7 +193,7 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
         o.tsecr = c.ts_recent
     if c.reasm != NULL and c.flags & TF_SACK_OK:
         room = 3 if c.flags & TF_TS_OK else 4
-        if pkt.payload_len + (TS_OPTION_LEN if c.flags & TF_TS_OK else 0) + 12 > c.mss:
+        if pkt.payload_len + (TS_LEN if c.flags & TF_TS_OK else 0) + 12 > c.mss:
             room = 0                                         # a full segment has no room for blocks
         ofo_report(t, c, &o, room)
     h.sport = c.lport
@@ -189,9 +203,9 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     h.wnd = <uint16_t>(wnd >> c.rcv_wscale)
     h.urg = 0
     h.flags = flags
-    h.hlen = <uint8_t>(TCP_HLEN + options_emit(options, &o))
+    h.hlen = put_options(pkt, &o)
     note_window(t, c, wnd)
-    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, options, c.conf.tos, c.conf.ttl)
+    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, c.conf.tos, c.conf.ttl)
     c.last_ack_sent = c.rcv_nxt
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
 
@@ -231,7 +245,6 @@ cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uin
     cdef TcpHdr h
     cdef Options o
     cdef Dst d
-    cdef uint8_t options[OPTIONS_MAX]
     d.iface = NULL
     d.neigh = NULL
     d.generation = 0
@@ -248,10 +261,10 @@ cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uin
     h.wnd = <uint16_t>wnd
     h.urg = 0
     h.flags = flags
-    h.hlen = <uint8_t>(TCP_HLEN + options_emit(options, &o))
+    h.hlen = put_options(&pkt, &o)
     if flags & TH_RST:
         count(t.core, TcpOutRsts)
-    finish(t, &d, &from_to.laddr, &from_to.raddr, &pkt, &h, options, tos, 0)
+    finish(t, &d, &from_to.laddr, &from_to.raddr, &pkt, &h, tos, 0)
 
 
 # ---- SYN and SYN-ACK ----
@@ -261,6 +274,7 @@ cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ac
     cdef TxPkt pkt
     cdef TcpHdr h
     cdef uint8_t options[OPTIONS_MAX]
+    cdef uint32_t n
     tx_init(&pkt)
     h.sport = who.lport
     h.dport = who.rport
@@ -269,8 +283,10 @@ cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ac
     h.wnd = <uint16_t>min(wnd, <uint32_t>WINDOW_MAX)         # RFC 7323 §2.2: never scaled in a SYN
     h.urg = 0
     h.flags = flags
-    h.hlen = <uint8_t>(TCP_HLEN + options_emit_syn(options, o))
-    finish(t, d, &who.laddr, &who.raddr, &pkt, &h, options, tos, ttl)
+    n = options_emit_syn(options, o)
+    memcpy(tx_push(&pkt, n), options, n)
+    h.hlen = <uint8_t>(TCP_HLEN + n)
+    finish(t, d, &who.laddr, &who.raddr, &pkt, &h, tos, ttl)
 
 
 cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
@@ -450,7 +466,7 @@ cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
     cdef bint last
     if c.tx.flight == 0 and c.snd_una == c.snd_nxt and unsent:
         restart_after_idle(t, c)
-    burst = burst_now(c)
+    burst = burst_now(c) if unsent > 0 else 0
     while unsent > 0:
         n = cwnd_allows(c, min(unsent, burst))
         if n == 0:
@@ -504,24 +520,31 @@ cdef void persist(Tcp *t, Tcb *c) noexcept nogil:
         c.probes = 0
 
 
-cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
+cdef void send_what_may_go(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s
     cdef uint32_t n
+    while c.tx.lost > 0:
+        s = recovery_next_lost(c)
+        n = cwnd_allows(c, s.end - s.seq) if s != NULL else 0
+        if n == 0:
+            c.flags |= TF_CWND_LIMITED
+            break
+        if not resend(t, c, s, n):
+            break
+    if c.tx.lost == 0:
+        send_data(t, c)
+        if c.flags & TF_FIN_QUEUED:
+            send_fin(t, c)
+    persist(t, c)
+
+
+cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_DEAD:
         return
-    if may_carry_data(c):
-        while c.tx.lost > 0:
-            s = recovery_next_lost(c)
-            n = cwnd_allows(c, s.end - s.seq) if s != NULL else 0
-            if n == 0:
-                c.flags |= TF_CWND_LIMITED
-                break
-            if not resend(t, c, s, n):
-                break
-        if c.tx.lost == 0:
-            send_data(t, c)
-            send_fin(t, c)
-        persist(t, c)
+    if c.tx == &t.no_tx and c.flags & (TF_FIN_QUEUED | TF_FIN_SENT) != TF_FIN_QUEUED:
+        c.flags &= ~<uint32_t>TF_CWND_LIMITED                # nothing to send but an ACK
+    elif may_carry_data(c):
+        send_what_may_go(t, c)
     if c.flags & TF_ACK_NOW and c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV:
         send_ack(t, c)
     if c.tx.seg_head == NULL and c.tx.sndq_bytes == 0 and c.tx.timer_what == TIMER_NONE and c.tx.backoff == 0:

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint8_t
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.options cimport Options
-from ustack_ext.tcp.tcb cimport Conn, Tcp
+from ustack_ext.tcp.tcb cimport Tcp
 from ustack_ext.wire.headers cimport TcpHdr
 
 cdef struct SegIn:
@@ -12,7 +12,6 @@ cdef struct SegIn:
     uint8_t *data
     uint32_t n                 # payload bytes
     uint32_t len               # SEG.LEN: payload, SYN and FIN counted
-    Conn who                   # the connection it is of: ours as laddr/lport
 
 # Parses and verifies; false: dropped and counted.
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil

@@ -4,9 +4,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.net.mib cimport DropTcpBroadcast, DropTcpMalformed, TcpInCsumErrors, TcpInErrs, TcpInSegs
 from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RxPkt
-from ustack_ext.tcp.options cimport options_parse
+from ustack_ext.tcp.options cimport NOP_NOP_TS, OPT_TS, TS_LEN, options_parse
 from ustack_ext.tcp.output cimport send_bare
-from ustack_ext.tcp.tcb cimport Tcp
+from ustack_ext.tcp.tcb cimport Conn, Tcp
+from ustack_ext.wire.bytes cimport get_be32
 from ustack_ext.wire.checksum cimport csum_partial, csum_pseudo, csum_right
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_RST, TH_SYN, WIRE_OK, tcp_parse
 
@@ -35,25 +36,32 @@ cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
         count(t.core, TcpInCsumErrors)
         count(t.core, TcpInErrs)
         return False
-    options_parse(rx.l4 + TCP_HLEN, s.h.hlen - TCP_HLEN, (s.h.flags & TH_SYN) != 0, &s.o)
+    s.o.nsack = 0
+    if s.h.hlen == TCP_HLEN + TS_LEN and get_be32(rx.l4 + TCP_HLEN) == NOP_NOP_TS:       # what nearly every one has
+        s.o.have = OPT_TS
+        s.o.tsval = get_be32(rx.l4 + TCP_HLEN + 4)
+        s.o.tsecr = get_be32(rx.l4 + TCP_HLEN + 8)
+    else:
+        options_parse(rx.l4 + TCP_HLEN, s.h.hlen - TCP_HLEN, (s.h.flags & TH_SYN) != 0, &s.o)
     s.rx = rx
     s.data = rx.l4 + s.h.hlen
     s.n = rx.l4_len - s.h.hlen
     s.len = s.n + (1 if s.h.flags & TH_SYN else 0) + (1 if s.h.flags & TH_FIN else 0)
-    s.who.laddr = rx.dst
-    s.who.raddr = rx.src
-    s.who.lport = s.h.dport
-    s.who.rport = s.h.sport
     return True
 
 
 cdef void reply_reset(Tcp *t, SegIn *s) noexcept nogil:
+    cdef Conn who
     if s.h.flags & TH_RST:
         return
+    who.laddr = s.rx.dst
+    who.raddr = s.rx.src
+    who.lport = s.h.dport
+    who.rport = s.h.sport
     if s.h.flags & TH_ACK:
-        send_bare(t, &s.who, s.h.ack, 0, 0, TH_RST, False, 0, 0, 0)
+        send_bare(t, &who, s.h.ack, 0, 0, TH_RST, False, 0, 0, 0)
     else:
-        send_bare(t, &s.who, 0, s.h.seq + s.len, 0, TH_RST | TH_ACK, False, 0, 0, 0)
+        send_bare(t, &who, 0, s.h.seq + s.len, 0, TH_RST | TH_ACK, False, 0, 0, 0)
 
 
 cdef void segment_trim(SegIn *s, uint32_t from_seq) noexcept nogil:

@@ -148,6 +148,7 @@ cdef enum TcbFlags:
     TF_FREE = 1 << 21              # to be freed when it leaves the dirty list
     TF_MORE = 1 << 22              # the last write said MSG_MORE: a small segment waits for the next
     TF_SYN_LOST = 1 << 23          # the handshake took more than one retransmission
+    TF_WANT_ROOM = 1 << 24         # a write found no room for all of it: tell when there is some
 
 cdef struct Listener
 cdef struct SynReq
@@ -364,6 +365,7 @@ cdef struct Tcp:
     Net *net
     TcpKnobs knobs
     Table conns                    # Tcb, SynReq, TimeWait by four-tuple
+    Tcb *last_found                # the one that the last lookup in it found, or NULL
     Table listeners                # by port
     Table binds                    # by port
     HashKey key                    # tables
@@ -431,6 +433,11 @@ cdef inline uint64_t tcb_deadline(const Tcb *c, uint64_t now) noexcept nogil:
 cdef inline uint32_t tcb_unread(const Tcb *c) noexcept nogil:
     """Received bytes that the application has not done with: queued, or lent to it."""
     return c.rcvq_bytes + (c.reasm.lent if c.reasm != NULL else 0)
+
+
+cdef inline bint tcb_has_room(const Tcb *c) noexcept nogil:
+    """Whether the application should write: a third of the send queue is free, as Linux."""
+    return 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf
 
 
 cdef inline bint has_gap(const Tcb *c) noexcept nogil:

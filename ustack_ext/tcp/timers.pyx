@@ -8,10 +8,11 @@ from ustack_ext.base.buf cimport pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.event cimport EV_WRITABLE
+from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.mib cimport (
     DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe,
 )
-from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise
+from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
@@ -20,7 +21,7 @@ from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent
 from ustack_ext.tcp.tcb cimport (
     SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN,
     TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq,
-    Tcb, Tcp, TimeWait, tcb_delack_at, tcp_ms,
+    Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
 
@@ -39,7 +40,19 @@ cdef void tcp_timer(Tcp *t, Entry *e) noexcept nogil:
         tcb_timer(t, <Tcb *>e)
 
 
+cdef bint tcp_timer_settle(Tcp *t, Entry *e) noexcept nogil:
+    cdef uint64_t at = tcb_deadline(<Tcb *>e, t.core.now)
+    if at <= e.deadline:
+        return True
+    wheel_cancel(&t.core.wheel, e)
+    tcb_set_timer(t, <Tcb *>e)
+    return False
+
+
 cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
+    if t.core.now < tcb_deadline(c, t.core.now):             # it was put off since
+        tcb_set_timer(t, c)
+        return
     tcb_dirty(t, c)                                          # tcp_flush sends, and arms the wheel again
     if t.core.now >= tcb_delack_at(c, t.core.now):
         count(t.core, DelayedACKs)

@@ -9,7 +9,7 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.mib cimport TW, TWRecycled, DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow
-from ustack_ext.tcp.conn cimport conn_hash, tcb_done
+from ustack_ext.tcp.conn cimport tcb_done
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_bare, ts_now
 from ustack_ext.tcp.segment cimport SegIn
@@ -25,6 +25,7 @@ cdef enum:
 
 cdef void timewait_from(Tcp *t, Tcb *c) noexcept nogil:
     cdef TimeWait *w
+    cdef uint32_t hash = c.entry.hash
     if t.n_timewait >= t.knobs.max_tw_buckets and t.tw_oldest != NULL:
         count(t.core, TCPTimeWaitOverflow)
         timewait_free(t, t.tw_oldest)
@@ -47,7 +48,7 @@ cdef void timewait_from(Tcp *t, Tcb *c) noexcept nogil:
     tcb_done(t, c, 0)
     if w == NULL:
         return
-    table_insert(&t.conns, &w.entry, conn_hash(t, &w.laddr, w.lport, &w.raddr, w.rport))
+    table_insert(&t.conns, &w.entry, hash)
     enlist(t, w)
     wheel_arm(&t.core.wheel, &w.entry, t.core.now + <uint64_t>TIMEWAIT_S * NS)
 

@@ -14,8 +14,8 @@ from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TCPAbortOnMem
 from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
 from ustack_ext.tcp.conf cimport conf_set, conf_share, conf_unref
 from ustack_ext.tcp.conn cimport (
-    acceptq_pop, bind_blocks_listen, bind_free, bind_port, conn_find, ephemeral_port, isn, tcb_dirty, tcb_done,
-    tcb_insert, tcb_new, tcb_raise, tcb_release, ts_offset_of,
+    acceptq_pop, bind_blocks_listen, bind_free, bind_port, conn_find, conn_hash, ephemeral_port, isn, tcb_dirty,
+    tcb_done, tcb_insert, tcb_new, tcb_raise, tcb_release, ts_offset_of,
 )
 from ustack_ext.tcp.establish cimport arm_keepalive
 from ustack_ext.tcp.listen cimport synreq_free
@@ -24,8 +24,8 @@ from ustack_ext.tcp.reassembly cimport rcvq_drop, rcvq_read
 from ustack_ext.tcp.sendqueue cimport sendq_append, tx_take
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_NOW,
-    TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TIMER_MEMORY, Bind, Listener,
-    Tcb, Tcp, TcpConf, tcb_rcv_wnd,
+    TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TF_WANT_ROOM, TIMER_MEMORY,
+    Bind, Listener, Tcb, Tcp, TcpConf, tcb_has_room, tcb_rcv_wnd,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_none, addr_v4
 
@@ -100,7 +100,7 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
     c.state = TCP_SYN_SENT
     c.owner.bind = b
     c.source.user = user
-    tcb_insert(t, c)
+    tcb_insert(t, c, conn_hash(t, &c.laddr, c.lport, &c.raddr, c.rport))
     tcb_dirty(t, c)
     count(t.core, TcpActiveOpens)
     if not send_syn(t, c):                                   # no record to be had: nothing would ever try again
@@ -211,10 +211,13 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
     if want == 0:
         return 0
     if c.tx.sndq_bytes >= c.sndbuf:
+        c.flags |= TF_WANT_ROOM
         return -EAGAIN
     if not tx_take(t, c):
         return -ENOBUFS
     taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.tx.sndq_bytes), want))
+    if taken < want:
+        c.flags |= TF_WANT_ROOM
     if taken == 0:
         wait_for_memory(t, c)
         return -EAGAIN
@@ -340,8 +343,7 @@ cdef uint16_t tcp_ready(Tcb *c) noexcept nogil:
         bits |= EV_READABLE
     if c.flags & (TF_DEAD | TF_FIN_QUEUED) or c.error:
         bits |= EV_WRITABLE
-    elif (c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV
-          and 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf):
+    elif c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and tcb_has_room(c):
         bits |= EV_WRITABLE
     if c.flags & TF_DEAD or (c.flags & TF_FIN_QUEUED and c.flags & (TF_FIN_RCVD | TF_RD_SHUT)):
         bits |= EV_HANGUP

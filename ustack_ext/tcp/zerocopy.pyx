@@ -9,7 +9,7 @@ from ustack_ext.base.buf cimport Buf, Owner, buf_foreign
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.tcp.reassembly cimport Lent, rcvq_lend, rcvq_unlend
 from ustack_ext.tcp.sendqueue cimport sendq_link, tx_take
-from ustack_ext.tcp.tcb cimport TF_DEAD, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport TF_DEAD, TF_WANT_ROOM, Tcb, Tcp
 from ustack_ext.tcp.user cimport consumed, may_send, nothing_queued, queued, wait_for_memory
 
 cdef enum:
@@ -41,11 +41,13 @@ cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint more) 
     if err != 0 or iov.len == 0:
         return err
     if c.tx.sndq_bytes >= c.sndbuf:
+        c.flags |= TF_WANT_ROOM
         return -EAGAIN
     if not tx_take(t, c):
         return -ENOBUFS
     b = buf_foreign(&t.core.pool, o, <uint8_t *>iov.base, <uint32_t>min(iov.len, <size_t>MOST))
     if b == NULL:
+        c.flags |= TF_WANT_ROOM
         wait_for_memory(t, c)
         return -EAGAIN
     sendq_link(c, b)

@@ -70,7 +70,7 @@ def self_check():
         elif which == 1:
             w.e.core.pool.live += 1
         elif which == 2:
-            w.tcbs[1].tx.rto_at += 1
+            w.tcbs[1].tx.rto_at -= 1
         elif which == 3:
             w.listeners[0].synq += 1
         else:
