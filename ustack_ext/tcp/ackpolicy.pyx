@@ -66,7 +66,7 @@ cdef bint too_soon(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void challenge_ack(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t second = t.core.now // NS
+    cdef uint64_t second = t.core.now // NS + 1    # 0: none yet; a clock may begin at 0
     if too_soon(t, c):
         count(t.core, TCPACKSkippedChallenge)
         return

@@ -112,6 +112,7 @@ cdef struct Reasm:
 cdef enum CaState:                 # Linux's congestion states
     CA_OPEN
     CA_DISORDER
+    CA_CWR
     CA_RECOVERY
     CA_LOSS
 
