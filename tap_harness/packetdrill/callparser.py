@@ -15,7 +15,7 @@ from tap_harness.packetdrill.script import ANY, Call
 
 CALLS = (
     "socket", "bind", "listen", "accept", "accept4", "connect", "read", "write", "send", "recv", "sendto",
-    "recvfrom", "close", "shutdown", "setsockopt", "getsockopt", "fcntl", "poll", 
+    "recvfrom", "close", "shutdown", "setsockopt", "getsockopt", "fcntl", "poll",
 )  # fmt: skip
 _NUMBERS = {
     "SOL_TCP": 6, "SOL_IP": 0, "SOL_UDP": 17, "F_GETFL": fcntl.F_GETFL, "F_SETFL": fcntl.F_SETFL, "INADDR_ANY": 0,

@@ -19,9 +19,7 @@ from tap_harness.packetdrill.wire import pattern
 _NONBLOCK = os.O_NONBLOCK
 _INT = struct.Struct("i")
 _NEVER_BLOCKS = {
-    "socket", "bind", "listen", "shutdown", "setsockopt", "getsockopt", "fcntl", "epoll_create", "epoll_create1",
-    "epoll_ctl",
-}  # fmt: skip
+    "socket", "bind", "listen", "shutdown", "setsockopt", "getsockopt", "fcntl", }  # fmt: skip
 
 
 class Wrong(Exception):
@@ -45,7 +43,6 @@ class Calls:
         self._local = local
         self._remote = remote
         self.open: dict[int, Descriptor] = {}
-        self._epolls: dict[int, Any] = {}
         self.main: Descriptor | None = None  # whose tcp_info %{ }% sees
 
     def may_block(self, call: Call) -> bool:
@@ -79,7 +76,7 @@ class Calls:
     def _number(self, call: Call, sock: Any) -> int:
         """The descriptor for a new socket: the script's choice where that is free."""
         fd = call.result if isinstance(call.result, int) and call.result > 2 else 3
-        while fd in self.open or fd in self._epolls:
+        while fd in self.open:
             fd += 1
         self.open[fd] = Descriptor(sock)
         return int(fd)
@@ -130,9 +127,6 @@ class Calls:
         return 0
 
     def _close(self, call: Call, fd: int) -> int:
-        if fd in self._epolls:
-            self._epolls.pop(fd).close()
-            return 0
         one = self._of(fd)
         del self.open[fd]
         one.sock.close()
@@ -246,39 +240,8 @@ class Calls:
                 raise Wrong(f"poll() gave {poll_names(got)} for descriptor {item['fd']}, not {poll_names(expected)}")
         return len(found)
 
-    def _epoll_create(self, call: Call, size: int = 0) -> int:
-        fd = call.result if isinstance(call.result, int) and call.result > 2 else 3
-        while fd in self.open or fd in self._epolls:
-            fd += 1
-        self._epolls[fd] = select.epoll()
-        return int(fd)
-
-    _epoll_create1 = _epoll_create
-
-    def _epoll_ctl(self, call: Call, epoll: int, operation: int, fd: int, event: Any = None) -> int:
-        real = self._of(fd).sock.fileno()
-        if operation == 2:  # EPOLL_CTL_DEL
-            self._epolls[epoll].unregister(real)
-        elif operation == 1:
-            self._epolls[epoll].register(real, event["events"])
-        else:
-            self._epolls[epoll].modify(real, event["events"])
-        return 0
-
-    def _epoll_wait(self, call: Call, epoll: int, events: Any, count: int, timeout: int) -> int:
-        one = self._epolls[epoll]
-        found = self._wait(lambda: one.poll(0, count), timeout)
-        if isinstance(events, list):
-            expected = [item.get("events", ANY) for item in events]
-            got = [mask for _, mask in found]
-            if any(want not in (ANY, have) for want, have in zip(expected, got, strict=False)):
-                raise Wrong(f"epoll_wait() gave {[poll_names(mask) for mask in got]}")
-        return len(found)
-
     def close_all(self) -> None:
         """Close what the script left open, without waiting for anything."""
-        for one in self._epolls.values():
-            one.close()
         for fd in self.open.values():
             fd.sock.settimeout(0.0)
             fd.sock.close()
