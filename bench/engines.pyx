@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, BufQueue, buf_alloc, bufq_clear, bufq_pop, bufq_push
+from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, BufQueue, buf_alloc, bufq_clear, bufq_push
 from ustack_ext.base.event cimport Source, event_pop
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
 from ustack_ext.engine.engine cimport Engine, engine_enter, engine_free, engine_input, engine_new, engine_poll
@@ -107,11 +107,15 @@ cdef int b_transmit(void *link, const IoVec *iov, int niov, const Offload *off) 
 
 cdef inline void take_in(Side *s) noexcept nogil:
     cdef int left = BATCH
-    cdef Buf *b = bufq_pop(&s.arriving)
-    while b != NULL:
+    cdef Buf *b
+    while left > 0 and s.arriving.count > 0:
+        b = s.arriving.head                            # the queue is the wire's: it is not to be counted
+        s.arriving.head = b.next
+        s.arriving.count -= 1
+        if s.arriving.count == 0:
+            s.arriving.tail = NULL
         engine_input(s.e, s.iface, b, <const Offload *>b.data)
         left -= 1
-        b = bufq_pop(&s.arriving) if left > 0 else NULL
 
 
 cdef inline void poll(Side *s) noexcept nogil:

@@ -194,6 +194,90 @@ def test_only_what_differs_in_nothing_is_joined(peer: Peer, fields: dict[str, An
     peer.wait(130_000)
 
 
+def damaged(packet: bytes, at: int, value: int, *, right: bool = True) -> bytes:
+    """The packet with another byte in its IP header; right: and the checksum that belongs to it."""
+    header = bytearray(packet[:20])
+    header[at] = value
+    if right:
+        header[10:12] = b"\0\0"
+        header[10:12] = struct.pack(">H", checksum(bytes(header)))
+    return bytes(header) + packet[20:]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "right", "reason"),
+    [
+        (11, 0xA5, False, "DropIpChecksum"),
+        (0, 0x65, True, "DropIpVersion"),
+        (0, 0x44, True, "DropIpHeader"),
+        (2, 0x7F, True, "DropIpTruncated"),
+        (9, 99, True, "DropIpUnknownProtocol"),
+        (12, 224, True, "DropIpMartianSource"),
+        (19, 99, True, "DropIpNotOurs"),
+    ],
+    ids=str,
+)
+def test_a_bad_ip_header_within_a_run_is_seen(peer: Peer, at: int, value: int, right: bool, reason: str) -> None:
+    sock = peer.connect()
+    batch = segments(peer, 100, 200, 300)
+    batch[2] = damaged(batch[2], at, value, right=right)
+    peer.link.receive_many(batch)
+    assert peer.stack.counters()[reason] == 1
+    assert merged(peer) == 1
+    assert read(sock) == pattern(0, 200)
+    sock.close()
+
+
+def test_a_fragment_within_a_run_is_none_of_it(peer: Peer) -> None:
+    sock = peer.connect()
+    batch = segments(peer, 100, 200, 300)
+    batch[2] = damaged(batch[2], 6, 0x20)  # more fragments follow
+    peer.link.receive_many(batch)
+    assert peer.stack.counters()["IpReasmReqds"] == 1
+    assert read(sock) == pattern(0, 200)
+    sock.close()
+    peer.wait(60_000)
+
+
+def test_padding_is_no_payload(peer: Peer) -> None:
+    sock = peer.connect()
+    peer.link.receive_many([packet + b"padding" for packet in segments(peer, 1, 2, 3, 500)])
+    assert merged(peer) == 3
+    assert read(sock) == pattern(0, 500)
+    sock.close()
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        ("020000000002 020000000001 0800", None),
+        ("020000000003 020000000001 0800", "DropEthNotOurs"),
+        ("020000000002 030000000001 0800", "DropEthSource"),
+        ("ffffffffffff 020000000001 0800", "DropIpMartianDestination"),
+        ("020000000002 020000000001 0806", "DropArpMalformed"),
+        ("020000000002 020000000001 86dd", "DropEthType"),
+    ],
+)
+def test_a_link_header_within_a_run_is_looked_at(link: str, reason: str | None) -> None:
+    good = bytes.fromhex("020000000002 020000000001 0800")
+    peer = Peer()
+    wire = ustack.Callback(lambda _frame: None, medium="ethernet", mac=good[:6])
+    peer.stack.detach(peer.link)
+    peer.stack.attach(wire, addresses=["10.0.0.2/24"])
+    peer.stack.add_neighbor(
+        next(one.name for one in peer.stack.interfaces() if one.name != "lo"), "10.0.0.1", good[6:12]
+    )
+    before = peer.stack.counters()
+    batch = [good + packet for packet in segments(peer, 100, 200, 300)]
+    batch[2] = bytes.fromhex(link) + batch[2][14:]
+    wire.receive_many(batch)
+    after = peer.stack.counters()
+    grown = {name for name in after if after[name] > before[name] and name.startswith(("DropEth", "DropArp", "DropIp"))}
+    assert grown == ({reason} if reason else set())
+    assert after["TCPGroMerged"] == (2 if reason is None else 1)
+    peer.close()
+
+
 def test_a_reset_is_behind_the_data(peer: Peer) -> None:
     """Its sequence number is right only if all that came before it was taken in."""
     sock = peer.connect()

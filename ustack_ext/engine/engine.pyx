@@ -12,7 +12,7 @@ from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entr
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
 from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_first, wheel_init, wheel_wake
-from ustack_ext.engine.gro cimport gro_clear, gro_flush, gro_input
+from ustack_ext.engine.gro cimport gro_clear, gro_flush, gro_input, gro_next
 from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
@@ -112,7 +112,10 @@ cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) no
     cdef RxPkt rx
     cdef IcmpError err
     cdef Buf *owned = NULL
-    cdef int verdict = net_input(&e.net, iface, buf, off, &rx, &err, &owned)
+    cdef int verdict
+    if e.gro.count > 0 and gro_next(&e.gro, &e.tcp, &e.net, iface, buf, off):
+        return
+    verdict = net_input(&e.net, iface, buf, off, &rx, &err, &owned)
     if verdict == NET_TCP and gro_input(&e.gro, &e.tcp, &rx, owned == NULL):
         return
     deliver(e, verdict, &rx, &err)

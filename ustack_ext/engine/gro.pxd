@@ -1,7 +1,9 @@
 # Software receive offload: what of a batch is one run of one TCP flow goes through TCP once.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from ustack_ext.base.iov cimport OFF_GSO_TCP4
-from ustack_ext.net.state cimport MEDIUM_LOOPBACK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, Buf, RxPkt
+from ustack_ext.base.iov cimport OFF_GSO_TCP4, Offload
+from ustack_ext.net.state cimport (
+    MEDIUM_LOOPBACK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, Buf, Iface, Net, RxPkt,
+)
 from ustack_ext.tcp.tcb cimport Tcp
 from ustack_ext.wire.bytes cimport get_be16, get_be32
 from ustack_ext.wire.headers cimport TCP_HLEN, TH_ACK, TH_PSH
@@ -25,6 +27,9 @@ cdef struct Gro:
     uint32_t count
     Held held[GRO_FLOWS]       # oldest first
 
+# A frame that net has not seen: True where it goes on where a run ends and differs from it in nothing else; it is then
+# taken, with the reference, and counted as net would. False: nothing was done.
+cdef bint gro_next(Gro *g, Tcp *t, Net *net, Iface *i, Buf *buf, const Offload *off) noexcept nogil
 # gro_input's work where the segment may be part of a run: it takes over the reference to rx.buf, or False: not taken.
 cdef bint gro_take(Gro *g, Tcp *t, RxPkt *rx, uint32_t hlen) noexcept nogil
 cdef void gro_settle(Gro *g, Tcp *t, const RxPkt *rx) noexcept nogil       # what is held of its flow goes to TCP

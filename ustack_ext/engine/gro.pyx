@@ -10,17 +10,19 @@ a flow is behind what is held of it, so the flow's order is that of the wire. PS
 batch: nothing is held beyond engine_poll.
 """
 from libc.stdint cimport int32_t, uint64_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove
 
 from ustack_ext.base.buf cimport buf_unref
 from ustack_ext.base.core cimport count_add
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP6, OFF_GSO_UDP
 from ustack_ext.net.mib cimport TCPGroMerged
-from ustack_ext.net.state cimport RX_CSUM_OK
+from ustack_ext.net.net cimport net_count_in
+from ustack_ext.net.state cimport MEDIUM_ETHERNET, RX_CSUM_OK
 from ustack_ext.tcp.tcp cimport tcp_input, tcp_input_merged
 from ustack_ext.wire.addr cimport addr_eq
 from ustack_ext.wire.bytes cimport get_be64
-from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
-from ustack_ext.wire.headers cimport IPPROTO_TCP_
+from ustack_ext.wire.checksum cimport csum_partial, csum_pseudo, csum_pseudo4, csum_right
+from ustack_ext.wire.headers cimport ETH_HLEN, IP4_HLEN, IPPROTO_TCP_, ip4_is_plain
 
 cdef enum:
     PAYLOAD_MAX = 65535                # of one merged packet
@@ -60,27 +62,28 @@ cdef bint checked(RxPkt *rx) noexcept nogil:
     """Whether the checksum is right; noted, so that nobody looks again."""
     if rx.flags & RX_CSUM_OK:
         return True
-    if csum_fold(csum_partial(rx.l4, rx.l4_len, csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len))) != 0:
+    if not csum_right(csum_partial(rx.l4, rx.l4_len, csum_pseudo(&rx.src, &rx.dst, IPPROTO_TCP_, rx.l4_len))):
         return False
     rx.flags |= RX_CSUM_OK
     return True
 
 
-cdef bint follows(const Held *h, const RxPkt *rx, uint32_t hlen, uint32_t n) noexcept nogil:
-    """Whether the segment only goes on where the held ones end."""
+cdef inline bint follows(const Held *h, const uint8_t *ip, const uint8_t *tcp, uint32_t n) noexcept nogil:
+    """Whether the segment of n bytes only goes on where the held ones end. It has as many options as they."""
     cdef const uint8_t *first = h.rx.l4
-    if get_be32(rx.l4 + 4) != h.next_seq or h.payload + n > PAYLOAD_MAX:
+    if get_be32(tcp + 4) != h.next_seq or h.payload + n > PAYLOAD_MAX:
         return False
-    # acknowledgement, data offset, flags, window
-    if ((get_be64(first + 8) ^ get_be64(rx.l4 + 8)) & ~(<uint64_t>TH_PSH << 16) != 0
-            or rx.ttl != h.rx.ttl or rx.tos != h.rx.tos or rx.l3[6] != h.rx.l3[6] or rx.iface != h.rx.iface):
+    # acknowledgement, data offset, flags, window; TTL, TOS, IP flags
+    if ((get_be64(first + 8) ^ get_be64(tcp + 8)) & ~(<uint64_t>TH_PSH << 16) != 0
+            or ip[8] != h.rx.ttl or ip[1] != h.rx.tos or ip[6] != h.rx.l3[6]):
         return False
-    return hlen == TCP_HLEN or <int32_t>(get_be32(rx.l4 + TCP_HLEN + 4) - h.tsval) >= 0
+    return h.hlen == TCP_HLEN or <int32_t>(get_be32(tcp + TCP_HLEN + 4) - h.tsval) >= 0
 
 
-cdef void join(Held *h, RxPkt *rx, uint32_t n) noexcept nogil:
-    cdef Buf *b = rx.buf
-    b.off = <uint32_t>(rx.l4 + h.hlen - b.data)
+cdef inline void join(Held *h, Buf *b, const uint8_t *tcp, uint32_t n) noexcept nogil:
+    if h.hlen != TCP_HLEN:
+        h.tsval = get_be32(tcp + TCP_HLEN + 4)
+    b.off = <uint32_t>(tcp + h.hlen - b.data)
     b.len = n
     b.next = NULL
     if h.tail == NULL:
@@ -93,8 +96,6 @@ cdef void join(Held *h, RxPkt *rx, uint32_t n) noexcept nogil:
     h.next_seq += n
     h.payload += n
     h.longest = max(h.longest, <uint16_t>n)
-    if h.hlen != TCP_HLEN:
-        h.tsval = get_be32(rx.l4 + TCP_HLEN + 4)
 
 
 cdef void hold(Held *h, const RxPkt *rx, uint32_t hlen, uint32_t n) noexcept nogil:
@@ -118,8 +119,8 @@ cdef bint gro_take(Gro *g, Tcp *t, RxPkt *rx, uint32_t hlen) noexcept nogil:
     if not checked(rx):                                # dropped and counted by TCP
         return False
     if k >= 0:
-        if follows(&g.held[k], rx, hlen, n):
-            join(&g.held[k], rx, n)
+        if rx.iface == g.held[k].rx.iface and follows(&g.held[k], rx.l3, rx.l4, n):
+            join(&g.held[k], rx.buf, rx.l4, n)
             if push:
                 deliver(g, t, <uint32_t>k)
             return True
@@ -130,6 +131,43 @@ cdef bint gro_take(Gro *g, Tcp *t, RxPkt *rx, uint32_t hlen) noexcept nogil:
         deliver(g, t, 0)
     hold(&g.held[g.count], rx, hlen, n)
     g.count += 1
+    return True
+
+
+cdef inline bint same_way(const uint8_t *ip, const uint8_t *first, uint32_t link) noexcept nogil:
+    """Whether both packets have the same addresses and protocol, and the frames the same link header."""
+    if memcmp(ip + 12, first + 12, 8) != 0 or ip[9] != first[9]:
+        return False
+    # The fourteen bytes of an Ethernet header, two of them twice.
+    return link == 0 or (memcmp(ip - ETH_HLEN, first - ETH_HLEN, 8) == 0 and memcmp(ip - 8, first - 8, 8) == 0)
+
+
+cdef bint gro_next(Gro *g, Tcp *t, Net *net, Iface *i, Buf *buf, const Offload *off) noexcept nogil:
+    cdef uint32_t link = ETH_HLEN if i.medium == MEDIUM_ETHERNET else 0, ports, n
+    cdef uint8_t *ip = buf.data + buf.off + link
+    cdef uint8_t *tcp = ip + IP4_HLEN
+    cdef Held *h = g.held
+    cdef uint16_t offload = off.flags if off != NULL else 0
+    if buf.len < link + IP4_HLEN + TCP_HLEN or offload & (OFF_GSO_TCP4 | OFF_GSO_TCP6 | OFF_GSO_UDP):
+        return False
+    memcpy(&ports, tcp, 4)
+    while h.ports != ports:
+        h += 1
+        if h == g.held + g.count:
+            return False
+    if i != h.rx.iface or not i.up or not same_way(ip, h.rx.l3, link) or not ip4_is_plain(ip, buf.len - link):
+        return False
+    n = get_be16(ip + 2) - IP4_HLEN
+    if (n <= h.hlen or (h.hlen == GRO_TS_HLEN and get_be32(tcp + TCP_HLEN) != GRO_TS)
+            or not follows(h, ip, tcp, n - h.hlen)):
+        return False
+    if (not offload & OFF_CSUM_VERIFIED
+            and not csum_right(csum_partial(tcp, n, csum_pseudo4(ip, IPPROTO_TCP_, n)))):
+        return False
+    net_count_in(net, i, buf.len, buf.len - link)
+    join(h, buf, tcp, n - h.hlen)
+    if tcp[13] & TH_PSH:
+        deliver(g, t, <uint32_t>(h - g.held))
     return True
 
 

@@ -24,7 +24,7 @@ from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
-from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append
+from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append, rcvq_append_run
 from ustack_ext.tcp.recovery cimport recovery_ack
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
@@ -378,20 +378,22 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
 
 cdef void append_more(Tcp *t, Tcb *c, RxPkt *rx) noexcept nogil:
     """The rest of a run of segments: what finds no room stays, and is lost."""
-    cdef Buf *b = rx.more
+    cdef Buf *b
     cdef Buf *after
     cdef uint32_t n
-    while b != NULL:
+    c.rcv_nxt += rcvq_append_run(t, c, &rx.more)
+    while rx.more != NULL:
+        b = rx.more
         after = b.next
         n = b.len
         if not rcvq_append(t, c, b, b.data + b.off, n):
             count(t.core, TCPRcvQDrop)
             c.flags |= TF_ACK_NOW
-            break
+            return
+        rx.more = after
         c.rcv_nxt += n
         buf_unref(&t.core.pool, b)
-        b = after
-    rx.more = b
+        c.rcv_nxt += rcvq_append_run(t, c, &rx.more)
 
 
 cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:

@@ -13,6 +13,9 @@ cdef struct Lent:                  # a piece of the receive queue, with a refere
 # In-order payload: linked by reference to `buf`, or copied into the tail when small. False: out of memory, nothing
 # kept.
 cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil
+# The same for a run of received buffers, each with its payload, as far as they can be linked as they are: their
+# references go over. What is left stays in *run. Bytes taken.
+cdef uint32_t rcvq_append_run(Tcp *t, Tcb *c, Buf **run) noexcept nogil
 cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil
 cdef void rcvq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 # Takes up to `most` bytes out by reference, in up to `room` pieces; they count as unread until rcvq_unlend(). 0: no

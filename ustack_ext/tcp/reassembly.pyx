@@ -26,12 +26,17 @@ cdef inline bint has_room(const Buf *b, uint32_t n) noexcept nogil:
     return b != NULL and b.refs == 1 and n <= COALESCE and b.cap - b.off - b.len >= n
 
 
+cdef inline bint keepable(const Buf *b, uint32_t n) noexcept nogil:
+    """Whether a received buffer may stay as it is: it is nobody else's, and not far too large."""
+    return b.refs == 1 and (b.cap <= 2048 or n * 4 >= b.cap)
+
+
 cdef Buf *keep(Tcp *t, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil:
     """A queue node for n bytes at data: the received buffer itself, or a copy where that is kept by somebody else or
     far too large.
     """
     cdef Buf *b
-    if buf.refs == 1 and (buf.cap <= 2048 or n * 4 >= buf.cap):
+    if keepable(buf, n):
         buf_ref(buf)
         b = buf
         b.off = <uint32_t>(data - b.data)
@@ -46,7 +51,7 @@ cdef Buf *keep(Tcp *t, Buf *buf, uint8_t *data, uint32_t n) noexcept nogil:
     return b
 
 
-cdef bint no_memory_for(Tcp *t, const Tcb *c) noexcept nogil:
+cdef inline bint no_memory_for(Tcp *t, const Tcb *c) noexcept nogil:
     """The last of the memory is for connections whose application keeps up; what lies beyond the budget, for receiving
     ACKs.
     """
@@ -73,7 +78,18 @@ cdef bint rcvq_append(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t n) noexc
     return True
 
 
-cdef void link_in_order(Tcb *c, Buf *b) noexcept nogil:
+cdef uint32_t rcvq_append_run(Tcp *t, Tcb *c, Buf **run) noexcept nogil:
+    cdef Buf *b = run[0]
+    cdef uint32_t taken = 0
+    while b != NULL and b.len > COALESCE and keepable(b, b.len) and not no_memory_for(t, c):
+        run[0] = b.next
+        taken += b.len
+        link_in_order(c, b)
+        b = run[0]
+    return taken
+
+
+cdef inline void link_in_order(Tcb *c, Buf *b) noexcept nogil:
     b.next = NULL
     if c.rcvq_tail == NULL:
         c.rcvq_head = b

@@ -1,5 +1,6 @@
 # The Internet checksum (RFC 1071). Partial sums are uint64_t in native word order; fold once at the end.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.bytes cimport USTACK_SWAP16, USTACK_SWAP32, USTACK_SWAP64
 
@@ -51,3 +52,10 @@ cdef inline uint16_t csum_fold(uint64_t sum) noexcept nogil:
 cdef inline void csum_store(uint8_t *p, uint16_t folded) noexcept nogil:
     p[0] = (<uint8_t *>&folded)[0]
     p[1] = (<uint8_t *>&folded)[1]
+
+
+cdef inline uint64_t csum_pseudo4(const uint8_t *ip, uint8_t proto, uint32_t length) noexcept nogil:
+    """Pseudo header of a packet whose IPv4 header is at `ip`."""
+    cdef uint64_t addresses
+    memcpy(&addresses, ip + 12, 8)
+    return (addresses >> 32) + <uint32_t>addresses + USTACK_SWAP32(length) + USTACK_SWAP16(proto)
