@@ -5,7 +5,6 @@ from libc.string cimport memset
 
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
-from ustack_ext.base.live cimport LIVE_OBJECTS, live_count
 from ustack_ext.base.rng cimport rng_key
 from ustack_ext.base.slab cimport slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
@@ -134,5 +133,4 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.binds_slab)
     slab_destroy(&t.reasms)
     slab_destroy(&t.confs)
-    live_count(LIVE_OBJECTS, t.n_spare_txs)
     slab_destroy(&t.txs)
