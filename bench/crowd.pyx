@@ -409,6 +409,12 @@ cdef class Crowd:
         """Bytes of packet memory in use, and held."""
         return self.w.e.core.pool.used, self.w.e.core.pool.held
 
+    def rest(self):
+        """Lets ten seconds pass in which nothing comes: timers that were put off look again, and go."""
+        with nogil:
+            step(self.w, <uint64_t>10000000000)
+            engine_poll(self.w.e)
+
     @property
     def timers(self):
         """Timers armed, and nodes that the wheel made for crowded slots."""

@@ -58,6 +58,7 @@ def test_every_connection_answers(module: Any, count: int) -> None:
     assert crowd.exchange(0, count) >= 3 * count
     assert crowd.exchange(count, 2 * count, 1000) >= 6 * count
     assert crowd.pool[0] == 0
+    crowd.rest()
     assert crowd.timers == (0, 0)
 
 

@@ -33,7 +33,6 @@ cdef enum:                         # Source.native of a connection
 cdef enum:
     VECTOR = 16                    # blocks of the receive queue echoed at a time
     COUNT_BYTES = 8                # of discard's report
-    UNSENT = 262144                # bytes that chargen is ahead of TCP
     LINE = 72                      # RFC 864: characters in a line, then CR LF
     FIRST = 32                     # ... of the ring of printable characters
     RING = 95
@@ -271,8 +270,7 @@ cdef void chargen(Service *s, Tcb *c) noexcept nogil:
     if c.flags & TF_FIN_RCVD:
         let_go(s, c)
         return
-    # What waits to be sent stays in the cache until it is.
-    while c.tx.sndq_bytes - (c.snd_nxt - c.snd_una) < UNSENT:
+    while True:
         at = c.source.mark                                   # bytes so far, modulo PATTERN
         for i in range(VECTOR):
             iov[i].base = s.answer + at
