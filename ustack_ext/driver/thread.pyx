@@ -309,6 +309,8 @@ cdef class ThreadDriver(Driver):
         cdef bint heard = True
         if not more and not poller_pending(p):
             if spin_us and poller_spin(p, &self.woken, until, spin_us):
+                if atomic_swap(&self.woken, 0):              # or no later round would ever sleep
+                    poller_look(p, False)
                 return True
             heard = poller_sleep(p, &self.woken, until)
         else:
