@@ -3,6 +3,7 @@
 Both ends of the tunnel are in this process; in life each would be on a machine of its own.
 """
 
+import contextlib
 import socket
 import threading
 
@@ -13,22 +14,27 @@ class Tunnel:
     """One end: what the stack sends goes out in datagrams, what arrives in datagrams goes into the stack."""
 
     def __init__(self, stack: ustack.Stack, address: str) -> None:
+        # Not connected: nobody at the other end any more (ICMP port unreachable) is then no error of this socket.
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
-        self.link = ustack.Callback(send=self.udp.send, medium="ip", mtu=1400)
+        self.link = ustack.Callback(send=self.send, medium="ip", mtu=1400)
         stack.attach(self.link, addresses=[address])
 
     def connect(self, other: "Tunnel") -> None:
-        self.udp.connect(other.udp.getsockname())
+        self.peer = other.udp.getsockname()
         self.thread = threading.Thread(target=self.carry)
         self.thread.start()
 
+    def send(self, packet: bytes) -> None:
+        with contextlib.suppress(OSError):  # what cannot be sent is lost, as on any wire
+            self.udp.sendto(packet, self.peer)
+
     def carry(self) -> None:
-        while packet := self.udp.recv(2000):  # empty once the socket is shut down
+        while packet := self.udp.recv(2000):  # an empty datagram is the end
             self.link.receive(packet)
 
     def close(self) -> None:
-        self.udp.shutdown(socket.SHUT_RD)
+        self.udp.sendto(b"", self.udp.getsockname())
         self.thread.join()
         self.link.close()
         self.udp.close()
