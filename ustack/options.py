@@ -13,10 +13,11 @@ import struct
 from typing import Any
 
 from ustack_ext.sockets.inspect import connection_details
-from ustack_ext.sockets.options import Opt
+from ustack_ext.sockets.options import Opt, algorithms
 
 _INT = struct.Struct("i")
 _LINGER = struct.Struct("ii")
+_CA_NAME_MAX = 16  # Linux's TCP_CA_NAME_MAX
 _NAMES = {
     "SOL_SOCKET": {
         "SO_ERROR": Opt.OPT_ERROR,
@@ -37,6 +38,7 @@ _NAMES = {
         "TCP_MAXSEG": Opt.OPT_MAXSEG,
         "TCP_USER_TIMEOUT": Opt.OPT_USER_TIMEOUT,
         "TCP_QUICKACK": Opt.OPT_QUICKACK,
+        "TCP_CONGESTION": Opt.OPT_CONGESTION,
     },
     "IPPROTO_IP": {
         "IP_TTL": Opt.OPT_TTL,
@@ -98,6 +100,9 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
         raise _error(errno.ENOPROTOOPT)
     else:
         value = sock._get_option(which)
+    if which == Opt.OPT_CONGESTION:
+        raw = algorithms()[value].encode().ljust(_CA_NAME_MAX, b"\0")
+        return raw[:size] if size else int(_INT.unpack_from(raw)[0])
     if which == Opt.OPT_LINGER:
         raw = _LINGER.pack(value >> 32, value & 0xFFFFFFFF)
         return raw[:size] if size else value >> 32
@@ -114,7 +119,9 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
             raise TypeError("setsockopt() with None as value takes a length")
         raise _error(errno.ENOPROTOOPT)
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
-    if not isinstance(value, int) or not -(1 << 31) <= value < 1 << 31:
+    if which == Opt.OPT_CONGESTION:
+        value = _algorithm(_INT.pack(value) if isinstance(value, int) else memoryview(value).tobytes())
+    elif not isinstance(value, int) or not -(1 << 31) <= value < 1 << 31:
         value = _from_bytes(memoryview(value).tobytes(), which)
     elif which == Opt.OPT_LINGER:
         raise _error(errno.EINVAL)  # an int is shorter than struct linger
@@ -122,6 +129,16 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
         sock.getsockname()
         raise _error(errno.ENOPROTOOPT)
     sock._set_option(which, value)
+
+
+def _algorithm(raw: bytes) -> int:
+    """The number of a congestion control algorithm by its name, which may end with a 0 byte."""
+    if not raw:
+        raise _error(errno.EINVAL)
+    name = raw[: _CA_NAME_MAX - 1].split(b"\0")[0].decode("latin-1")
+    if name not in algorithms():
+        raise _error(errno.ENOENT)
+    return algorithms().index(name)
 
 
 def _from_bytes(raw: bytes, which: Opt | None) -> int:

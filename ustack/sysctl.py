@@ -10,13 +10,14 @@ import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ustack_ext.sockets.options import algorithms
 from ustack_ext.sockets.sysctl import Knobs
 
 Value = int | tuple[int, ...] | str
 
 _CONGESTION = "net.ipv4.tcp_congestion_control"
 _AVAILABLE = "net.ipv4.tcp_available_congestion_control"
-_ALGORITHMS = "reno"
+_ALLOWED = "net.ipv4.tcp_allowed_congestion_control"
 
 
 class Sysctl(Mapping[str, Value]):
@@ -30,25 +31,36 @@ class Sysctl(Mapping[str, Value]):
         self._knobs = Knobs(stack)
 
     def __getitem__(self, name: str) -> Value:
-        if name in (_CONGESTION, _AVAILABLE):
-            return _ALGORITHMS
+        if name == _AVAILABLE:
+            return " ".join(algorithms())
         values = self._knobs.read(self._known(name))
+        if name == _CONGESTION:
+            return algorithms()[values[0]]
+        if name == _ALLOWED:
+            return " ".join(one for number, one in enumerate(algorithms()) if values[0] >> number & 1)
         return values[0] if len(values) == 1 else values
 
     def __setitem__(self, name: str, value: Value | list[int]) -> None:
         if name == _CONGESTION:
-            if value not in _ALGORITHMS.split():
-                raise ValueError(f"{name}: {value!r} is none of {_ALGORITHMS}")
+            self._set_congestion(value)
+        elif name == _ALLOWED:
+            self._knobs.write(name, (sum({1 << _algorithm(name, one) for one in str(value).split()}),))
         elif name == _AVAILABLE:
             raise PermissionError(f"{name} can only be read")
         else:
             self._knobs.write(self._known(name), _numbers(name, value))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted([*self._knobs.names(), _CONGESTION, _AVAILABLE]))
+        return iter(sorted([*self._knobs.names(), _AVAILABLE]))
 
     def __len__(self) -> int:
-        return len(self._knobs.names()) + 2
+        return len(self._knobs.names()) + 1
+
+    def _set_congestion(self, value: Any) -> None:
+        """As Linux: what is made the default is allowed from then on."""
+        number = _algorithm(_CONGESTION, value)
+        self._knobs.write(_CONGESTION, (number,))
+        self._knobs.write(_ALLOWED, (self._knobs.read(_ALLOWED)[0] | 1 << number,))
 
     def _known(self, name: str) -> str:
         names = self._knobs.names()
@@ -56,6 +68,12 @@ class Sysctl(Mapping[str, Value]):
             return name
         close = difflib.get_close_matches(str(name), names, n=3)
         raise KeyError(f"{name!r} is no knob of this stack" + (f"; close: {', '.join(close)}" if close else ""))
+
+
+def _algorithm(name: str, value: Any) -> int:
+    if value not in algorithms():
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(algorithms())}")
+    return algorithms().index(value)
 
 
 def _numbers(name: str, value: Value | list[int]) -> tuple[int, ...]:

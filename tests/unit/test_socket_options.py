@@ -201,3 +201,28 @@ def test_reuseaddr_lets_a_port_be_taken_again(world: World) -> None:
     again.setsockopt(SOL, socket.SO_REUSEADDR, 1)
     again.bind(("", address[1]))
     again.listen()
+
+
+def test_congestion_control_by_name(world: World) -> None:
+    """TCP_CONGESTION: a name of up to 15 bytes, with or without a 0 behind it; ENOENT for what there is not."""
+    listener, address = world.listener()
+    sock = world.left()
+    default = sock.getsockopt(TCP, socket.TCP_CONGESTION, 16)
+    assert len(default) == 16
+    sock.setsockopt(TCP, socket.TCP_CONGESTION, b"reno")
+    assert sock.getsockopt(TCP, socket.TCP_CONGESTION, 16) == b"reno".ljust(16, b"\0")
+    assert sock.getsockopt(TCP, socket.TCP_CONGESTION, 3) == b"ren"
+    sock.setsockopt(TCP, socket.TCP_CONGESTION, default)
+    sock.setsockopt(TCP, socket.TCP_CONGESTION, b"reno\0")
+    for wrong in (b"magic", b"reno2", 5):
+        with fails(errno.ENOENT):
+            sock.setsockopt(TCP, socket.TCP_CONGESTION, wrong)
+    with fails(errno.EINVAL):
+        sock.setsockopt(TCP, socket.TCP_CONGESTION, b"")
+    listener.setsockopt(TCP, socket.TCP_CONGESTION, b"reno")
+    sock.connect(address)
+    accepted, _ = listener.accept()
+    world.keep(accepted)
+    assert {one.getsockopt(TCP, socket.TCP_CONGESTION, 5) for one in (sock, accepted)} == {b"reno\0"}
+    with fails(errno.ENOPROTOOPT):
+        world.left(socket.SOCK_DGRAM).setsockopt(TCP, socket.TCP_CONGESTION, b"reno")

@@ -189,7 +189,8 @@ def _information(row: dict[str, Any]) -> str:
     known = {**(row.get("details") or {}), **row}
     if not known.get("mss"):
         return ""
-    text = [f"wscale:{known['snd_wscale']},{known['rcv_wscale']}"] if "snd_wscale" in known else []
+    text = [known["congestion"]] if "congestion" in known else []
+    text += [f"wscale:{known['snd_wscale']},{known['rcv_wscale']}"] if "snd_wscale" in known else []
     text.append(f"rto:{_milliseconds(known.get('rto'))}")
     text.append(f"rtt:{_milliseconds(known.get('rtt'))}/{_milliseconds(known.get('rttvar'))}")
     text += [f"{shown}:{known[name]}" for name, shown in _PLAIN_INFO.items() if known.get(name) is not None]

@@ -16,6 +16,7 @@ from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
+from ustack_ext.tcp.congestion.cc cimport cc_ops
 from ustack_ext.tcp.tcb cimport (
     SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd, tcp_ms,
 )
@@ -40,6 +41,7 @@ cdef dict tcb_details(Engine *e, Tcb *c):
         retransmitted += (s.flags & SEG_RETRANS) != 0
         s = s.next
     return {
+        "congestion": cc_ops(c).name.decode(),
         "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.tx.retries, "probes": c.probes,
         "backoff": c.tx.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
         | ((c.flags & TF_WS_OK) != 0) << 2,

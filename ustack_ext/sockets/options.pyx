@@ -3,7 +3,7 @@
 Responsible for: where an option lives (the socket's TcpConf, the Tcb, the UDP socket) and what it may be. Not for: the
 platform's numbers and byte layouts (ustack/options.py). The engine's lock is held.
 """
-from libc.errno cimport EINVAL, ENOMEM, ENOPROTOOPT, ENOTCONN
+from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOTCONN, EPERM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.ready cimport watch_of
@@ -11,6 +11,7 @@ from ustack_ext.sockets.state cimport (
     CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState,
 )
 from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
+from ustack_ext.tcp.congestion.cc cimport cc_name
 from ustack_ext.tcp.tcb cimport TCP_CLOSED, TCP_MSS_DEFAULT_V4, Tcb, TcpConf
 from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport UDP_BROADCAST, UDP_REUSEADDR, UdpSock
@@ -72,6 +73,8 @@ cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) 
         return tcp_sndbuf(&e.tcp, c) if c != NULL else conf.sndbuf if conf.sndbuf else e.tcp.knobs.wmem_default
     if which == OPT_MTU:
         return c.dst.mtu if c != NULL and c.dst.iface != NULL else -ENOTCONN
+    if which == OPT_CONGESTION:
+        return conf.cc
     if which == OPT_BROADCAST:
         return 0
     return -ENOPROTOOPT
@@ -143,7 +146,16 @@ cdef int keepalive_set(TcpConf *conf, int which, long long value) noexcept nogil
     return 0
 
 
-cdef int tcp_set(SockState *s, TcpConf *conf, int which, long long value) noexcept nogil:
+cdef int congestion_set(Engine *e, TcpConf *conf, long long value) noexcept nogil:
+    if cc_name(<int>value) == NULL:
+        return -ENOENT
+    if not e.tcp.knobs.congestion_allowed >> value & 1:
+        return -EPERM
+    conf.cc = <uint8_t>value
+    return 0
+
+
+cdef int tcp_set(Engine *e, SockState *s, TcpConf *conf, int which, long long value) noexcept nogil:
     if OPT_KEEPALIVE <= which <= OPT_KEEPCNT:
         return keepalive_set(conf, which, value)
     if which == OPT_LINGER:
@@ -176,6 +188,8 @@ cdef int tcp_set(SockState *s, TcpConf *conf, int which, long long value) noexce
         conf.tos = <uint8_t>value
     elif which == OPT_TTL:
         conf.ttl = <uint8_t>value
+    elif which == OPT_CONGESTION:
+        return congestion_set(e, conf, value)
     elif which != OPT_BROADCAST:
         return -ENOPROTOOPT
     return 0
@@ -228,6 +242,14 @@ cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcep
         if now == NULL:
             return -EINVAL
         conf = now[0]
-        rc = tcp_set(s, &conf, which, value)
+        rc = tcp_set(e, s, &conf, which, value)
         return rc if rc != 0 else stream_set_conf(e, s, &conf)
     return 0
+
+
+def algorithms():
+    """The names of the congestion control algorithms there are, in the order of OPT_CONGESTION's numbers."""
+    cdef list names = []
+    while cc_name(<int>len(names)) != NULL:
+        names.append((<bytes>cc_name(<int>len(names))).decode())
+    return tuple(names)

@@ -1,7 +1,7 @@
 """A stack's knobs by Linux's sysctl names: where each lives, how wide it is, what it may be.
 
 Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the
-mapping that users hold (ustack/sysctl.py). Meanings: Linux's Documentation/networking/ip-sysctl.rst and net.rst.
+mapping that users hold (ustack/sysctl.py), which also turns algorithms' numbers into names. Meanings: Linux's Documentation/networking/ip-sysctl.rst and net.rst.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.base.limiter cimport limiter_init
@@ -10,6 +10,7 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.state cimport NetKnobs
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
+from ustack_ext.tcp.congestion.ops cimport CC_COUNT
 from ustack_ext.tcp.tcb cimport TcpKnobs
 
 cdef uint32_t U31 = 0x7FFFFFFF
@@ -98,6 +99,8 @@ cdef list tcp_switches(TcpKnobs *t):
         knob(tcp + "rfc1337", &t.rfc1337, 1, 0, 1),
         knob(tcp + "moderate_rcvbuf", &t.moderate_rcvbuf, 1, 0, 1),
         knob(tcp + "early_retrans", &t.early_retrans, 1, 0, 4),
+        knob(tcp + "congestion_control", &t.congestion, 1, 0, CC_COUNT - 1),
+        knob(tcp + "allowed_congestion_control", &t.congestion_allowed, 1, 0, (1 << CC_COUNT) - 1),
     ]
 
 

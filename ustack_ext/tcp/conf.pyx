@@ -42,6 +42,7 @@ cdef void tcp_conf_default(Tcp *t, TcpConf *conf) noexcept nogil:
     conf.keepidle = t.knobs.keepalive_time
     conf.keepintvl = <unsigned short>t.knobs.keepalive_intvl
     conf.keepcnt = <unsigned char>t.knobs.keepalive_probes
+    conf.cc = t.knobs.congestion
 
 
 cdef int conf_set(Tcp *t, const TcpConf **slot, const TcpConf *value) noexcept nogil:

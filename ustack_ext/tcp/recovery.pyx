@@ -15,7 +15,8 @@ from ustack_ext.net.mib cimport (
     TCPDSACKRecv, TCPLossProbeRecovery, TCPLostRetransmit, TCPRenoRecovery, TCPSACKDiscard, TCPSackRecovery,
     TCPSackReneging,
 )
-from ustack_ext.tcp.congestion.cc cimport cc_default
+from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_reduce
+from ustack_ext.tcp.congestion.ops cimport CC_LOSS, CC_RECOVERED, CC_REDUCED, Acked
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
@@ -244,17 +245,18 @@ cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
     c.ca_state = CA_RECOVERY
     c.tx.recover = c.snd_nxt
     c.tx.recover_fs = max(c.snd_nxt - c.snd_una, <uint32_t>1)
-    c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una)
+    cc_reduce(t, c, c.snd_nxt - c.snd_una)
+    cc_event(t, c, CC_REDUCED)
     c.tx.prr_delivered = 0
     c.tx.prr_out = 0
-    c.tx.cc_acked = 0
     count(t.core, TCPSackRecovery if c.flags & TF_SACK_OK else TCPRenoRecovery)
 
 
-cdef void leave_recovery(Tcb *c) noexcept nogil:
+cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
     if c.ca_state == CA_RECOVERY:
         c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
     c.ca_state = CA_OPEN
+    cc_event(t, c, CC_RECOVERED)
     c.tx.dupacks = 0
     if not c.flags & TF_SACK_OK:
         c.tx.sacked = 0
@@ -310,8 +312,10 @@ cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
         return
     if c.flags & TF_TLP_RETRANS and not dsack and seq_gt(ack, c.tx.tlp_end) and c.ca_state < CA_RECOVERY:
         count(t.core, TCPLossProbeRecovery)
-        c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una + c.mss)
+        cc_reduce(t, c, c.cwnd)                              # what was in flight then is not known any more
+        cc_event(t, c, CC_REDUCED)
         c.cwnd = min(c.cwnd, c.ssthresh)
+        cc_event(t, c, CC_RECOVERED)
     c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
 
 
@@ -330,6 +334,13 @@ cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint adv
         if ms < t.knobs.rto_max_ms:
             rtt_sample(t, c, max(ms, <uint32_t>1) * 1000)
             c.tx.backoff = 0
+
+
+cdef void grow(Tcp *t, Tcb *c, const Delivery *d) noexcept nogil:
+    cdef Acked a
+    a.bytes = d.bytes
+    a.rtt = <uint32_t>min((t.core.now - d.rtt_xmit) // 1000, <uint64_t>0x7FFFFFFF) if d.rtt_xmit else 0
+    cc_on_ack(t, c, &a)
 
 
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil:
@@ -360,7 +371,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         c.tx.dupacks += 1
         d.bytes += reno_duplicate(t, c)
     if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.tx.recover) and (c.ca_state == CA_RECOVERY or advanced):
-        leave_recovery(c)
+        leave_recovery(t, c)
     if c.flags & TF_SACK_OK:
         if d.bytes > 0:
             again = rack_detect(t, c)
@@ -374,7 +385,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
     if c.ca_state == CA_RECOVERY:
         prr(c, d.bytes, advanced and c.tx.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
     elif d.bytes > 0 and c.flags & TF_CWND_LIMITED and (advanced or c.ca_state == CA_LOSS):
-        cc_default().on_ack(c, d.bytes)
+        grow(t, c, &d)
     if advanced or c.tx.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off
         recovery_arm(t, c)
     if again != UINT64_MAX and again < c.tx.rto_at:
@@ -462,11 +473,12 @@ cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
         count(t.core, TCPSackReneging)
         forget_sacks(c)
     if c.ca_state < CA_LOSS:                                  # not again for a second time-out of the same window
-        c.ssthresh = cc_default().ssthresh(c, c.snd_nxt - c.snd_una)
+        cc_reduce(t, c, c.snd_nxt - c.snd_una)
         c.tx.recover = c.snd_nxt
     c.ca_state = CA_LOSS
     c.cwnd = c.mss                                            # RFC 5681 §3.1: the loss window
     c.tx.cc_acked = 0
+    cc_event(t, c, CC_LOSS)
     c.tx.dupacks = 0
     c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
     if not c.flags & TF_SACK_OK:

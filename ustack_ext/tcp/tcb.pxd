@@ -50,6 +50,7 @@ cdef struct TcpConf:
     uint8_t reuseaddr
     uint8_t linger                 # SO_LINGER l_onoff
     uint16_t linger_time           # s
+    uint8_t cc                     # CcId: the congestion control algorithm
 
 cdef struct Bind:                  # a local port somebody claimed by bind()
     Entry entry                    # in tcp.binds, hashed by port
@@ -192,6 +193,8 @@ cdef struct Tx:
     uint32_t prr_delivered
     uint32_t prr_out
     uint32_t tlp_end
+    uint32_t prior_cwnd            # before the last reduction, for an undo; 0: nothing to undo
+    uint32_t prior_ssthresh
     Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
     Seg *sack_hint                 # last segment a SACK touched
     uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
@@ -342,6 +345,8 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t moderate_rcvbuf
     uint8_t dsack
     uint8_t early_retrans          # 3: TLP
+    uint8_t congestion             # CcId: of sockets made from now on
+    uint8_t congestion_allowed     # what TCP_CONGESTION may choose: a bit (1 << CcId) each
     uint32_t init_cwnd             # segments
     uint32_t fin_timeout           # s
     uint32_t max_tw_buckets

@@ -10,6 +10,7 @@ from ustack_ext.base.slab cimport slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport Net
+from ustack_ext.tcp.congestion.ops cimport CC_COUNT, CC_RENO
 from ustack_ext.tcp.output cimport tcp_output
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
@@ -43,6 +44,8 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.slow_start_after_idle = 1
     k.moderate_rcvbuf = 1
     k.early_retrans = 3
+    k.congestion = CC_RENO
+    k.congestion_allowed = (1 << CC_COUNT) - 1
     k.rfc1337 = 1                      # Linux has 0: a reset would end TIME-WAIT there
     k.init_cwnd = 10
     k.fin_timeout = 60

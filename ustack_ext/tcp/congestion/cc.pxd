@@ -1,4 +1,14 @@
-# The registry of congestion control algorithms.
-from ustack_ext.tcp.congestion.ops cimport CcOps
+# The registry of congestion control algorithms, and what TCP says to a connection's own.
+from libc.stdint cimport uint32_t
+from ustack_ext.tcp.congestion.ops cimport Acked, CcEvent, CcOps
+from ustack_ext.tcp.tcb cimport Tcb, Tcp
 
-cdef CcOps *cc_default() noexcept nogil
+cdef const CcOps *cc_ops(const Tcb *c) noexcept nogil
+cdef const char *cc_name(int which) noexcept nogil                         # a CcId's; NULL: there is none
+cdef void cc_on_ack(Tcp *t, Tcb *c, const Acked *a) noexcept nogil
+cdef void cc_event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil
+# Congestion was found with so many bytes in flight: what cwnd and ssthresh were is kept in c.tx for cc_undo, ssthresh
+# is lowered. cwnd is the caller's.
+cdef void cc_reduce(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil
+# The last cc_reduce was for nothing.
+cdef void cc_undo(Tcp *t, Tcb *c) noexcept nogil

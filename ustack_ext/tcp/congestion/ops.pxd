@@ -1,10 +1,32 @@
-# What a congestion control algorithm is: a table of functions over the connection's cwnd and ssthresh (bytes).
+# What a congestion control algorithm is: a table of functions over a connection's cwnd and ssthresh (bytes), after
+# Linux's tcp_congestion_ops. Which of them are called, and when, is tcp/recovery's and tcp/output's business.
 from libc.stdint cimport uint32_t
-from ustack_ext.tcp.tcb cimport Tcb
+from ustack_ext.tcp.tcb cimport Tcb, Tcp
+
+cdef enum:
+    CWND_MAX = 1 << 30
+
+cdef enum CcId:                    # TcpConf.cc and TcpKnobs.congestion, in the order of tcp_available_congestion_control
+    CC_RENO
+    CC_COUNT
+
+cdef enum CcEvent:
+    CC_TX_START                    # data goes out, and nothing was in flight
+    CC_CWND_RESTART                # ... for so long that cwnd was cut (RFC 5681 §4.1)
+    CC_LOSS                        # a retransmission time-out: cwnd is one segment
+    CC_REDUCED                     # recovery or CWR begins: ssthresh has just been lowered
+    CC_RECOVERED                   # ... and is over: cwnd is where it goes on from
+    CC_UNDONE                      # ... was for nothing: cwnd and ssthresh are what they were
+
+cdef struct Acked:                 # what one ACK said
+    uint32_t bytes                 # newly acknowledged or SACKed
+    uint32_t rtt                   # us, of the newest segment it covers that was sent once; 0: none
 
 cdef struct CcOps:
     const char *name
-    # `acked` bytes were newly delivered while nothing is being recovered and the window was the limit.
-    void (*on_ack)(Tcb *c, uint32_t acked) noexcept nogil
-    # The slow-start threshold after a loss (fast recovery or time-out), given the bytes in flight.
-    uint32_t (*ssthresh)(Tcb *c, uint32_t flight) noexcept nogil
+    # Bytes were newly delivered while nothing is being recovered and the window was the limit (RFC 7661): cwnd grows.
+    void (*on_ack)(Tcp *t, Tcb *c, const Acked *a) noexcept nogil
+    # The slow-start threshold after congestion was found, given the bytes in flight then.
+    uint32_t (*ssthresh)(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil
+    # May be NULL.
+    void (*event)(Tcp *t, Tcb *c, CcEvent what) noexcept nogil
