@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -213,6 +214,22 @@ def test_no_frame_is_lost_where_a_caller_takes_over_from_the_thread() -> None:
             assert left.counters()["TcpRetransSegs"] == right.counters()["TcpRetransSegs"] == 0
 
 
+def test_frames_do_not_overtake_one_another() -> None:
+    """A caller that begins to poll while the thread reads: what the thread has read goes in first."""
+    sent = [b"%d" % number for number in range(4)]
+    for _ in range(300):
+        a, b = ustack.pipe()
+        with ustack.Stack() as left, ustack.Stack() as right:
+            left.attach(a, addresses=["10.0.0.1/24"])
+            right.attach(b, addresses=["10.0.0.2/24"])
+            sender, receiver = (stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM) for stack in (left, right))
+            receiver.bind(("10.0.0.2", 7))
+            receiver.settimeout(30)
+            for data in sent:
+                sender.sendto(data, ("10.0.0.2", 7))
+            assert [receiver.recv(100) for _ in sent] == sent
+
+
 def test_busy_polling(pair: tuple[ustack.Stack, ustack.Stack]) -> None:
     """SO_BUSY_POLL and its default change nothing but how a call waits, time-outs and Ctrl-C included."""
     so_busy_poll = getattr(socket, "SO_BUSY_POLL", 46)
@@ -234,6 +251,23 @@ def test_busy_polling(pair: tuple[ustack.Stack, ustack.Stack]) -> None:
     conn.settimeout(0.05)
     with pytest.raises(TimeoutError):
         conn.recv(1)
+
+
+def test_a_busy_poller_that_was_called_sleeps_again() -> None:
+    """It looks for 20 ms, then sleeps, also after a frame came while it was looking."""
+    raw, end = ustack.pipe("ip")
+    with ustack.Stack() as stack:
+        stack.attach(end, addresses=["10.0.0.2/24"])
+        sock = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)
+        sock.setsockopt(ustack.SOL_SOCKET, getattr(socket, "SO_BUSY_POLL", 46), 20_000)
+        sock.settimeout(0.5)
+        frame = threading.Timer(0.005, raw.send, [datagram(b"x", 9)])
+        frame.start()
+        before = time.thread_time()
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        assert time.thread_time() - before < 0.2
+        frame.join()
 
 
 def test_a_listeners_busy_polling_is_inherited(pair: tuple[ustack.Stack, ustack.Stack]) -> None:

@@ -11,6 +11,9 @@ cdef extern from * nogil:
     static void atomic_set(int *p, int v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     static int atomic_swap(int *p, int v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
     static int atomic_add(int *p, int v) { return __atomic_add_fetch(p, v, __ATOMIC_SEQ_CST); }
+    static int atomic_change(int *p, int from, int to) {
+        return __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
     #ifdef __linux__
     #include <linux/futex.h>
     #include <sys/syscall.h>
@@ -38,5 +41,6 @@ cdef extern from * nogil:
     void atomic_set(int *p, int v)
     int atomic_swap(int *p, int v)              # the value before
     int atomic_add(int *p, int v)               # the value after
+    bint atomic_change(int *p, int before, int after)       # whether it was `before`, and is `after` now
     int atomic_sleep(int *p, int was, uint64_t deadline)
     void atomic_wake(int *p)

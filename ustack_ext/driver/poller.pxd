@@ -28,6 +28,7 @@ cdef struct Poller:
     int busy                   # outside the lock, using links: set and cleared under it
     int reading                # in a link's receive function
     int asleep                 # or about to be
+    int look                   # somebody wants it to look again; cleared by its owner
     uint64_t last              # ns of the last round
     unsigned int rounds        # times it took the lock again
     Buf scratch                # frames are read into it, and dropped, when there is no memory at all
@@ -44,10 +45,10 @@ cdef void poller_release(Poller *p, Driver d) noexcept nogil       # gives all b
 cdef void poller_look(Poller *p, bint everywhere) noexcept nogil
 cdef bint poller_pending(Poller *p) noexcept nogil
 cdef int poller_read(Poller *p) noexcept nogil                     # a batch of each link that is ready; frames
-# Looks for frames again and again, for spin_us or until a time. Whether it read some, or *look was set.
-cdef bint poller_spin(Poller *p, int *look, uint64_t until, uint32_t spin_us) noexcept nogil
+# Looks for frames again and again, for spin_us or until a time. Whether it read some, or was roused.
+cdef bint poller_spin(Poller *p, uint64_t until, uint32_t spin_us) noexcept nogil
 # Sleeps until a link has a frame, the time comes (ns; UINT64_MAX: never), or poller_rouse. False: a signal came.
-cdef bint poller_sleep(Poller *p, int *look, uint64_t until) noexcept nogil
+cdef bint poller_sleep(Poller *p, uint64_t until) noexcept nogil
 # The same without the links, for at most so many ns
-cdef void poller_doze(Poller *p, int *look, uint64_t ns) noexcept nogil
+cdef void poller_doze(Poller *p, uint64_t ns) noexcept nogil
 cdef void poller_rouse(Poller *p) noexcept nogil                   # any thread, under any lock

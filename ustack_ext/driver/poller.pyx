@@ -201,26 +201,26 @@ cdef int poller_read(Poller *p) noexcept nogil:
     return taken
 
 
-cdef bint poller_spin(Poller *p, int *look, uint64_t until, uint32_t spin_us) noexcept nogil:
+cdef bint poller_spin(Poller *p, uint64_t until, uint32_t spin_us) noexcept nogil:
     cdef uint64_t end = min(clock_monotonic() + <uint64_t>spin_us * 1000, until)
     cdef int i
     while True:
         for i in range(p.n_rx):
             p.rx[i].ready = 1
-        if poller_read(p) or atomic_get(look):
+        if poller_read(p) or atomic_get(&p.look):
             return True
         if clock_monotonic() >= end:
             return False
 
 
-cdef bint poller_sleep(Poller *p, int *look, uint64_t until) noexcept nogil:
+cdef bint poller_sleep(Poller *p, uint64_t until) noexcept nogil:
     cdef uint32_t found
     cdef Rx *rx
     cdef int i
     atomic_set(&p.asleep, 1)
-    # Who wants attention sets *look, then looks at asleep; here it is the other way round: one of the two sees the
+    # Who wants attention sets look, then looks at asleep; here it is the other way round: one of the two sees the
     # other.
-    if atomic_get(look):
+    if atomic_get(&p.look):
         atomic_set(&p.asleep, 0)
         return True
     i = waitset_wait(&p.set, until, &found)
@@ -239,14 +239,16 @@ cdef bint poller_sleep(Poller *p, int *look, uint64_t until) noexcept nogil:
     return True
 
 
-cdef void poller_doze(Poller *p, int *look, uint64_t ns) noexcept nogil:
+cdef void poller_doze(Poller *p, uint64_t ns) noexcept nogil:
     atomic_set(&p.asleep, 1)
-    if not atomic_get(look):
+    if not atomic_get(&p.look):
         waitset_doze(&p.set, ns)
         wakefd_clear(p.set.bell)
     atomic_set(&p.asleep, 0)
+    atomic_set(&p.look, 0)
 
 
 cdef void poller_rouse(Poller *p) noexcept nogil:
+    atomic_set(&p.look, 1)
     if atomic_swap(&p.asleep, 0):
         wakefd_set(p.set.bell)

@@ -21,7 +21,7 @@ import weakref
 
 from libc.errno cimport EINTR
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
-from ustack_ext.driver.atomic cimport atomic_add, atomic_get, atomic_set, atomic_swap, atomic_wake
+from ustack_ext.driver.atomic cimport atomic_add, atomic_change, atomic_get, atomic_set, atomic_swap, atomic_wake
 from ustack_ext.driver.clock cimport clock_monotonic
 from ustack_ext.driver.driver cimport (APPOINTED, FIRED, MAX_LINKS, WAITING, Driver, Waiter, mute, waiter_sleep)
 from ustack_ext.driver.poller cimport (Poller, poller_doze, poller_free, poller_init, poller_look, poller_pending,
@@ -57,7 +57,7 @@ cdef enum:
 
 cdef enum State:               # of the thread
     READING                    # reads links, or has the lock
-    SLEEPING                   # sleeps on the links
+    SLEEPING                   # sleeps on the links: who changes this reads them, be it the thread or a caller
     ASIDE                      # leaves the links to callers
 
 cdef enum:                     # why run() returned
@@ -78,8 +78,6 @@ cdef class ThreadDriver(Driver):
     cdef int waiting                   # threads that want the lock
     cdef int stop
     cdef int state                     # State
-    cdef int woken                     # somebody wants whoever polls to look again
-    cdef int summoned                  # ... and the thread to come back from standing aside
     cdef int followers                 # callers that wait while somebody else polls
     cdef bint parked                   # the thread stands aside without looking up
     cdef readonly unsigned int turns   # times a caller has polled
@@ -160,16 +158,14 @@ cdef class ThreadDriver(Driver):
                 atomic_wake(&woken[i].fired)
 
     cdef void kick(self) noexcept nogil:
-        atomic_set(&self.woken, 1)
+        """Whoever polls looks again."""
         poller_rouse(&self.turn)
         if atomic_get(&self.state) != ASIDE:
             poller_rouse(&self.own)
 
     cdef void summon(self) noexcept nogil:
         """The thread comes back to the links, or notices that it has to stand aside."""
-        atomic_set(&self.summoned, 1)
-        if atomic_get(&self.state) == ASIDE:
-            poller_rouse(&self.own)
+        poller_rouse(&self.own)
 
     # Waiting
 
@@ -177,7 +173,6 @@ cdef class ThreadDriver(Driver):
         cdef bint asleep = w.fired == WAITING
         atomic_set(&w.fired, FIRED)
         if w == self.leader:
-            atomic_set(&self.woken, 1)
             poller_rouse(&self.turn)
         elif asleep:
             self.wake(w)
@@ -211,10 +206,12 @@ cdef class ThreadDriver(Driver):
             self.give()
             return 1
         if self.leader == NULL and self.claim == NULL and self.followers == 0 and not self.stop:
-            if self.state != READING:
+            if self.take_over():
                 return self.lead(w, deadline)
             self.claim = w
             claims = True
+            if self.busy_poll:
+                self.kick()                                  # the thread may go on looking for long
         atomic_add(&self.followers, 1)
         self.give()
         got = waiter_sleep(w, deadline)
@@ -232,13 +229,20 @@ cdef class ThreadDriver(Driver):
             atomic_add(&self.followers, -1)
         return 1 if atomic_get(&w.fired) == FIRED else got
 
+    cdef bint take_over(self) noexcept nogil:
+        """The links are the caller's, unless the thread is reading: what it reads goes in first, or frames would
+        overtake one another.
+        """
+        if atomic_change(&self.state, SLEEPING, ASIDE):
+            self.summon()
+        return self.state == ASIDE
+
     cdef int lead(self, Waiter *w, uint64_t deadline) noexcept nogil:
         """Poll in the place of the thread, as wait_once. The lock is held at the beginning and not at the end."""
         cdef int rounds = 0, got = 1
         cdef bint more = False, heard = True
         self.leader = w
-        if self.state == SLEEPING:
-            self.kick()
+        atomic_set(&self.turn.look, 0)
         poller_look(&self.turn, False)
         while w.fired != FIRED:
             heard = self.round(&more, deadline, max(w.spin_us, self.busy_read))
@@ -308,16 +312,17 @@ cdef class ThreadDriver(Driver):
         """
         cdef bint heard = True
         if not more and not poller_pending(p):
-            if spin_us and poller_spin(p, &self.woken, until, spin_us):
-                if atomic_swap(&self.woken, 0):              # or no later round would ever sleep
+            if spin_us and poller_spin(p, until, spin_us):
+                if atomic_swap(&p.look, 0):                  # or no later round would ever sleep
                     poller_look(p, False)
                 return True
-            heard = poller_sleep(p, &self.woken, until)
+            heard = poller_sleep(p, until)
         else:
             self.give_way()
-        if atomic_swap(&self.woken, 0):
-            poller_look(p, False)
-        poller_read(p)
+        if p == &self.turn or self.state == READING or atomic_change(&self.state, SLEEPING, READING):
+            if atomic_swap(&p.look, 0):
+                poller_look(p, False)
+            poller_read(p)
         return heard
 
     # The thread
@@ -362,14 +367,14 @@ cdef class ThreadDriver(Driver):
                     self.kick()                              # for what this thread was woken for, but leaves unread
                 atomic_set(&self.state, ASIDE)
                 self.give()
-                poller_doze(p, &self.summoned, UINT64_MAX if self.parked else TICK)
+                poller_doze(p, UINT64_MAX if self.parked else TICK)
                 continue
             if self.state == ASIDE:
                 poller_look(p, False)
                 more = False
             poller_prepare(p, self, more)
             deadline = engine_wake(self.engine)
-            atomic_set(&self.state, READING if more else SLEEPING)
+            atomic_set(&self.state, READING if more or self.busy_poll else SLEEPING)
             self.sleep_until = 0 if more else deadline
             p.busy = 1
             self.give()
@@ -378,7 +383,6 @@ cdef class ThreadDriver(Driver):
     cdef bint stands_aside(self) noexcept nogil:
         """Whether callers poll; the first that claimed to does from now on."""
         cdef bint same
-        atomic_set(&self.summoned, 0)
         if self.claim != NULL and self.leader == NULL and self.claim.fired == WAITING and self.followers == 1:
             self.leader = self.claim
             atomic_set(&self.claim.fired, APPOINTED)
@@ -410,10 +414,10 @@ cdef class ThreadDriver(Driver):
 
     cdef void outlast(self, Poller *p) noexcept:
         cdef unsigned int seen = p.rounds
-        self.kick()
+        poller_rouse(p)
         while p.busy and p.rounds == seen and self.thread.is_alive():
             time.sleep(0.0001)
-            self.kick()
+            poller_rouse(p)
 
     cpdef close(self):
         """Stop the thread and detach every link. Returns when the thread is gone. Can be called again."""
