@@ -40,6 +40,10 @@ sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBS
 bench: system-bench build $(VENV)/.test  ## measure against the kernel, on this machine
 	$(PY) -m bench $(ARGS)
 
+.PHONY: conformance
+conformance: system-test build $(VENV)/.test  ## check ustack and this kernel by the RFCs, write docs/conformance.md
+	$(PY) -m ustack conformance --quiet --patience 75 --docs docs/conformance.md $(ARGS)
+
 .PHONY: fuzz
 fuzz: system-fuzz build $(VENV)/.test  ## coverage-guided fuzzing of the engine's input
 	$(PY) -m tests.hostile.fuzz $(ARGS)

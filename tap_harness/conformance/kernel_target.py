@@ -1,0 +1,96 @@
+"""The kernel of this machine as a target: a namespace of its own, a TAP, kernel sockets, real time."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from tap_harness.conformance.registry import NotApplicable
+from tap_harness.conformance.target import Recorder
+from tap_harness.linux_carrier import LinuxCarrier, LinuxStack
+
+
+class _RealTime(LinuxCarrier):
+    """A LinuxCarrier for which waiting is waiting."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._kept: deque[bytes] = deque()
+
+    def receive(self, within: float) -> bytes | None:
+        """The next frame, one that came while waiting first."""
+        return self._kept.popleft() if self._kept else super().receive(within)
+
+    def advance(self, seconds: float) -> None:
+        """Wait; what the kernel sends meanwhile is kept in order."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            select.select([self._tap.fd], [], [], left)
+            while (frame := super().receive(0)) is not None:
+                self._kept.append(frame)
+
+    @property
+    def namespace(self) -> Any:
+        """The namespace whose kernel this is."""
+        return self._ns
+
+
+class KernelTarget:
+    """Linux, 10.9.0.2, with its defaults."""
+
+    name = "kernel"
+    virtual = False
+    address = "10.9.0.2"
+    peer_address = "10.9.0.1"
+    peer_mac = "02:00:00:00:00:01"
+    other_address = "10.9.0.3"
+    slack = 0.25
+    sink = echo = 0
+
+    def __init__(self) -> None:
+        self.carrier = _RealTime(f"{self.address}/24")
+        self.carrier.namespace.sh(f"ip route add default via {self.peer_address}")
+        self.stack: LinuxStack = self.carrier.stack
+        self.wire = Recorder(self.carrier)
+
+    def socket(self, datagram: bool = False) -> Any:
+        """A non-blocking kernel socket in the namespace."""
+        made = self.carrier.namespace.socket(kind=2 if datagram else 1)
+        made.setblocking(False)
+        return made
+
+    def sysctl(self, name: str, value: object = None) -> Any:
+        """Write (value given) or read a sysctl of the namespace."""
+        if isinstance(value, (tuple, list)):
+            value = " ".join(str(one) for one in value)
+        try:
+            if value is not None:
+                self.carrier.namespace.sysctl(name, value)
+            path = Path("/proc/sys") / name.replace(".", "/")
+            words = self.carrier.namespace.call(path.read_text).split()
+        except OSError as error:
+            raise NotApplicable(f"this kernel: {name}: {error.strerror}") from None
+        numbers = [int(word) if word.lstrip("-").isdigit() else word for word in words]
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+    def connections(self) -> list[Any]:
+        """What `ss` tells."""
+        return self.stack.connections()
+
+    def pump(self) -> None:
+        """The kernel runs by itself."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait in real time."""
+        self.carrier.advance(seconds)
+
+    def add_address(self, address: str) -> None:
+        """Another address on the device."""
+        self.carrier.namespace.sh(f"ip addr add {address} dev ust0")
+
+    def close(self) -> None:
+        """Give the namespace back."""
+        self.carrier.close()

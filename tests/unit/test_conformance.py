@@ -1,0 +1,79 @@
+"""`ustack conformance`: no failed MUST on the stack, failures that are seen, reports, and the list of RFC 9293."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tap_harness import segment
+from tap_harness.conformance import __main__ as program
+from tap_harness.conformance.registry import MUST, checks
+from tap_harness.conformance.run import FAIL, PASS, run_all, run_one
+from tap_harness.conformance.target import StackTarget
+
+
+def test_no_failed_must() -> None:
+    results = run_all(checks(), StackTarget)
+    failed = {one.check.name: one.reason for one in results if one.outcome == FAIL and one.check.level == MUST}
+    assert failed == {}
+    unargued = {one.check.name: one.reason for one in results if one.outcome == FAIL and not one.because}
+    assert unargued == {}
+
+
+def one_of(ident: str, function: str, rfc: str = "9293") -> object:
+    return next(one for one in checks([rfc], [ident]) if getattr(one.scenario, "__name__", "") == function)
+
+
+def mend_checksum(from_stack: bool, frame: bytes) -> bytes:
+    """A wire behind which every checksum is right: the stack takes what it should not."""
+    if from_stack or frame[12:14] != b"\x08\x00" or frame[23] != 6:
+        return frame
+    ip = frame[14:34]
+    tcp = frame[34 : 14 + int.from_bytes(ip[2:4], "big")]
+    tcp = tcp[:16] + b"\0\0" + tcp[18:]
+    value = segment.checksum(ip[12:20] + b"\0\x06" + len(tcp).to_bytes(2, "big") + tcp)
+    return frame[:34] + tcp[:16] + value.to_bytes(2, "big") + tcp[18:]
+
+
+def lose_resets(from_stack: bool, frame: bytes) -> bytes | None:
+    """A wire without RSTs towards the stack."""
+    segment_ = segment.parse(frame)
+    return None if not from_stack and segment_ is not None and segment_.flags & segment.RST else frame
+
+
+@pytest.mark.parametrize(
+    ("ident", "function", "mangle"),
+    [("MUST-3", "checksum_verified", mend_checksum), ("MUST-11", "origin_remembered", lose_resets)],
+)
+def test_a_broken_target_fails(ident: str, function: str, mangle: object) -> None:
+    check = one_of(ident, function)
+    assert run_one(check, StackTarget).outcome == PASS  # type: ignore[arg-type]
+    broken = run_one(check, lambda: StackTarget(mangle))  # type: ignore[arg-type]
+    assert broken.outcome == FAIL
+    assert broken.frames
+    assert broken.reason
+
+
+def test_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(program, "StackTarget", lambda: StackTarget(mend_checksum))
+    report = tmp_path / "report.html"
+    assert program.main(["--rfc", "9293", "--only", "MUST-3", "--json", "--html", str(report)]) == program.FAILED
+    told = json.loads(capsys.readouterr().out)
+    assert [row["result"] for row in told["results"]] == [FAIL]
+    text = report.read_text()
+    assert "<script" not in text
+    assert "MUST-3" in text
+    trace = tmp_path / "report" / f"{told['results'][0]['check']}.pcapng"
+    assert trace.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
+    assert f"report/{trace.name}" in text
+
+
+def test_what_cannot_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--rfc", "1"]) == program.CANNOT
+    assert "there are checks of 9293" in capsys.readouterr().err
+    assert program.main(["--target", "nowhere:10.0.0.1"]) == program.CANNOT
+    assert "an interface of this machine" in capsys.readouterr().err
+    assert program.main(["--target", "lo:127.0.0.1"]) == program.CANNOT
+    assert "--source" in capsys.readouterr().err
