@@ -24,6 +24,8 @@ from typing import Any
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
+# The kernel's whatever is patched in.
+_KernelSocket = socket.socket
 TUN_DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TUNGETFEATURES = 0x800454CF
@@ -106,7 +108,7 @@ def _join_one(path: str, kind: int) -> None:
 
 def set_up(device: str) -> None:
     """Bring a network device of the current namespace up. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+    with _KernelSocket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack(_IFREQ_NAME_AND_FLAGS, device.encode(), 0)
         answer = fcntl.ioctl(control, _SIOCGIFFLAGS, request)
         flags = struct.unpack(_IFREQ_NAME_AND_FLAGS, answer)[1]

@@ -21,6 +21,8 @@ CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
 CAP_SYS_ADMIN = 21
 
+# The kernel's whatever is patched in.
+_KernelSocket = socket.socket
 _PR_SET_PDEATHSIG = 1
 _AF_XDP = 44
 _SIOCETHTOOL = 0x8946
@@ -53,7 +55,7 @@ def device_kind(name: str) -> str | None:
     # ethtool's driver information, not sysfs: /sys may be mounted for another network namespace.
     information = ctypes.create_string_buffer(struct.pack("I192x", _ETHTOOL_GDRVINFO), 196)
     request = struct.pack("16sP16x", name.encode(), ctypes.addressof(information))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+    with _KernelSocket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
             fcntl.ioctl(control, _SIOCETHTOOL, request)
         except OSError:

@@ -10,8 +10,9 @@ import contextlib
 import errno
 import ipaddress
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
+from types import ModuleType
 from typing import Any
 
 from ustack_ext.driver.manual import ManualDriver
@@ -21,10 +22,12 @@ from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
 from . import records
+from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
 from .selector import Selector
 from .service import Service
 from .socket import Socket
+from .socketmodule import module_for
 from .sysctl import Sysctl
 
 _V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
@@ -48,6 +51,10 @@ class Stack(StackCore):
         self._links: list[Link] = []
         self._services: list[Service] = []
         self._detached: dict[int, Socket] = {}
+        # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
+        self.hosts: dict[str, str | list[str]] = {}
+        # Asked for other names: name -> addresses, empty for none.
+        self.resolver: Callable[[str], Iterable[str]] | None = None
         self._is_closed = True
         self._start(_make_driver(driver, seed, memory))
         self._is_closed = False
@@ -327,6 +334,31 @@ class Stack(StackCore):
         self._services = [one for one in self._services if not one.closed]
         self._services.append(service)
         return service
+
+    def patched(self, scope: str = "process", outside: str = "refuse") -> Patched:
+        """A context manager (and decorator): the socket module, and all that is built on it, runs on this stack.
+
+        scope: who is concerned: "process", every thread; "thread", the one that enters; "context", the context that
+        enters (contextvars: a task of asyncio and those it starts). May be entered again, and within another.
+        outside: addresses that the stack has no route to: "refuse" (ENETUNREACH), or "kernel": they are left to the
+        kernel's network. Sockets of other families and socketpair() are the kernel's in any case.
+        """
+        return Patched(self, scope, outside)
+
+    @property
+    def socket_module(self) -> ModuleType:
+        """A module with all of the socket module's names, whose sockets are this stack's. Made anew each time."""
+        return module_for(self)
+
+    def reaches(self, address: str) -> bool:
+        """Whether the stack has a route to a numeric address, or has it itself. Raises ValueError."""
+        wanted = ipaddress.ip_address(address or "0.0.0.0")
+        if wanted.is_loopback or wanted.is_unspecified:
+            return True
+        return any(
+            wanted.version == network.version and wanted in network
+            for network in (ipaddress.ip_network(route.destination) for route in self.routes())
+        )
 
     def selector(self) -> Selector:
         """A selector as those of the selectors module, which needs no descriptors for this stack's sockets."""
