@@ -15,6 +15,7 @@ cdef enum EntryKind:
     ENTRY_BIND
     ENTRY_UDP
     ENTRY_PING
+    ENTRY_PMTU
 
 cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
     TimerLink *next

@@ -117,6 +117,19 @@ cdef enum Mib:
     TCPToZeroWindowAdv
     OutOfWindowIcmps
     TCPMemoryPressures
+    TCPMTUPFail
+    TCPMTUPSuccess
+    TCPFullUndo
+    TCPPartialUndo
+    TCPDSACKUndo
+    TCPLossUndo
+    TCPSpuriousRTOs
+    TCPDSACKOfoRecv
+    TCPSACKReorder
+    TCPDSACKIgnoredOld
+    TCPDSACKIgnoredNoUndo
+    TCPLossFailures
+    TCPSackFailures
     # frames and packets dropped, by reason
     DropNoBuffer
     DropEthTruncated

@@ -35,6 +35,9 @@ cdef extern from *:
     "TCPAbortOnLinger", "TCPKeepAlive", "TCPTimeWaitOverflow", "TW", "TWRecycled",
     "PAWSActive", "PAWSEstab", "PAWSTimewait", "TCPWinProbe", "TCPFromZeroWindowAdv", "TCPToZeroWindowAdv",
     "OutOfWindowIcmps", "TCPMemoryPressures",
+    "TCPMTUPFail", "TCPMTUPSuccess", "TCPFullUndo", "TCPPartialUndo", "TCPDSACKUndo", "TCPLossUndo",
+    "TCPSpuriousRTOs", "TCPDSACKOfoRecv", "TCPSACKReorder", "TCPDSACKIgnoredOld", "TCPDSACKIgnoredNoUndo",
+    "TCPLossFailures", "TCPSackFailures",
     /* frames and packets dropped, by reason */
     "DropNoBuffer", "DropEthTruncated", "DropEthType", "DropEthNotOurs", "DropEthSource", "DropArpMalformed",
     "DropArpNotOurs", "DropIpTruncated", "DropIpVersion", "DropIpHeader", "DropIpChecksum", "DropIpOptions",

@@ -42,6 +42,9 @@ cdef int net_source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil
 # entry to be had).
 cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
 
+# What the route to `dst` carries as it is configured, whatever the path beyond it does: for what is told a peer.
+cdef uint32_t net_route_mtu(Net *n, const Dst *d, const Addr *dst) noexcept nogil
+
 # Sends one transport packet (header and payload in *t) to dst. Adds IP and link headers, fragments if `df` is 0 and it
 # is too long, queues on an unresolved neighbour (copying), loops back to ourselves. 0 or -errno: -EMSGSIZE (too big
 # with df), -ENOBUFS (device or queue full), -EHOSTUNREACH, -ENETUNREACH.
@@ -69,7 +72,7 @@ cdef inline void net_count_in(Net *n, Iface *i, uint32_t frame, uint32_t packet)
     count(n.core, IpInDelivers)
 
 
-# A timer of ENTRY_NEIGH, ENTRY_IFADDR or ENTRY_FRAG fired.
+# A timer of ENTRY_NEIGH, ENTRY_IFADDR, ENTRY_FRAG or ENTRY_PMTU fired.
 cdef void net_timer(Net *n, Entry *e) noexcept nogil
 
 # ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate

@@ -11,7 +11,7 @@ from ustack_ext.wire.addr cimport addr_is_v4
 from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_UNREACH, IP4_HLEN)
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_NEIGH
+from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_NEIGH, ENTRY_PMTU
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.rng cimport rng_key, rng_u64
 from ustack_ext.base.slab cimport slab_destroy, slab_init
@@ -27,9 +27,10 @@ from ustack_ext.net.mib cimport NeighQueueDrops
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
                                    neigh_timer)
 from ustack_ext.net.output cimport output_packet, output_resolve
-from ustack_ext.net.route cimport route_insert, route_remove
+from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
+from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
 from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, MEDIUM_ETHERNET, Neigh,
-                                   NetKnobs)
+                                   NetKnobs, PMTUS_MAX, Pmtu, Route)
 
 cdef enum:
     NEIGH_LIMIT = 65536        # the slab's; gc_thresh3 is what holds
@@ -43,6 +44,8 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     memset(k, 0, sizeof(k[0]))
     k.ip_default_ttl = 64
     k.icmp_echo_ignore_broadcasts = 1
+    k.min_pmtu = 552
+    k.mtu_expires = 600
     k.icmp_ratelimit = 1000
     k.icmp_msgs_per_sec = 1000
     k.icmp_msgs_burst = 50
@@ -73,7 +76,8 @@ cdef int net_init(Net *n, Core *core) noexcept nogil:
     limiter_init(&n.icmp_global, n.knobs.icmp_msgs_per_sec, n.knobs.icmp_msgs_burst, core.now)
     slab_init(&n.neigh_slab, sizeof(Neigh), NEIGH_LIMIT)
     slab_init(&n.frag_slab, sizeof(FragQueue), FRAG_LIMIT)
-    if table_init(&n.neighs, 64) != 0 or table_init(&n.frags, 64) != 0:
+    slab_init(&n.pmtu_slab, sizeof(Pmtu), PMTUS_MAX)
+    if table_init(&n.neighs, 64) != 0 or table_init(&n.frags, 64) != 0 or table_init(&n.pmtus, 16) != 0:
         return -ENOMEM
     return 0
 
@@ -81,6 +85,7 @@ cdef int net_init(Net *n, Core *core) noexcept nogil:
 cdef void net_destroy(Net *n) noexcept nogil:
     frag_forget_iface(n, NULL)
     neigh_forget_iface(n, NULL)
+    pmtu_clear(n)
     while n.n_ifaces > 0:
         iface_free(n, n.ifaces[n.n_ifaces - 1])
     free(n.routes)
@@ -89,6 +94,8 @@ cdef void net_destroy(Net *n) noexcept nogil:
     table_destroy(&n.frags)
     slab_destroy(&n.neigh_slab)
     slab_destroy(&n.frag_slab)
+    table_destroy(&n.pmtus)
+    slab_destroy(&n.pmtu_slab)
 
 
 # --- interfaces, addresses, neighbours, routes ---
@@ -162,6 +169,11 @@ cdef int net_source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
     return source_for(n, dst, source)
 
 
+cdef uint32_t net_route_mtu(Net *n, const Dst *d, const Addr *dst) noexcept nogil:
+    cdef Route *r = route_lookup(n, dst, d.iface)
+    return min(r.mtu, d.iface.mtu) if r != NULL and r.mtu != 0 else d.iface.mtu
+
+
 # --- packets ---
 
 cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
@@ -208,6 +220,8 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
         arp_timer(n, <IfAddr *>e)
     elif e.kind == ENTRY_FRAG:
         frag_timer(n, <FragQueue *>e)
+    elif e.kind == ENTRY_PMTU:
+        pmtu_timer(n, <Pmtu *>e)
 
 
 # --- ICMP ---

@@ -1,8 +1,8 @@
 """Sends transport packets over IPv4 (RFC 791, RFC 1122 §3.2, §3.3; RFC 6864 for the identification).
 
 Responsible for choosing the interface and the neighbour, for the IP and link headers, and for fragmentation. Not for
-transport checksums (except for fragments of a packet whose checksum was left to the link), not for path MTU discovery:
-the transport says what may be fragmented.
+transport checksums (except for fragments of a packet whose checksum was left to the link). Path MTU discovery (RFC
+1191) is net/pmtu's and the transport's, which says what may be fragmented; here a path's MTU bounds the route's.
 
 The fast path, a resolved neighbour and a packet that fits, writes two headers in front of the transport's and hands the
 iovec on; nothing is copied.
@@ -22,8 +22,9 @@ from ustack_ext.net.iface cimport iface_for_group, is_our_broadcast, is_ours
 from ustack_ext.net.mib cimport (DropTxTooBig, IpFragCreates, IpFragFails, IpFragOKs, IpOutDiscards, IpOutNoRoutes,
                                  IpOutOctets, IpOutRequests)
 from ustack_ext.net.neigh cimport neigh_create, neigh_find, neigh_queue, neigh_use
+from ustack_ext.net.pmtu cimport pmtu_find
 from ustack_ext.net.route cimport route_lookup
-from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NUD_FAILED, Route, TX_HEADROOM,
+from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NUD_FAILED, Pmtu, Route, TX_HEADROOM,
                                    TX_IOV_MAX, tx_init, tx_payload, tx_push)
 
 
@@ -33,6 +34,7 @@ cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexce
     """Fills in *d unless it is still valid. 0, -EINVAL, -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS; on failure *d is
     stale."""
     cdef Route *r
+    cdef Pmtu *path
     cdef const Addr *hop = dst
     if d.generation == n.generation and d.iface != NULL:
         return 0
@@ -56,6 +58,9 @@ cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexce
                 hop = &r.gateway
             d.iface = r.iface
             d.mtu = r.mtu if r.mtu != 0 and r.mtu < r.iface.mtu else r.iface.mtu
+            path = pmtu_find(n, dst)
+            if path != NULL and path.mtu != 0:
+                d.mtu = min(d.mtu, path.mtu)
             if r.iface.medium == MEDIUM_ETHERNET:
                 d.neigh = neigh_find(n, r.iface, hop)
                 if d.neigh == NULL:
@@ -70,6 +75,13 @@ cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexce
     if d.neigh != NULL and d.neigh.state == NUD_FAILED:
         return -EHOSTUNREACH
     return 0
+
+
+cdef inline bint discovers(const Net *n, const Dst *d) noexcept nogil:
+    """Whether DF is set where the transport wants it: not where path MTU discovery is off, nor where the path carries
+    less than we go down to, so that routers must fragment (Linux's locked MTU).
+    """
+    return (n.knobs.ip_no_pmtu_disc == 0 or n.knobs.ip_no_pmtu_disc == 3) and d.mtu != n.knobs.min_pmtu
 
 
 # --- the identification ---
@@ -235,7 +247,7 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
     ip.src = addr_to_v4(src)
     ip.dst = addr_to_v4(dst)
     ip.hlen = IP4_HLEN
-    if df:                                             # RFC 6864 §4.1: atomic, the field means nothing
+    if df and discovers(n, d):                         # RFC 6864 §4.1: atomic, the field means nothing
         ip.id = 0
         ip.flags = IP4_DF
     else:

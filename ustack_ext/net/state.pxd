@@ -23,6 +23,8 @@ cdef enum:
     TX_IOV_MAX = 72            # iov[0] is the headers
     IFNAME_MAX = 16
     IPMTU_MIN = 68
+    IP6MTU_MIN = 1280
+    PMTUS_MAX = 1024           # destinations whose path MTU is remembered
     IP_MAX = 65535             # bytes of a packet: what its length field can say
     ACCEPTED = 64              # source and destination pairs that net/input remembers: a power of two
 
@@ -116,6 +118,17 @@ cdef struct Dst:
     uint32_t generation
     uint32_t mtu
 
+cdef struct Pmtu:              # what is known of the path to one destination (RFC 1191, RFC 4821)
+    Entry entry                # in net.pmtus; deadline: when it is old
+    Addr addr
+    uint32_t mtu               # what a router said, 0: nobody did
+    uint32_t low               # packets of this size arrive, as the packetization layer knows (bytes of IP)
+    uint32_t high              # ... larger ones than this do not; 0: unknown
+    uint8_t probing            # low and high mean something
+    uint8_t top_failed         # the search need not begin with the largest size
+    Pmtu *older
+    Pmtu *newer
+
 cdef struct FragQueue:         # one datagram being put together (RFC 791 §3.2, RFC 5722)
     Entry entry                # in net.frags
     Addr src
@@ -140,6 +153,9 @@ cdef struct FragQueue:         # one datagram being put together (RFC 791 §3.2,
 
 cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint8_t ip_default_ttl                 # 64
+    uint8_t ip_no_pmtu_disc                # 0; 1, 2: no DF; 3: DF, as 0
+    uint32_t min_pmtu                      # 552; what a path below it carries, routers fragment
+    uint32_t mtu_expires                   # s: 600
     uint8_t icmp_echo_ignore_all           # 0
     uint8_t icmp_echo_ignore_broadcasts    # 1
     uint32_t icmp_ratelimit                # ms between errors to one target: 1000
@@ -184,6 +200,10 @@ cdef struct Net:
     Neigh *unres_newest
     uint32_t unres_count
     uint64_t neigh_queued      # truesize of all frames waiting for an address
+    Table pmtus
+    Slab pmtu_slab
+    Pmtu *pmtu_oldest          # touched least recently
+    Pmtu *pmtu_newest
     Table frags
     Slab frag_slab
     FragQueue *frag_oldest

@@ -3,7 +3,7 @@
 An error counts only if it quotes a sequence number that is in flight. Hard errors end a connection attempt, never a
 connection: there they are remembered as the reason should retransmission give up (MUST-56, RFC 5461).
 """
-from libc.errno cimport EHOSTUNREACH
+from libc.errno cimport EHOSTUNREACH, EMSGSIZE
 from libc.stdint cimport uint32_t
 
 from ustack_ext.base.core cimport count
@@ -12,10 +12,10 @@ from ustack_ext.net.mib cimport OutOfWindowIcmps, TcpAttemptFails
 from ustack_ext.net.state cimport IcmpError
 from ustack_ext.tcp.conn cimport conn_find, tcb_dirty, tcb_done
 from ustack_ext.tcp.listen cimport synreq_free
+from ustack_ext.tcp.pathmtu cimport path_too_big
 from ustack_ext.tcp.seq cimport seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport TCP_SYN_RECV, TCP_SYN_SENT, Conn, SynReq, Tcb, Tcp
 from ustack_ext.wire.bytes cimport get_be16, get_be32
-from ustack_ext.wire.headers cimport ICMP_UNREACH, ICMP_UNREACH_NEEDFRAG
 
 
 cdef void tcp_icmp_error(Tcp *t, IcmpError *e) noexcept nogil:
@@ -40,7 +40,8 @@ cdef void tcp_icmp_error(Tcp *t, IcmpError *e) noexcept nogil:
         count(t.core, OutOfWindowIcmps)
         return
     tcb_dirty(t, c)
-    if e.type == ICMP_UNREACH and e.code == ICMP_UNREACH_NEEDFRAG:
+    if e.error == EMSGSIZE:                                  # too big for the path, in the words of either family
+        path_too_big(t, c, e.mtu)
         return
     if (c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV) and (e.hard or e.error == EHOSTUNREACH):
         count(t.core, TcpAttemptFails)

@@ -14,6 +14,8 @@ cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil                    # abort: RS
 cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil
 # A record's bytes again, at most `limit` of them: what is beyond becomes a record of its own.
 cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil
+# n bytes of new data, sent as segments of c.mss
+cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept nogil
 # one segment of new data of at most `limit` bytes (for the loss probe)
 cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil
 cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil
@@ -28,4 +30,5 @@ cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil                 # after cwn
 # from the route's MTU, the peer's MSS, the options in force
 cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil
 cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil
-cdef uint16_t advertised_mss(Tcp *t, Tcb *c) noexcept nogil
+# bytes of IP of a segment with so much payload and options
+cdef uint32_t mtu_of_mss(const Tcb *c, uint32_t mss) noexcept nogil

@@ -14,8 +14,9 @@ from ustack_ext.net.mib cimport (
     TCPFastRetrans, TCPFromZeroWindowAdv, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPSlowStartRetrans,
     TCPToZeroWindowAdv,
 )
-from ustack_ext.net.net cimport net_output, net_resolve
-from ustack_ext.net.state cimport Dst, IP_MAX, TxPkt, tx_init, tx_push
+from ustack_ext.net.net cimport net_output, net_resolve, net_route_mtu
+from ustack_ext.net.pmtu cimport pmtu_find, pmtu_get, pmtu_search
+from ustack_ext.net.state cimport Dst, IP_MAX, Pmtu, TxPkt, tx_init, tx_push
 from ustack_ext.tcp.conn cimport tcb_set_timer
 from ustack_ext.tcp.options cimport (
     NOP_NOP_TS, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit, options_emit_syn,
@@ -29,7 +30,7 @@ from ustack_ext.tcp.sendqueue cimport (
 from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
-    TCP_MAX_WSCALE, TCP_MSS_DEFAULT_V4, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
+    TCP_MAX_WSCALE, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
     TF_DEAD, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
     TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcb_unread, tcp_ms,
 )
@@ -102,23 +103,46 @@ cdef uint16_t mss_for_mtu(const Addr *peer, uint32_t mtu) noexcept nogil:
     return <uint16_t>min(mtu - headers if mtu > headers + 1 else 1, <uint32_t>WINDOW_MAX)
 
 
-cdef uint16_t advertised_mss(Tcp *t, Tcb *c) noexcept nogil:
-    """MUST-67: MMS_R - 20, not reduced for options; from the interface's MTU."""
-    cdef uint16_t mss = TCP_MSS_DEFAULT_V4
-    if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
-        mss = mss_for_mtu(&c.raddr, c.dst.mtu)
-    if c.conf.maxseg:
-        mss = min(mss, c.conf.maxseg)
+cdef uint32_t mtu_of_mss(const Tcb *c, uint32_t mss) noexcept nogil:
+    """The packet that a segment with so much payload and options is."""
+    return (mss + (TS_LEN if c.flags & TF_TS_OK else 0)
+            + (IP4_TCP_HEADERS if addr_is_v4(&c.raddr) else IP6_TCP_HEADERS))
+
+
+cdef uint16_t mss_to_tell(Tcp *t, const Dst *d, const Addr *peer, uint16_t maxseg) noexcept nogil:
+    """MUST-67: MMS_R - 20, not reduced for options. From the route's MTU: what the path in our direction carries says
+    nothing of the other (RFC 1191 §3.1).
+    """
+    cdef uint16_t mss = mss_for_mtu(peer, net_route_mtu(t.net, d, peer))
+    if maxseg:
+        mss = min(mss, maxseg)
+    if t.knobs.mss_clamp:
+        mss = min(mss, <uint16_t>t.knobs.mss_clamp)
     return mss
+
+
+cdef uint32_t proved_mtu(Tcp *t, Tcb *c) noexcept nogil:
+    """What packetization layer discovery lets a packet be (RFC 4821 §7.1)."""
+    cdef Pmtu *p
+    if t.knobs.mtu_probing == 0:
+        return IP_MAX
+    p = pmtu_find(t.net, &c.raddr)
+    if t.knobs.mtu_probing > 1 and (p == NULL or not p.probing):
+        p = pmtu_get(t.net, &c.raddr)
+        if p != NULL:
+            pmtu_search(t.net, p, mtu_of_mss(c, t.knobs.base_mss), 0)
+    return p.low if p != NULL and p.probing else IP_MAX
 
 
 cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     """MUST-16: Eff.snd.MSS = min(peer's MSS, what the route carries) less our options; floor tcp_min_snd_mss."""
-    cdef uint32_t mss = c.peer_mss
+    cdef uint32_t mss = c.peer_mss, proved = proved_mtu(t, c)
     cdef uint32_t most = IP_MAX
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
-        mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, c.dst.mtu))
+        mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, min(c.dst.mtu, proved)))
         most = c.dst.iface.gso_max
+    if t.knobs.mss_clamp:
+        mss = min(mss, t.knobs.mss_clamp)
     if c.conf.maxseg:
         mss = min(mss, <uint32_t>c.conf.maxseg)
     mss = max(mss, t.knobs.min_snd_mss + (TS_LEN if c.flags & TF_TS_OK else 0))
@@ -178,6 +202,8 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     cdef TcpHdr h
     cdef Options o
     cdef uint32_t wnd = window_to_offer(t, c), room
+    if c.dst.generation != t.net.generation:                 # another route, or another estimate of the path's MTU
+        update_mss(t, c)
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
     if pkt.payload_len > c.mss:                              # cut by the link, or by net on its behalf
@@ -306,7 +332,7 @@ cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
         recovery_resent(t, c, s)
         count(t.core, TcpRetransSegs)
     o.have = OPT_MSS
-    o.mss = advertised_mss(t, c)
+    o.mss = mss_to_tell(t, &c.dst, &c.raddr, c.conf.maxseg)
     if (c.flags & TF_TS_OK) if reply else t.knobs.timestamps:
         o.have |= OPT_TS
         o.tsval = ts_now(t, c.ts_offset)
@@ -332,9 +358,7 @@ cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
     if net_resolve(t.net, &d, &r.laddr, &r.raddr) != 0:
         return
     o.have = OPT_MSS
-    o.mss = mss_for_mtu(&r.raddr, d.mtu)
-    if r.listener.conf.maxseg:
-        o.mss = min(o.mss, r.listener.conf.maxseg)
+    o.mss = mss_to_tell(t, &d, &r.raddr, r.listener.conf.maxseg)
     if r.opts & TF_TS_OK:
         o.have |= OPT_TS
         o.tsval = ts_now(t, r.ts_offset)

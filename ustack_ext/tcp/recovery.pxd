@@ -14,5 +14,7 @@ cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil                        # wha
 # the retransmission timer fired: mark, collapse the window
 cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil
 cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil
+# the path carries less than was sent
+cdef void recovery_resize(Tcp *t, Tcb *c) noexcept nogil
 # restarts RTO or TLP from now, or stops it with nothing outstanding
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil

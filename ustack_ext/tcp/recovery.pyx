@@ -22,9 +22,9 @@ from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN,
-    TCP_REORDERING, TF_CWND_LIMITED, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK,
-    TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
+    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, PROBE_LOST, PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN,
+    SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING, TF_CWND_LIMITED, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK,
+    TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
 )
 
 cdef enum:
@@ -379,7 +379,10 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         lose_first(t, c)                                     # RFC 6582 §3.2 step 3: a partial acknowledgment
     if c.ca_state < CA_RECOVERY:
         if c.tx.lost > 0:
-            enter_recovery(t, c)
+            if only_probe_lost(c):
+                resend_without_blame(c)
+            else:
+                enter_recovery(t, c)
         else:
             c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
     if c.ca_state == CA_RECOVERY:
@@ -413,6 +416,8 @@ cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
         c.tx.lost -= size_of(s)
         c.tx.flight += size_of(s)
     s.flags |= SEG_EVER_RETRANS
+    if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:
+        c.tx.probe = PROBE_NONE                              # what arrives says nothing of its size now
     if c.ca_state == CA_RECOVERY:
         c.tx.prr_out += size_of(s)
     seg_sent_now(t, c, s)
@@ -480,6 +485,7 @@ cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
     c.tx.cc_acked = 0
     cc_event(t, c, CC_LOSS)
     c.tx.dupacks = 0
+    c.tx.probe = PROBE_NONE
     c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
     if not c.flags & TF_SACK_OK:
         c.tx.sacked = 0
@@ -491,11 +497,46 @@ cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
         c.tx.backoff += 1
 
 
+# ---- the path's MTU ----
+
+cdef void resend_without_blame(Tcb *c) noexcept nogil:
+    """What is marked goes again, and the window stays as it is: it was lost for its size."""
+    c.tx.recover = c.snd_nxt
+    c.ca_state = CA_LOSS
+    c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
+
+
+cdef bint only_probe_lost(Tcb *c) noexcept nogil:
+    """RFC 4821 §7.6.2: the probe, first of what is outstanding, is all that is missing."""
+    cdef Seg *s = c.tx.seg_head
+    if c.tx.probe != PROBE_OUT or s.end != c.tx.probe_end or c.tx.lost != size_of(s) or not s.flags & SEG_LOST:
+        return False
+    c.tx.probe = PROBE_LOST
+    return True
+
+
+cdef void recovery_resize(Tcp *t, Tcb *c) noexcept nogil:
+    """The path carries less than was sent: what is longer than a segment is now has not arrived (a walk over the
+    window, once an estimate)."""
+    cdef Seg *s = c.tx.seg_head
+    while s != NULL:
+        if size_of(s) > <uint32_t>c.mss + (1 if s.flags & SEG_FIN else 0):
+            mark_lost(c, s)
+        s = s.next
+    c.tx.probe = PROBE_NONE
+    if c.tx.lost > 0 and c.ca_state < CA_RECOVERY:
+        resend_without_blame(c)
+    recovery_arm(t, c)
+
+
 cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 8985 §6.3's reordering timer: what was given time is late now."""
     cdef uint64_t again = rack_detect(t, c)
     if c.tx.lost > 0 and c.ca_state < CA_RECOVERY:
-        enter_recovery(t, c)
+        if only_probe_lost(c):
+            resend_without_blame(c)
+        else:
+            enter_recovery(t, c)
     if c.ca_state == CA_RECOVERY:
         prr(c, 0, False, False)
     recovery_arm(t, c)

@@ -125,6 +125,11 @@ cdef enum TimerWhat:               # what rto_at stands for
     TIMER_PERSIST
     TIMER_MEMORY                   # there was no buffer for a send: tell the application when to try again
 
+cdef enum MtuProbe:                # what became of a segment larger than the path is known to carry (tcp/pathmtu)
+    PROBE_NONE
+    PROBE_OUT
+    PROBE_LOST                     # it and nothing else
+
 cdef enum TcbFlags:
     TF_SACK_OK = 1 << 0
     TF_TS_OK = 1 << 1
@@ -200,6 +205,10 @@ cdef struct Tx:
     uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
     # handshake
     uint32_t iss
+    # a segment larger than the path is known to carry
+    uint32_t probe_end
+    uint16_t probe_mtu
+    uint8_t probe                  # MtuProbe
 
 cdef union TcbOwner:
     Bind *bind                     # a port bound before connect
@@ -347,6 +356,9 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t early_retrans          # 3: TLP
     uint8_t congestion             # CcId: of sockets made from now on
     uint8_t congestion_allowed     # what TCP_CONGESTION may choose: a bit (1 << CcId) each
+    uint8_t mtu_probing            # 0: no, 1: after a black hole was met, 2: always
+    uint8_t frto                   # RFC 5682
+    uint8_t recovery               # 1: RACK; 2: its window stays, no D-SACK widens it
     uint32_t init_cwnd             # segments
     uint32_t fin_timeout           # s
     uint32_t max_tw_buckets
@@ -362,6 +374,10 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint32_t delack_min_us         # 40 ms
     uint32_t delack_max_us         # 200 ms
     uint32_t min_snd_mss
+    uint32_t base_mss              # black holes and probing: the size to begin at
+    uint32_t mtu_probe_floor
+    uint32_t probe_threshold       # bytes: a search ends when its range is smaller
+    uint32_t mss_clamp             # 0: none. Neither told nor used beyond it (not Linux's: netfilter does it there)
     uint32_t somaxconn
     uint16_t port_lo
     uint16_t port_hi

@@ -12,6 +12,7 @@ from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport Net
 from ustack_ext.tcp.congestion.ops cimport CC_COUNT, CC_RENO
 from ustack_ext.tcp.output cimport tcp_output
+from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
@@ -46,6 +47,7 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.early_retrans = 3
     k.congestion = CC_RENO
     k.congestion_allowed = (1 << CC_COUNT) - 1
+    k.frto = 2
     k.rfc1337 = 1                      # Linux has 0: a reset would end TIME-WAIT there
     k.init_cwnd = 10
     k.fin_timeout = 60
@@ -62,6 +64,9 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.delack_min_us = 40000
     k.delack_max_us = 200000
     k.min_snd_mss = 48
+    k.base_mss = 1024
+    k.mtu_probe_floor = 48
+    k.probe_threshold = 8
     k.somaxconn = 4096
     k.port_lo = 32768
     k.port_hi = 60999
@@ -102,6 +107,8 @@ cdef void tcp_flush(Tcp *t) noexcept nogil:
         if c.flags & TF_FREE:
             slab_free(&t.tcbs, c)
         else:
+            if t.knobs.mtu_probing:
+                path_probe(t, c)
             tcp_output(t, c)
 
 

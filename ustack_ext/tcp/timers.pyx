@@ -15,6 +15,7 @@ from ustack_ext.net.mib cimport (
 from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
+from ustack_ext.tcp.pathmtu cimport path_black_hole
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent
@@ -106,6 +107,7 @@ cdef void retransmission_timeout(Tcp *t, Tcb *c) noexcept nogil:
     c.tx.retries += 1
     if c.tx.retries >= t.knobs.retries1:                        # R1: ask IP for another way
         c.dst.generation = 0
+        path_black_hole(t, c)
     recovery_rto(t, c)
     c.tx.timer_what = TIMER_NONE
     resend(t, c, c.tx.seg_head, c.mss)
