@@ -13,6 +13,7 @@ from scapy.layers.inet import TCP
 from tap_harness.diff import ANY
 from tap_harness.lab import PORT, Lab
 from tap_harness.packets import payload
+from ustack import sim
 
 TIMESTAMPS = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (1000, 0)), ("NOP", None), ("WScale", 7)]
 
@@ -182,3 +183,27 @@ def test_window_follows_a_fast_reader() -> None:
             got += len(piece)
         assert got == 30_000_000
         assert net.now < 6e9  # at 64 KiB a round trip it would take 46 s
+
+
+@pytest.mark.parametrize(("delay", "most"), [(0.000_01, 512 << 10), (0.05, 4 << 20)])
+def test_the_send_queue_follows_the_path(delay: float, most: int) -> None:
+    """Where round trips are long it grows to tcp_wmem; where they are short, no further than a cache holds."""
+    with sim.Network(seed=5) as net:
+        stacks = [net.stack("a"), net.stack("b")]
+        net.wire(*stacks, addresses=("10.0.0.1/24", "10.0.0.2/24"), rate=1e11, delay=delay)
+        server = stacks[0].create_server(("", 80))
+        client = stacks[1].create_connection(("10.0.0.1", 80))
+        accepted, _ = server.accept()
+        sizes = set()
+
+        def receive() -> None:
+            while accepted.recv(1 << 20):
+                pass
+
+        reader = net.spawn(receive)
+        for _ in range(300):
+            client.sendall(bytes(100_000))
+            sizes.add(client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+        client.close()
+        reader.result()
+        assert max(sizes) == most

@@ -45,6 +45,9 @@ cdef enum:
     IP6_TCP_HEADERS = 60
     WINDOW_MAX = 0xFFFF
     MS = 1000                                                # us
+    WARM_QUEUE = 512 << 10                                   # bytes; half of what a core's own cache has today
+    FAST = 2000                                              # bytes/us: 16 Gbit/s
+    SRTT_MOST = 1000000                                      # us; times FAST still fits
     GSO_HEADERS = IP4_TCP_HEADERS + OPTIONS_MAX
 
 
@@ -59,11 +62,14 @@ cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
-    """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it."""
+    """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it; but no more than a cache does
+    where that fills the path at any speed of ours. (What is sent is read back from the queue: out of memory it costs
+    twice as much.)"""
     if c.conf.sndbuf:
         c.sndbuf = max(c.conf.sndbuf, t.knobs.wmem_min)
     else:
-        c.sndbuf = min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max)
+        c.sndbuf = min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max,
+                       max(<uint32_t>WARM_QUEUE, min(c.srtt, <uint32_t>SRTT_MOST) * FAST))
 
 
 cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil:
