@@ -64,6 +64,12 @@ class Sock:
         self._target.pump()
         return bytes(data)
 
+    def read(self, most: int = 1 << 16) -> bytes:
+        """What one call of recv gives."""
+        data = bytes(self.raw.recv(most))
+        self._target.pump()
+        return data
+
     def ended(self) -> bool:
         """Whether reading tells the end of the stream."""
         try:
@@ -146,9 +152,9 @@ class Conn:
             got = b"".join(payload(packet) for packet in self.flow.collect(self.probe.soon))
         assert got == expected, f"the application was given {got!r}, not {expected!r}"
 
-    def data(self, within: float | None = None, **expected: Any) -> Packet:
+    def data(self, within: float | None = None, flags: str = "A", **expected: Any) -> Packet:
         """The next segment of the target with data; acknowledgements before it are passed over."""
-        return self.probe.data(self.flow, within, **expected)
+        return self.probe.data(self.flow, within, flags, **expected)
 
     @property
     def state(self) -> str:
@@ -175,7 +181,8 @@ class Probe:
         """Let time pass; in real time at most what the user has patience for."""
         if not self.target.virtual and seconds > self.patience:
             raise NotApplicable(f"it takes {seconds:g} s of real time (see --patience)")
-        self.target.wait(seconds)
+        self.target.pump()
+        self.peer.take(lambda packet: False, seconds)  # all is kept, and requests for the peer's address are answered
 
     def within(self, seconds: float) -> float:
         """How long to wait for something that must come within so many seconds."""
@@ -306,14 +313,14 @@ class Probe:
 
     # -- segments
 
-    def data(self, flow: Flow, within: float | None = None, **expected: Any) -> Packet:
+    def data(self, flow: Flow, within: float | None = None, flags: str = "A", **expected: Any) -> Packet:
         """The next segment with data, which must be as expected (see Flow.expect); plain ACKs are passed over."""
         limit = self.within(1.0 if within is None else within)
         deadline = self.now() + limit
         while (packet := flow.next(max(0.0, deadline - self.now()))) is not None:
             if payload(packet):
                 self.peer.put_back(packet)
-                return flow.expect("A", **{"data": ANY, "ack": ANY, **expected})
+                return flow.expect(flags, **{"data": ANY, "ack": ANY, **expected})
         raise Mismatch(self.peer.failure(f"expected a segment with data within {limit:g} s", "nothing came"))
 
     def burst(self, flow: Flow, within: float | None = None) -> list[Packet]:

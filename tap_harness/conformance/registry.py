@@ -20,14 +20,13 @@ _LEVELS = {"MUST": MUST, "SHLD": SHOULD, "MAY": MAY, "REC": SHOULD}
 # The modules with the scenarios; their order is that of reports.
 MODULES = (
     "rfc9293_open",
-    #    "rfc9293_segments",
-    #    "rfc9293_close",
-    #    "rfc9293_send",
-    #    "rfc9293_window",
-    #    "rfc9293_receive",
-    #    "rfc9293_life",
-    #    "rfc9293_states",
-    #    "rfc9293_ip",
+    "rfc9293_segments",
+    "rfc9293_close",
+    "rfc9293_window",
+    "rfc9293_send",
+    "rfc9293_life",
+    "rfc9293_ip",
+    "rfc9293_states",
 )
 
 Scenario = Callable[["Probe"], None]
@@ -53,12 +52,14 @@ class Check:
     reason: str = ""
     takes: float = 0.0
     because: dict[str, str] = field(default_factory=dict)
+    serial: int = 0
 
     @property
     def name(self) -> str:
-        """A name for files and messages: rfc9293-MUST-13-time_wait_lasts."""
+        """A name for files and messages, its own: rfc9293-MUST-13-time_wait_lasts."""
         function = "" if self.scenario is None else "-" + getattr(self.scenario, "__name__", "")
-        return f"rfc{self.rfc}-{self.ident.replace('§', '').replace(' ', '-')}{function}"
+        serial = f"-{self.serial}" if self.serial else ""
+        return f"rfc{self.rfc}-{self.ident.replace('§', '').replace(' ', '-')}{function}{serial}"
 
 
 class Rfc:
@@ -75,9 +76,10 @@ class Rfc:
         """Register the decorated function as the scenario of a requirement; parameters as in Check."""
 
         def register(scenario: Scenario) -> Scenario:
-            self.checks.append(
-                Check(self.number, ident, _level(ident, level), text, scenario, "", takes, because or {})
-            )
+            name = getattr(scenario, "__name__", "")
+            same = sum(one.ident == ident and getattr(one.scenario, "__name__", "") == name for one in self.checks)
+            given = (self.number, ident, _level(ident, level), text, scenario, "", takes, because or {})
+            self.checks.append(Check(*given, serial=same))
             return scenario
 
         return register

@@ -226,7 +226,7 @@ def test_peer_that_never_answers_our_syn(lab: Lab) -> None:
     while (packet := situation.flow.next(300)) is not None:
         assert str(packet[TCP].flags) == "S"
         times.append(lab.carrier.now())
-    assert len(times) == 7  # tcp_syn_retries 6
+    assert len(times) == 8  # tcp_syn_retries 7
     with pytest.raises(TimeoutError):
         situation.sock.recv(1)
     assert lab.state_of(situation.flow) == "CLOSED"

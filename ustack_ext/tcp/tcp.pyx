@@ -33,7 +33,7 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.wmem_min = 4096
     k.wmem_default = 16384
     k.wmem_max = 4194304
-    k.syn_retries = 6
+    k.syn_retries = 7                # one more than Linux: a SYN is tried for three minutes (RFC 9293 MUST-23)
     k.synack_retries = 5
     k.retries1 = 3
     k.retries2 = 15
