@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from scapy.layers.inet import TCP
 
@@ -141,6 +143,7 @@ def test_newreno_without_sack(lab: Lab) -> None:
 @pytest.mark.rfc("5681", "3.1")
 def test_fast_recovery_halves_and_a_time_out_collapses_the_window(lab: Lab) -> None:
     situation = warmed(lab, SACK)
+    situation.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
     flow = situation.flow
     seqs = burst(lab, situation, 10)
     lab.carrier.advance(RTT)

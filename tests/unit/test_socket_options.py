@@ -215,14 +215,11 @@ def test_congestion_control_by_name(world: World) -> None:
     sock.setsockopt(TCP, socket.TCP_CONGESTION, default)
     sock.setsockopt(TCP, socket.TCP_CONGESTION, b"reno\0")
     for wrong in (b"magic", b"reno2", 5):
-        with fails(errno.ENOENT):
-            sock.setsockopt(TCP, socket.TCP_CONGESTION, wrong)
-    with fails(errno.EINVAL):
-        sock.setsockopt(TCP, socket.TCP_CONGESTION, b"")
+        fails(errno.ENOENT, sock.setsockopt, TCP, socket.TCP_CONGESTION, wrong)
+    fails(errno.EINVAL, sock.setsockopt, TCP, socket.TCP_CONGESTION, b"")
     listener.setsockopt(TCP, socket.TCP_CONGESTION, b"reno")
     sock.connect(address)
     accepted, _ = listener.accept()
     world.keep(accepted)
     assert {one.getsockopt(TCP, socket.TCP_CONGESTION, 5) for one in (sock, accepted)} == {b"reno\0"}
-    with fails(errno.ENOPROTOOPT):
-        world.left(socket.SOCK_DGRAM).setsockopt(TCP, socket.TCP_CONGESTION, b"reno")
+    fails(errno.ENOPROTOOPT, world.left(socket.SOCK_DGRAM).setsockopt, TCP, socket.TCP_CONGESTION, b"reno")

@@ -392,7 +392,7 @@ def test_sysctl(stack: ustack.Stack) -> None:
         assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 99
     knobs["net.ipv4.tcp_sack"] = "0"
     assert knobs["net.ipv4.tcp_sack"] == 0
-    assert knobs["net.ipv4.tcp_congestion_control"] == "reno"
+    assert knobs["net.ipv4.tcp_congestion_control"] == "cubic"
     assert len(knobs) == len(list(knobs)) > 40
     assert all(knobs[name] is not None for name in knobs)
     with pytest.raises(KeyError, match=r"net\.ipv4\.tcp_rmem"):

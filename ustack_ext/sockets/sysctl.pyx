@@ -1,7 +1,8 @@
 """A stack's knobs by Linux's sysctl names: where each lives, how wide it is, what it may be.
 
 Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the
-mapping that users hold (ustack/sysctl.py), which also turns algorithms' numbers into names. Meanings: Linux's Documentation/networking/ip-sysctl.rst and net.rst.
+mapping that users hold, with names for algorithms (ustack/sysctl.py). Meanings: Linux's
+Documentation/networking/ip-sysctl.rst and net.rst.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.base.limiter cimport limiter_init

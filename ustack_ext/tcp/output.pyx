@@ -17,6 +17,7 @@ from ustack_ext.net.mib cimport (
 from ustack_ext.net.net cimport net_output, net_resolve, net_route_mtu
 from ustack_ext.net.pmtu cimport pmtu_find, pmtu_get, pmtu_search
 from ustack_ext.net.state cimport Dst, IP_MAX, Pmtu, TxPkt, tx_init, tx_push
+from ustack_ext.tcp.congestion.cc cimport cc_restart, cc_stale_at
 from ustack_ext.tcp.conn cimport tcb_set_timer
 from ustack_ext.tcp.options cimport (
     NOP_NOP_TS, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit, options_emit_syn,
@@ -27,12 +28,12 @@ from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport (
     seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent, tx_give, tx_take,
 )
-from ustack_ext.tcp.seq cimport seq_gt
+from ustack_ext.tcp.seq cimport seq_geq, seq_gt
 from ustack_ext.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
     TCP_MAX_WSCALE, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
     TF_DEAD, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
-    TIMER_PERSIST, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcb_unread, tcp_ms,
+    TIMER_PERSIST, TIMER_STALE, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcb_unread, tcp_ms,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
@@ -451,13 +452,6 @@ cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
     return seq_gt(c.tx.snd_sml, c.snd_una) and not seq_gt(c.tx.snd_sml, c.snd_nxt)
 
 
-cdef void restart_after_idle(Tcp *t, Tcb *c) noexcept nogil:
-    """RFC 5681 §4.1: what was learnt of the path is old."""
-    if (t.knobs.slow_start_after_idle and c.ca_state == CA_OPEN and c.last_send
-            and tcp_ms(t.core) - c.last_send > rtt_rto_ns(t, c) // NS_A_MS):
-        c.cwnd = min(c.cwnd, t.knobs.init_cwnd * c.mss)
-
-
 cdef inline uint32_t whole_segments(const Tcb *c, uint32_t n) noexcept nogil:
     """n, less what would make a small segment behind full ones."""
     return n - n % c.mss if n > c.mss else n
@@ -490,39 +484,51 @@ cdef uint32_t burst_now(const Tcb *c) noexcept nogil:
     return min(max(<uint32_t>rate // c.mss, <uint32_t>2) * c.mss, burst)
 
 
+cdef inline void note_usage(Tcb *c, uint32_t limited) noexcept nogil:
+    """RFC 7661 §4.2 as Linux does it: whether the congestion window was the limit at some time in the last round trip,
+    and how much of it was used. limited: TF_CWND_LIMITED or 0.
+    """
+    cdef uint32_t out = c.snd_nxt - c.snd_una
+    if (limited or seq_geq(c.snd_una, c.tx.usage_seq)
+            or (not c.flags & TF_CWND_LIMITED and out > c.tx.max_out)):
+        c.flags = (c.flags & ~<uint32_t>TF_CWND_LIMITED) | limited
+        c.tx.max_out = out
+        c.tx.usage_seq = c.snd_nxt
+
+
 cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint32_t unsent = sendq_unsent(c), burst, n
     cdef int32_t usable
     cdef bint last
-    if c.tx.flight == 0 and c.snd_una == c.snd_nxt and unsent:
-        restart_after_idle(t, c)
-    burst = burst_now(c) if unsent > 0 else 0
+    if unsent == 0:
+        return
+    if c.snd_una == c.snd_nxt and c.ca_state == CA_OPEN:
+        cc_restart(t, c)
+    burst = burst_now(c)
     while unsent > 0:
         n = cwnd_allows(c, min(unsent, burst))
         if n == 0:
-            c.flags |= TF_CWND_LIMITED
+            note_usage(c, TF_CWND_LIMITED)
             return
         usable = <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt)
         if usable <= 0:
-            return
+            break
         if n > <uint32_t>usable:
             # SWS avoidance on the sending side: a piece is sent only if it is worth it; else the persist timer sees to
             # it.
             n = whole_segments(c, <uint32_t>usable)
             if n < c.mss and n < c.max_snd_wnd // 2:
-                return
+                break
         last = n == unsent
         if nagle_holds(c, n % c.mss, last):
             n -= n % c.mss
             last = False
             if n == 0:
-                return
+                break
         if not transmit_new(t, c, n, last and c.flags & TF_FIN_QUEUED and c.snd_una + c.snd_wnd - c.snd_nxt > n, last):
-            return
+            break
         unsent -= n
-    # the application is the limit, not the window: no credit for growth
-    if recovery_pipe(c) < c.cwnd // 2:
-        c.flags &= ~<uint32_t>TF_CWND_LIMITED
+    note_usage(c, 0)
 
 
 cdef void send_fin(Tcp *t, Tcb *c) noexcept nogil:
@@ -572,11 +578,15 @@ cdef void tcp_output(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_DEAD:
         return
     if c.tx == &t.no_tx and c.flags & (TF_FIN_QUEUED | TF_FIN_SENT) != TF_FIN_QUEUED:
-        c.flags &= ~<uint32_t>TF_CWND_LIMITED                # nothing to send but an ACK
+        pass                                                 # nothing to send but an ACK
     elif may_carry_data(c):
         send_what_may_go(t, c)
     if c.flags & TF_ACK_NOW and c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV:
         send_ack(t, c)
     if c.tx.seg_head == NULL and c.tx.sndq_bytes == 0 and c.tx.timer_what == TIMER_NONE and c.tx.backoff == 0:
-        tx_give(t, c)                                        # (Karn: a back-off lasts until there is a valid sample)
+        if c.tx.cc == NULL:
+            tx_give(t, c)                                    # (Karn: a back-off lasts until there is a valid sample)
+        else:
+            c.tx.timer_what = TIMER_STALE
+            c.tx.rto_at = cc_stale_at(t, c)
     tcb_set_timer(t, c)

@@ -336,6 +336,13 @@ cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint adv
             c.tx.backoff = 0
 
 
+cdef inline bint window_used(const Tcb *c) noexcept nogil:
+    """RFC 7661 §4.3: whether the window may grow. In slow start half of it used is enough, as Linux has it: a burst of
+    the application's needn't match it.
+    """
+    return c.flags & TF_CWND_LIMITED or (c.cwnd < c.ssthresh and c.cwnd < 2 * c.tx.max_out)
+
+
 cdef void grow(Tcp *t, Tcb *c, const Delivery *d) noexcept nogil:
     cdef Acked a
     a.bytes = d.bytes
@@ -387,7 +394,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
             c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
     if c.ca_state == CA_RECOVERY:
         prr(c, d.bytes, advanced and c.tx.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
-    elif d.bytes > 0 and c.flags & TF_CWND_LIMITED and (advanced or c.ca_state == CA_LOSS):
+    elif d.bytes > 0 and (advanced or c.ca_state == CA_LOSS) and window_used(c):
         grow(t, c, &d)
     if advanced or c.tx.timer_what != TIMER_RTO:                # an ACK that only SACKs doesn't put the time-out off
         recovery_arm(t, c)

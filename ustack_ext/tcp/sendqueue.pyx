@@ -37,6 +37,7 @@ cdef bint tx_take(Tcp *t, Tcb *c) noexcept nogil:
     x[0] = t.no_tx
     x.high_sacked = c.snd_una
     x.snd_sml = c.snd_una
+    x.usage_seq = c.snd_una
     c.tx = x
     return True
 
@@ -46,6 +47,8 @@ cdef void tx_give(Tcp *t, Tcb *c) noexcept nogil:
     if x == &t.no_tx:
         return
     c.tx = &t.no_tx
+    if x.cc != NULL:
+        slab_free(&t.ccs, x.cc)
     if t.n_spare_txs >= SPARE_TXS or USTACK_DEBUG:           # so use after free is seen, and a closed stack is empty
         slab_free(&t.txs, x)
         return

@@ -123,6 +123,7 @@ cdef enum TimerWhat:               # what rto_at stands for
     TIMER_TLP
     TIMER_REO
     TIMER_PERSIST
+    TIMER_STALE                    # what congestion control knows of the path is too old to keep
     TIMER_MEMORY                   # there was no buffer for a send: tell the application when to try again
 
 cdef enum MtuProbe:                # what became of a segment larger than the path is known to carry (tcp/pathmtu)
@@ -160,9 +161,16 @@ cdef enum TcbFlags:
 cdef struct Listener
 cdef struct SynReq
 
+cdef enum:
+    CC_WORDS = 16                  # of an algorithm's own state
+
+# What a congestion control algorithm knows of a connection's path (tcp/congestion/cc).
+cdef struct Cc:
+    uint64_t state[16]             # the algorithm's: CC_WORDS
+
 # The sending side while there is something to send, in flight or being recovered: taken when data or a SYN is queued,
-# given back when all of it is acknowledged (and no back-off is in force). Without one a connection points at tcp.no_tx,
-# which is empty and never written to.
+# given back when all of it is acknowledged (and no back-off is in force, and congestion control has no state to keep).
+# Without one a connection points at tcp.no_tx, which is empty and never written to.
 cdef struct Tx:
     # hot: one segment out, one ACK in
     Buf *sndq_head
@@ -200,6 +208,9 @@ cdef struct Tx:
     uint32_t tlp_end
     uint32_t prior_cwnd            # before the last reduction, for an undo; 0: nothing to undo
     uint32_t prior_ssthresh
+    uint32_t max_out               # most bytes outstanding since usage_seq was sent (RFC 7661: was the window used?)
+    uint32_t usage_seq
+    Cc *cc                         # NULL: the window has not moved yet
     Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
     Seg *sack_hint                 # last segment a SACK touched
     uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
@@ -402,6 +413,7 @@ cdef struct Tcp:
     Slab reasms
     Slab confs
     Slab txs
+    Slab ccs
     Tx no_tx                       # what a connection without a sending side points at
     Tx *spare_txs                  # given back, kept for the next, linked through sndq_head
     uint32_t n_spare_txs

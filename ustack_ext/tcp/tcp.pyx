@@ -10,13 +10,13 @@ from ustack_ext.base.slab cimport slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport Net
-from ustack_ext.tcp.congestion.ops cimport CC_COUNT, CC_RENO
+from ustack_ext.tcp.congestion.ops cimport CC_COUNT, CC_CUBIC
 from ustack_ext.tcp.output cimport tcp_output
 from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    TF_DIRTY, TF_FREE, Bind, ConfCell, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
+    TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
 )
 
 cdef enum:
@@ -45,7 +45,7 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.slow_start_after_idle = 1
     k.moderate_rcvbuf = 1
     k.early_retrans = 3
-    k.congestion = CC_RENO
+    k.congestion = CC_CUBIC
     k.congestion_allowed = (1 << CC_COUNT) - 1
     k.frto = 2
     k.rfc1337 = 1                      # Linux has 0: a reset would end TIME-WAIT there
@@ -89,6 +89,7 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.reasms, sizeof(Reasm), CONNECTIONS_MAX)
     slab_init(&t.confs, sizeof(ConfCell), CONNECTIONS_MAX)
     slab_init(&t.txs, sizeof(Tx), CONNECTIONS_MAX)
+    slab_init(&t.ccs, sizeof(Cc), CONNECTIONS_MAX)
     t.no_tx.rto_at = UINT64_MAX
     if table_init(&t.conns, BUCKETS) or table_init(&t.listeners, BUCKETS) or table_init(&t.binds, BUCKETS):
         return -ENOMEM
@@ -144,3 +145,4 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.reasms)
     slab_destroy(&t.confs)
     slab_destroy(&t.txs)
+    slab_destroy(&t.ccs)

@@ -12,17 +12,18 @@ from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.mib cimport (
     DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe,
 )
+from ustack_ext.tcp.congestion.cc cimport cc_restart
 from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.pathmtu cimport path_black_hole
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
-from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent
+from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent, tx_give
 from ustack_ext.tcp.tcb cimport (
     SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN,
-    TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_TLP, Seg, SynReq,
-    Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
+    TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_STALE,
+    TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
 
@@ -63,6 +64,10 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
         if c.tx.timer_what == TIMER_MEMORY:
             c.tx.timer_what = TIMER_NONE
             tcb_raise(t, c, EV_WRITABLE)
+        elif c.tx.timer_what == TIMER_STALE:
+            c.tx.timer_what = TIMER_NONE
+            cc_restart(t, c)
+            tx_give(t, c)
         elif c.tx.timer_what == TIMER_PERSIST:
             window_probe(t, c)
         elif c.tx.timer_what == TIMER_TLP:

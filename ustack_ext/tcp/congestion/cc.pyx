@@ -1,11 +1,29 @@
-"""The registry of congestion control algorithms, and what TCP says to a connection's own."""
-from libc.stdint cimport uint32_t
+"""The registry of congestion control algorithms, and what TCP says to a connection's own.
 
-from ustack_ext.tcp.congestion.ops cimport CC_COUNT, CC_LOSS, CC_RENO, CC_UNDONE, Acked, CcEvent, CcOps
+An algorithm's state (Cc) is taken when the window first moves and hangs at the sending side, so a connection that only
+ever sends less than its initial window has none. While there is one the sending side is kept over pauses, until what is
+known of the path is too old to act on: until the window has decayed to the initial one (RFC 5681 §4.1, halved each RTO
+as RFC 2861 §3.1 and Linux have it), or ten seconds where tcp_slow_start_after_idle is off. ssthresh outlives it in the
+Tcb; CUBIC's W_max does not, for it is of a path that others have used since.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from ustack_ext.base.slab cimport slab_alloc, slab_free
+from ustack_ext.tcp.congestion.cubic cimport cubic_ops
+from ustack_ext.tcp.congestion.ops cimport (
+    CC_COUNT, CC_CUBIC, CC_CWND_RESTART, CC_RENO, CC_UNDONE, Acked, CcEvent, CcOps,
+)
 from ustack_ext.tcp.congestion.reno cimport reno_ops
+from ustack_ext.tcp.rtt cimport rtt_rto_us
+from ustack_ext.tcp.tcb cimport Cc, Tcb, Tcp, tcp_ms
+
+cdef enum:
+    US = 1000                      # ns
+    KEPT_NS = 10000000000
 
 cdef const CcOps *TABLE[<int>CC_COUNT]
 TABLE[<int>CC_RENO] = reno_ops()
+TABLE[<int>CC_CUBIC] = cubic_ops()
 
 
 cdef const CcOps *cc_ops(const Tcb *c) noexcept nogil:
@@ -16,8 +34,60 @@ cdef const char *cc_name(int which) noexcept nogil:
     return TABLE[which].name if 0 <= which < <int>CC_COUNT else NULL
 
 
+# ---- the state ----
+
+cdef bint cc_take(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Cc *k = <Cc *>slab_alloc(&t.ccs)
+    if k == NULL:
+        return False
+    c.tx.cc = k
+    if TABLE[c.conf.cc].init != NULL:
+        TABLE[c.conf.cc].init(t, c)
+    return True
+
+
+cdef void cc_switch(Tcp *t, Tcb *c) noexcept nogil:
+    if c.tx.cc != NULL:
+        slab_free(&t.ccs, c.tx.cc)
+        c.tx.cc = NULL
+    if c.tx != &t.no_tx:
+        c.tx.cc_acked = 0
+        c.tx.prior_cwnd = 0
+
+
+cdef uint64_t cc_stale_at(Tcp *t, const Tcb *c) noexcept nogil:
+    cdef uint64_t rto = <uint64_t>rtt_rto_us(t, c) * US
+    cdef uint32_t cwnd = c.cwnd, initial = t.knobs.init_cwnd * c.mss
+    if not t.knobs.slow_start_after_idle:
+        return t.core.now + KEPT_NS
+    while cwnd > initial:
+        cwnd //= 2
+        rto += <uint64_t>rtt_rto_us(t, c) * US
+    return t.core.now + rto
+
+
+cdef void cc_restart(Tcp *t, Tcb *c) noexcept nogil:
+    cdef uint32_t idle, rto = rtt_rto_us(t, c) // US
+    cdef uint32_t least = min(c.cwnd, t.knobs.init_cwnd * c.mss)
+    if not t.knobs.slow_start_after_idle or not c.last_send:
+        return
+    idle = tcp_ms(t.core) - c.last_send
+    if idle <= rto:
+        return
+    c.ssthresh = max(c.ssthresh, c.cwnd // 4 * 3)
+    while idle > rto and c.cwnd > least:
+        idle -= rto
+        c.cwnd = max(c.cwnd // 2, least)
+    cc_event(t, c, CC_CWND_RESTART)
+
+
+# ---- what happens ----
+
 cdef void cc_on_ack(Tcp *t, Tcb *c, const Acked *a) noexcept nogil:
-    TABLE[c.conf.cc].on_ack(t, c, a)
+    cdef const CcOps *ops = TABLE[c.conf.cc]
+    if ops.init != NULL and c.tx.cc == NULL and not cc_take(t, c):
+        ops = TABLE[<int>CC_RENO]
+    ops.on_ack(t, c, a)
 
 
 cdef void cc_event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil:
@@ -27,9 +97,12 @@ cdef void cc_event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil:
 
 
 cdef void cc_reduce(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
+    cdef const CcOps *ops = TABLE[c.conf.cc]
+    if ops.init != NULL and c.tx.cc == NULL:
+        cc_take(t, c)
     c.tx.prior_cwnd = c.cwnd
     c.tx.prior_ssthresh = c.ssthresh
-    c.ssthresh = TABLE[c.conf.cc].ssthresh(t, c, flight)
+    c.ssthresh = ops.ssthresh(t, c, flight)
     c.tx.cc_acked = 0
 
 

@@ -6,8 +6,9 @@ from ustack_ext.tcp.tcb cimport Tcb, Tcp
 cdef enum:
     CWND_MAX = 1 << 30
 
-cdef enum CcId:                    # TcpConf.cc and TcpKnobs.congestion, in the order of tcp_available_congestion_control
+cdef enum CcId:                    # TcpConf.cc and TcpKnobs.congestion
     CC_RENO
+    CC_CUBIC
     CC_COUNT
 
 cdef enum CcEvent:
@@ -24,6 +25,8 @@ cdef struct Acked:                 # what one ACK said
 
 cdef struct CcOps:
     const char *name
+    # Fills in c.tx.cc's state. NULL: the algorithm has none; else on_ack is called with one.
+    void (*init)(Tcp *t, Tcb *c) noexcept nogil
     # Bytes were newly delivered while nothing is being recovered and the window was the limit (RFC 7661): cwnd grows.
     void (*on_ack)(Tcp *t, Tcb *c, const Acked *a) noexcept nogil
     # The slow-start threshold after congestion was found, given the bytes in flight then.

@@ -24,6 +24,7 @@ cdef uint32_t ssthresh(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
 
 cdef CcOps OPS
 OPS.name = b"reno"
+OPS.init = NULL
 OPS.on_ack = on_ack
 OPS.ssthresh = ssthresh
 OPS.event = NULL

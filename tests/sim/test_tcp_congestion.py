@@ -1,0 +1,237 @@
+"""Congestion control in virtual time: how windows grow and shrink, and who gets how much of a path."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ustack import sim
+
+PORT = 80
+UNKNOWN = 0x7FFFFFFF  # ssthresh before the first congestion
+
+
+class Path:
+    """Two stacks and a wire that is the bottleneck; flows over it from a to b.
+
+    rate: bit/s. rtt: s. queue: bandwidth-delay products that the bottleneck holds.
+    """
+
+    def __init__(self, net: sim.Network, algorithm: str, *, rate: float, rtt: float, queue: float = 1, **more: Any):
+        self.net = net
+        self.a, self.b = net.stack("a"), net.stack("b")
+        for stack in (self.a, self.b):
+            stack.sysctl["net.ipv4.tcp_congestion_control"] = algorithm
+            stack.sysctl["net.core.rmem_max"] = 1 << 29
+            stack.sysctl["net.ipv4.tcp_wmem"] = (4096, 16384, 1 << 27)
+        self.wire = net.wire(
+            self.a,
+            self.b,
+            addresses=("10.0.0.1/24", "10.0.0.2/24"),
+            rate=rate,
+            delay=rtt / 2,
+            queue_bytes=int(queue * rate * rtt / 8),
+            **more,
+        )
+        self.received: dict[int, int] = {}
+
+    def flow(self, port: int = PORT) -> None:
+        """A connection whose sender always has something to send."""
+        server = self.b.create_server(("", port))
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 28)
+        self.received[port] = 0
+
+        def read() -> None:
+            connection, _ = server.accept()
+            while piece := connection.recv(1 << 20):
+                self.received[port] += len(piece)
+
+        def write() -> None:
+            connection = self.a.create_connection(("10.0.0.2", port))
+            while True:
+                connection.sendall(bytes(1 << 18))
+
+        self.net.spawn(read)
+        self.net.spawn(write)
+
+    def sender(self) -> Any:
+        """The first connection that is established."""
+        return next(c for c in self.a.connections() if c.state == "ESTABLISHED")
+
+    def dropped(self) -> int:
+        return int(self.wire.a_to_b.stats["queue_dropped"])
+
+    def lose_one(self) -> None:
+        """The next frame of data is lost."""
+
+        def lose(frame: bytes, number: int) -> bytes | None:
+            if len(frame) < 1000:
+                return frame
+            self.wire.a_to_b.filter = None
+            return None
+
+        self.wire.a_to_b.filter = lose
+
+
+def share(amounts: list[int]) -> float:
+    """Jain's index of fairness."""
+    return sum(amounts) ** 2 / (len(amounts) * sum(one * one for one in amounts))
+
+
+@pytest.fixture
+def net() -> Iterator[sim.Network]:
+    with sim.Network(seed=1) as network:
+        yield network
+
+
+@pytest.mark.rfc("9438", "4.2")
+@pytest.mark.rfc("9438", "4.6")
+def test_cubic_grows_along_its_curve(net: sim.Network) -> None:
+    """One loss at several hundred segments: the window is 0.7 of what it was and then follows W_cubic(t)."""
+    path = Path(net, "cubic", rate=1e9, rtt=0.1, queue=4)
+    path.flow()
+    net.run(until=lambda: path.received[PORT] > 600_000)
+    before = path.sender()
+    path.lose_one()
+    net.run(until=lambda: path.sender().ssthresh < UNKNOWN)
+    w_max = path.sender().ssthresh / 0.7
+    assert before.cwnd <= w_max < 4 * before.cwnd
+    net.run(until=lambda: path.sender().details["ca_state"] == 0)
+    mss, cwnd = before.mss, path.sender().cwnd
+    assert cwnd == pytest.approx(0.7 * w_max, rel=0.02)
+    start, rtt = net.now / 1e9, 0.1
+    k = ((w_max - cwnd) / mss / 0.4) ** (1 / 3)
+    assert k > 4
+    for _ in range(int(1.5 * k / 0.25)):
+        net.run(0.25)
+        record, t = path.sender(), net.now / 1e9 - start
+        earlier, later = (0.4 * (t + ahead - k) ** 3 * mss + w_max for ahead in (-rtt, rtt))
+        assert 0.98 * earlier <= record.cwnd <= 1.02 * later, (t, k)
+    assert path.sender().cwnd > w_max
+
+
+@pytest.mark.rfc("9438", "4.7")
+def test_cubic_gives_way_when_it_loses_below_its_last_maximum(net: sim.Network) -> None:
+    """Fast convergence: a second loss at once remembers less than the window it found."""
+    path = Path(net, "cubic", rate=1e9, rtt=0.1, queue=4)
+    path.flow()
+    net.run(until=lambda: path.received[PORT] > 600_000)
+    path.lose_one()
+    net.run(until=lambda: path.sender().ssthresh < UNKNOWN)
+    net.run(until=lambda: path.sender().details["ca_state"] == 0)
+    net.run(0.3)
+    second = path.sender().cwnd
+    path.lose_one()
+    first = path.sender().ssthresh
+    net.run(until=lambda: path.sender().ssthresh < first)
+    net.run(until=lambda: path.sender().details["ca_state"] == 0)
+    net.run(40, until=lambda: path.sender().cwnd > 0.84 * second)
+    plateau = [path.sender().cwnd for _ in range(8) if net.run(0.2) or True]
+    # It is flat around 0.85 of the window of the second loss, not around that window.
+    assert plateau[-1] < 0.9 * second
+
+
+@pytest.mark.rfc("9406", "4.2")
+def test_hystart_leaves_slow_start_before_the_queue_overflows(net: sim.Network) -> None:
+    path = Path(net, "cubic", rate=1e9, rtt=0.1, queue=1)
+    path.flow()
+    net.run(0.3)
+    while path.sender().ssthresh == UNKNOWN:
+        net.run(0.02)
+        assert net.now < 4e9
+    assert path.dropped() == 0
+    bdp = 1e9 * 0.1 / 8
+    assert path.sender().ssthresh > bdp  # and not before the path is full
+    net.run(5)
+    assert path.received[PORT] * 8 > 0.8 * 1e9 * 5
+
+
+def test_slow_start_without_hystart_overflows_that_queue(net: sim.Network) -> None:
+    """The test above can fail: Reno on the same path."""
+    path = Path(net, "reno", rate=1e9, rtt=0.1, queue=1)
+    path.flow()
+    net.run(3)
+    assert path.dropped() > 1000
+
+
+@pytest.mark.rfc("7661", "4.3")
+def test_a_window_that_is_not_used_does_not_grow(net: sim.Network) -> None:
+    """An application that sends 4 segments a round trip keeps its 10."""
+    path = Path(net, "cubic", rate=1e8, rtt=0.05)
+    server = path.b.create_server(("", PORT))
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    connection, _ = server.accept()
+    for _ in range(40):
+        client.sendall(bytes(4 * 1448))
+        net.run(0.06)
+        connection.recv(65536)
+    assert path.sender().cwnd == 10 * 1448
+
+
+@pytest.mark.rfc("5681", "4.1")
+def test_an_idle_connection_forgets_its_window(net: sim.Network) -> None:
+    """The window is halved each RTO down to the initial one, and what congestion control held is given back."""
+    path = Path(net, "cubic", rate=1e9, rtt=0.02, queue=4)
+    server = path.b.create_server(("", PORT))
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    connection, _ = server.accept()
+    net.spawn(client.sendall, bytes(3_000_000))
+    left = 3_000_000
+    while left:
+        left -= len(connection.recv(1 << 20))
+    net.run(0.1)
+    grown = path.sender().cwnd
+    assert grown > 100 * 1448
+    assert path.a.live()["sending"] == 1
+    net.run(0.3)
+    client.sendall(b"x")
+    assert grown / 3 < path.sender().cwnd < grown
+    net.run(10)
+    assert path.a.live()["sending"] == 0
+    assert path.sender().cwnd == 10 * 1448
+    assert path.sender().ssthresh >= 3 * (grown // 2) // 4 - 4
+
+
+def test_an_idle_connection_keeps_its_window_where_asked_to(net: sim.Network) -> None:
+    path = Path(net, "cubic", rate=1e9, rtt=0.02, queue=4)
+    path.a.sysctl["net.ipv4.tcp_slow_start_after_idle"] = 0
+    server = path.b.create_server(("", PORT))
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    connection, _ = server.accept()
+    net.spawn(client.sendall, bytes(3_000_000))
+    left = 3_000_000
+    while left:
+        left -= len(connection.recv(1 << 20))
+    grown = path.sender().cwnd
+    net.run(60)
+    assert path.sender().cwnd >= grown > 100 * 1448
+
+
+def test_another_algorithm_takes_over_in_the_middle(net: sim.Network) -> None:
+    path = Path(net, "cubic", rate=2e7, rtt=0.04)
+    server = path.b.create_server(("", PORT))
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    connection, _ = server.accept()
+    net.spawn(client.sendall, bytes(4_000_000))
+    got, names = 0, str(path.a.sysctl["net.ipv4.tcp_available_congestion_control"]).split()
+    for name in (*names, *names):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        assert path.sender().details["congestion"] == name
+        for _ in range(5):
+            got += len(connection.recv(100_000))
+    while got < 4_000_000:
+        got += len(connection.recv(1 << 20))
+
+
+@pytest.mark.parametrize(("algorithm", "flows"), [("reno", 2), ("reno", 8), ("cubic", 2), ("cubic", 4), ("cubic", 16)])
+def test_flows_of_one_algorithm_share_evenly(net: sim.Network, algorithm: str, flows: int) -> None:
+    path = Path(net, algorithm, rate=2e7, rtt=0.04)
+    for number in range(flows):
+        path.flow(PORT + number)
+    seconds = 20 if flows > 4 else 40
+    net.run(seconds)
+    assert share(list(path.received.values())) >= 0.95
+    assert sum(path.received.values()) * 8 / seconds > 0.9 * 2e7
