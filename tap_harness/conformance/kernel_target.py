@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 import time
 from collections import deque
 from pathlib import Path
@@ -52,6 +54,7 @@ class KernelTarget:
 
     def __init__(self) -> None:
         self.carrier = _RealTime(f"{self.address}/24")
+        self.carrier.namespace.sysctl("net.ipv4.tcp_invalid_ratelimit", 500)  # Linux's default
         self.carrier.namespace.sh(f"ip route add default via {self.peer_address}")
         self.stack: LinuxStack = self.carrier.stack
         self.wire = Recorder(self.carrier)
@@ -60,6 +63,9 @@ class KernelTarget:
         """A non-blocking kernel socket in the namespace."""
         made = self.carrier.namespace.socket(kind=2 if datagram else 1)
         made.setblocking(False)
+        if not datagram:
+            with contextlib.suppress(OSError):  # Linux's default, whatever this machine's is; accepted ones inherit it
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_CONGESTION", 13), b"cubic")
         return made
 
     def sysctl(self, name: str, value: object = None) -> Any:

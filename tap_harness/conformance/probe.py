@@ -23,6 +23,7 @@ from tap_harness.flow import SYN_OPTIONS, Flow, Options
 from tap_harness.lab import field
 from tap_harness.packets import Mismatch, describe, payload
 from tap_harness.scapy_peer import Peer
+from tap_harness.segment import seq_diff
 
 PORT = 81  # the target's listener
 CLOSED_PORT = 9
@@ -174,6 +175,7 @@ class Probe:
         self.soon = 0.02 if target.virtual else 0.05 if target.name == "kernel" else 0.2
         self.peer = Peer(target.wire, ip=target.peer_address, mac=target.peer_mac, target=target.address)
         self._listener: Sock | None = None
+        self._socks: list[Sock] = []
 
     # -- time
 
@@ -206,7 +208,17 @@ class Probe:
 
     def socket(self, datagram: bool = False) -> Sock:
         """A fresh socket of the target."""
-        return Sock(self.target, self.target.socket(datagram))
+        return self._kept(self.target.socket(datagram))
+
+    def _kept(self, raw: Any) -> Sock:
+        self._socks.append(Sock(self.target, raw))
+        return self._socks[-1]
+
+    def close(self) -> None:
+        """Close every socket that the scenario used."""
+        for sock in self._socks:
+            with contextlib.suppress(OSError):
+                sock.raw.close()
 
     def listen(self, port: int = PORT, backlog: int = 64, prepare: Callable[[Sock], None] | None = None) -> Sock:
         """A listener; prepare(socket) sets options before."""
@@ -221,7 +233,7 @@ class Probe:
         """The next connection of a listener (that on PORT)."""
         raw, _ = (listener or self._listening()).raw.accept()
         raw.setblocking(False)
-        return Sock(self.target, raw)
+        return self._kept(raw)
 
     def pending(self, listener: Sock | None = None) -> bool:
         """Whether a listener has a connection to accept; it is taken."""
@@ -250,18 +262,23 @@ class Probe:
         return self.peer.flow(CLOSED_PORT if self.target.name != "remote" else 47)
 
     def established(
-        self, options: Options_ = None, *, win: int | None = None, talks: bool = False, **flow: Any
+        self, options: Options_ = None, *, win: int | None = None, talks: bool = False, rtt: float = 0.0
     ) -> Conn:
-        """The peer has opened a connection. talks: the target's side will send, or say what it was given."""
-        if self.target.name == "remote":
-            made = self.peer.flow(self.target.echo if talks else self.target.sink, **flow)
-            made.handshake(options, win=win)
-            return Conn(self, made, None)
-        made = self.flow(**flow)
+        """The peer has opened a connection.
+
+        talks: the target's side will send, or say what it was given. rtt: seconds the handshake takes the target, so
+        that its timers leave time to look.
+        """
+        remote = self.target.name == "remote"
+        made = self.peer.flow(self.target.echo if talks else self.target.sink) if remote else self.flow()
         if win is not None:
             made.win = win
-        made.handshake(options, win=win)
-        return Conn(self, made, self.accept())
+        made.send("S", options=SYN_OPTIONS if options is None else options)
+        made.expect("SA", self.within(1.0), seq=ANY)
+        if rtt:
+            self.wait(rtt)
+        made.send("A")
+        return Conn(self, made, None if remote else self.accept())
 
     def connecting(self, prepare: Callable[[Sock], None] | None = None) -> tuple[Conn, Packet]:
         """The target connects to the peer and has sent its SYN, which is given back."""
@@ -314,14 +331,26 @@ class Probe:
     # -- segments
 
     def data(self, flow: Flow, within: float | None = None, flags: str = "A", **expected: Any) -> Packet:
-        """The next segment with data, which must be as expected (see Flow.expect); plain ACKs are passed over."""
+        """The next segment with data, which must be as expected (see Flow.expect).
+
+        Plain ACKs are passed over; so are retransmissions, unless `seq` says what is expected (or ANY).
+        """
         limit = self.within(1.0 if within is None else within)
         deadline = self.now() + limit
         while (packet := flow.next(max(0.0, deadline - self.now()))) is not None:
-            if payload(packet):
+            again = "seq" not in expected and seq_diff(packet[TCP].seq, flow.rcv) < 0
+            if payload(packet) and not again:
                 self.peer.put_back(packet)
                 return flow.expect(flags, **{"data": ANY, "ack": ANY, **expected})
         raise Mismatch(self.peer.failure(f"expected a segment with data within {limit:g} s", "nothing came"))
+
+    def again(self, flow: Flow, seq: int, within: float = 3.0) -> Packet:
+        """The next segment with data that begins at seq; others are passed over."""
+        deadline = self.now() + self.within(within)
+        while (packet := flow.next(max(0.0, deadline - self.now()))) is not None:
+            if payload(packet) and packet[TCP].seq == seq % (1 << 32):
+                return packet
+        raise Mismatch(self.peer.failure(f"expected segment {seq % (1 << 32)} within {within:g} s", "nothing came"))
 
     def burst(self, flow: Flow, within: float | None = None) -> list[Packet]:
         """All segments with data that come in so many seconds (soon)."""

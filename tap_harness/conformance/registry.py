@@ -27,6 +27,13 @@ MODULES = (
     "rfc9293_life",
     "rfc9293_ip",
     "rfc9293_states",
+    "rfc7323",
+    "rfc2018",
+    "rfc5961",
+    "rfc6298",
+    "rfc5681",
+    "rfc8985",
+    "rfc7413",
 )
 
 Scenario = Callable[["Probe"], None]

@@ -55,7 +55,7 @@ def unanswered(p: Probe, count: int) -> list[float]:
     first = conn.data()
     times = [p.now()]
     while len(times) < count + 1:
-        conn.data(70, seq=first[TCP].seq)
+        conn.data(130, seq=first[TCP].seq)
         times.append(p.now())
     return [b - a for a, b in itertools.pairwise(times)]
 

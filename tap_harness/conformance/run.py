@@ -41,8 +41,9 @@ def run_one(check: Check, make: Callable[[], Target], patience: float = PATIENCE
     try:
         if not target.virtual and check.takes > patience:
             return Result(check, NOT_APPLICABLE, f"it takes {check.takes:g} s of real time (see --patience)")
+        probe = Probe(target, patience)
         try:
-            check.scenario(Probe(target, patience))
+            check.scenario(probe)
             result = Result(check, PASS)
         except NotApplicable as why:
             result = Result(check, NOT_APPLICABLE, str(why))
@@ -50,6 +51,8 @@ def run_one(check: Check, make: Callable[[], Target], patience: float = PATIENCE
             text = str(error) if isinstance(error, AssertionError) else f"the scenario was ended by {error!r}"
             result = Result(check, FAIL, _sentence(text), text, frames=target.wire.frames)
             result.because = check.because.get(target.name, "")
+        finally:
+            probe.close()
         result.seconds = time.monotonic() - begin
         return result
     finally:

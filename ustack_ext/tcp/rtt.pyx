@@ -3,10 +3,11 @@ term, 120 s ceiling).
 """
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from ustack_ext.tcp.tcb cimport TF_RTT_SEEN, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport TCP_SYN_RECV, TCP_SYN_SENT, TF_RTT_SEEN, Tcb, Tcp
 
 cdef enum:
     INITIAL_RTO_US = 1000000          # RFC 6298 (2.1)
+    AFTER_LOST_SYN_US = 3000000       # RFC 6298 (5.7)
 
 
 cdef void rtt_init(Tcp *t, Tcb *c) noexcept nogil:
@@ -30,7 +31,7 @@ cdef void rtt_sample(Tcp *t, Tcb *c, uint32_t us) noexcept nogil:
 
 cdef uint32_t rtt_rto_us(const Tcp *t, const Tcb *c) noexcept nogil:
     if not c.flags & TF_RTT_SEEN:
-        return INITIAL_RTO_US
+        return INITIAL_RTO_US if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV else AFTER_LOST_SYN_US
     return min(c.srtt + max(4 * c.rttvar, t.knobs.rto_min_us), t.knobs.rto_max_ms * 1000)
 
 
