@@ -27,6 +27,8 @@ _OWN = {
     "Socket": "ustack.socket",
     "Service": "ustack.service",
     "StackGroup": "ustack.multiqueue",
+    "EventLoop": "ustack.aio",
+    "EventLoopPolicy": "ustack.aio",
     "Address": "ustack.records",
     "Connection": "ustack.records",
     "Interface": "ustack.records",

@@ -61,6 +61,7 @@ from ustack_ext.link.tap import Tap, Tun
 from ustack_ext.sockets.lend import Completion, View
 
 from . import sim
+from .aio import EventLoop, EventLoopPolicy
 from .records import Address, Connection, Interface, Neighbor, Route
 from .selector import Selector
 from .service import Service
@@ -124,6 +125,8 @@ __all__ = [
     "Callback",
     "Completion",
     "Connection",
+    "EventLoop",
+    "EventLoopPolicy",
     "Interface",
     "Link",
     "Neighbor",

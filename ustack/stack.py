@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ustack_ext.driver.loop import LoopDriver
 from ustack_ext.driver.manual import ManualDriver
 from ustack_ext.driver.thread import ThreadDriver
 from ustack_ext.link.link import Link
@@ -30,6 +31,9 @@ from .socket import Socket
 from .socketmodule import module_for
 from .sysctl import Sysctl
 
+if TYPE_CHECKING:
+    from .aio import Aio, EventLoop
+
 _V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
 _CLOSE_PATIENCE = 1.0  # s
 _CLOSE_STEP = 0.002
@@ -39,8 +43,9 @@ _NO_TIMEOUT: Any = object()
 class Stack(StackCore):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
-    driver: "thread" (a background thread without the GIL reads links and runs timers), "manual" (nothing happens but in
-        poll() and socket calls; sockets do not block), or a driver object (ustack.sim makes those of virtual time).
+    driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
+        loop that is running, or else the first that uses the stack, does), "manual" (nothing happens but in poll() and
+        socket calls; sockets do not block), or a driver object (ustack.sim makes those of virtual time).
     seed: 32 bytes from which all the stack's random numbers come, None for the operating system's randomness. The
         same seed and the same packets at the same times give the same answers.
     memory: bytes of packet memory at most; None: 256 MiB. At the limit packets are dropped and counted.
@@ -55,6 +60,7 @@ class Stack(StackCore):
         self.hosts: dict[str, str | list[str]] = {}
         # Asked for other names: name -> addresses, empty for none.
         self.resolver: Callable[[str], Iterable[str]] | None = None
+        self._reactors: dict[Any, Any] = {}  # by event loop
         self._is_closed = True
         self._start(_make_driver(driver, seed, memory))
         self._is_closed = False
@@ -85,6 +91,10 @@ class Stack(StackCore):
             service.close()
         self._services.clear()
         self._abort_sockets()
+        for reactor in self._reactors.values():
+            reactor.abandon()
+            reactor.close()
+        self._reactors.clear()
         for sock in self._detached.values():
             sock.close()
         self._detached.clear()
@@ -103,6 +113,21 @@ class Stack(StackCore):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    async def aclose(self, timeout: float = _CLOSE_PATIENCE) -> None:
+        """close() for a stack in an event loop: waits, without blocking it, for what closed sockets have to deliver."""
+        import asyncio
+
+        deadline = time.monotonic() + timeout
+        while not self._is_closed and inspect.undelivered(self) and time.monotonic() < deadline:
+            await asyncio.sleep(_CLOSE_STEP)
+        self.close(timeout=0)
+
+    async def __aenter__(self) -> Stack:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
     def __del__(self) -> None:
         if not getattr(self, "_is_closed", True):
@@ -360,6 +385,33 @@ class Stack(StackCore):
             for network in (ipaddress.ip_network(route.destination) for route in self.routes())
         )
 
+    # -- asyncio
+
+    @property
+    def aio(self) -> Aio:
+        """The event loop's methods for this stack, in any loop: create_connection, create_server, …; see ustack.aio."""
+        from .aio import Aio
+
+        return Aio(self)
+
+    async def open_connection(self, host: Any = None, port: Any = None, **keywords: Any) -> tuple[Any, Any]:
+        """(reader, writer): as asyncio.open_connection. Raises OSError, ssl.SSLError."""
+        return await self.aio.open_connection(host, port, **keywords)
+
+    async def start_server(self, client_connected: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
+        """As asyncio.start_server. Raises OSError."""
+        return await self.aio.start_server(client_connected, host, port, **keywords)
+
+    async def create_datagram_endpoint(self, protocol_factory: Any, *arguments: Any, **keywords: Any) -> Any:
+        """(transport, protocol): as the event loop's method. Raises OSError."""
+        return await self.aio.create_datagram_endpoint(protocol_factory, *arguments, **keywords)
+
+    def loop_factory(self) -> EventLoop:
+        """A new asyncio event loop of which all connections are this stack's: asyncio.Runner(loop_factory=…)."""
+        from .aio import EventLoop
+
+        return EventLoop(self)
+
     def selector(self) -> Selector:
         """A selector as those of the selectors module, which needs no descriptors for this stack's sockets."""
         return Selector(self)
@@ -408,9 +460,23 @@ def _make_driver(driver: Any, seed: bytes | None, memory: int | None) -> Any:
         raise ValueError(f"seed: 32 bytes are needed, not {len(seed)}")
     if driver == "thread":
         return ThreadDriver(seed, memory or 0)
+    if driver == "asyncio":
+        return _loop_driver(seed, memory)
     if driver == "manual":
         return ManualDriver(seed, memory or 0)
-    raise ValueError(f'driver: {driver!r} is neither "thread" nor "manual"')
+    raise ValueError(f'driver: {driver!r} is neither "thread" nor "asyncio" nor "manual"')
+
+
+def _loop_driver(seed: bytes | None, memory: int | None) -> LoopDriver:
+    """A driver for the event loop that is running; else the first one that uses the stack binds it."""
+    import asyncio
+
+    made = LoopDriver(seed, memory or 0)
+    try:
+        made.bind(asyncio.get_running_loop())
+    except RuntimeError:
+        pass
+    return made
 
 
 def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:

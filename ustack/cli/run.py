@@ -7,6 +7,7 @@ Not for: what patching means (Stack.patched).
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import runpy
@@ -14,10 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ustack
+
 from .errors import EXIT_FAILURE, CommandError, Terminated, reason
 from .session import add_stack_options, device_name, gateway_address, interface_address, mtu, open_session
 
-_DESCRIPTION = "Run a Python program on a ustack stack: all that it does through the socket module goes that way."
+_DESCRIPTION = "Run a Python program on a ustack stack: what it does through socket, ssl and asyncio goes that way."
 _EPILOG = """\
 examples:
   sudo ustack run fetch.py http://10.9.0.1:8000/
@@ -72,8 +75,13 @@ def run(args: argparse.Namespace) -> int:
         hosts[name] = address
     with open_session(args) as session:
         session.stack.hosts.update({name.lower(): addresses for name, addresses in hosts.items()})
-        with session.stack.patched(outside=args.outside or "refuse"):
-            return _run_program(args)
+        outside = args.outside or "refuse"
+        asyncio.set_event_loop_policy(ustack.EventLoopPolicy(session.stack, outside))
+        try:
+            with session.stack.patched(outside=outside):
+                return _run_program(args)
+        finally:
+            asyncio.set_event_loop_policy(None)
 
 
 def _run_program(args: argparse.Namespace) -> int:

@@ -41,6 +41,7 @@ cdef class Driver:
     # (net.core.busy_read), look for frames before they sleep
     cdef uint32_t busy_poll
     cdef uint32_t busy_read
+    cdef public object on_ready        # called by deliver() when a selector without a descriptor may have something
     cdef readonly bint closed
     cdef object __weakref__
     # Takes the lock and enters the engine at the present time.

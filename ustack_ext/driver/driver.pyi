@@ -1,4 +1,7 @@
+from collections.abc import Callable
+
 class Driver:
+    on_ready: Callable[[], object] | None
     @property
     def kind(self) -> str: ...
     @property

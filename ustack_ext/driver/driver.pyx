@@ -308,6 +308,8 @@ cdef class Driver:
             link = item
             if link.pending_python():
                 link.deliver()
+        if self.on_ready is not None:
+            self.on_ready()
 
     cdef hand_back(self):
         cdef Owner *o

@@ -394,6 +394,8 @@ cdef class SocketCore(SocketHandle):
             return EINPROGRESS if op.started else EALREADY
         if n == -EAGAIN:
             n = self.perform(&op, deadline)
+        if n == -EAGAIN:               # this thread must not wait
+            return EINPROGRESS
         if n == OP_TIMED_OUT:
             return EAGAIN
         return <int>-n

@@ -56,6 +56,8 @@ cdef bint interest_note(Interest *i, uint16_t bits) noexcept nogil:
         h.first = i
         if h.wakefd >= 0:
             wakefd_set(h.wakefd)
+        if h.due != NULL:
+            h.due[0] = 1
     h.last = i
     return True
 

@@ -64,6 +64,9 @@ cdef class SelectorCore:
             interest_remove(&r.interest)
         waiters_fire(&self.hub.state, EV_READABLE)
         let_go(d, collecting)
+        if self.hub.due != NULL:
+            self.hub.due = NULL
+            d.on_ready = None
         self.registered = {}
         if self.hub.wakefd >= 0:
             close(self.hub.wakefd)
@@ -87,6 +90,27 @@ cdef class SelectorCore:
                 wakefd_set(fd)
             let_go(d, collecting)
         return fd
+
+    def _announce(self, function):
+        """From here on call function() in the driver's deliver() when a socket may be ready. Raises RuntimeError."""
+        cdef Driver d
+        if self.closed:
+            raise ValueError("the selector is closed")
+        d = self.stack.driver
+        if d.on_ready is not None:
+            raise RuntimeError("another event loop has this stack")
+        d.on_ready = function
+        self.hub.due = d.due
+
+    @property
+    def _listed(self):
+        """Whether a socket may be ready."""
+        return self.hub.first != NULL
+
+    def _keys(self):
+        """The keys of all that is registered."""
+        cdef Registration r
+        return [r.key for r in self.registered.values()]
 
     def _register(self, SocketHandle socket not None, int events, key):
         """Raises OSError: EBADF, ECONNABORTED on a closed socket."""

@@ -4,6 +4,7 @@ each.
 Responsible for: connecting the driver's events to sockets, and taking the sockets away from an engine that ends.
 Not for: interfaces and routes (sockets/config), reading the tables (sockets/inspect).
 """
+from cython cimport no_gc_clear
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
@@ -36,6 +37,7 @@ cdef void forget_all(StackCore self) noexcept nogil:
         s = self.sockets
 
 
+@no_gc_clear                           # sockets that the collector takes with it still need the driver
 cdef class StackCore:
     """Base of ustack.Stack. driver: the driver that runs the stack's engine; it belongs to this stack from here on."""
 

@@ -78,6 +78,7 @@ cdef struct Hub:                   # one selector
     Interest *first
     Interest *last
     int wakefd                     # what select() waits on where there are kernel descriptors too; -1: there are none
+    int *due                       # set when something becomes ready, for deliver() to look; NULL: nobody asks
 
 cdef enum:                         # SockState.cmsg
     CMSG_TTL = 1
