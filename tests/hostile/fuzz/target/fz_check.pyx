@@ -5,7 +5,7 @@ from ustack_ext.base.buf cimport Buf, BufQueue, buf_truesize
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.table cimport table_bucket, table_buckets
 from ustack_ext.engine.engine cimport Engine, engine_next
-from ustack_ext.net.state cimport FragQueue, Neigh, Net, NUD_PERMANENT
+from ustack_ext.net.state cimport FragQueue, Neigh, Net, NUD_PERMANENT, PMTUS_MAX, Pmtu
 from ustack_ext.tcp.conn cimport aq_next
 from ustack_ext.tcp.output cimport window_limit
 from ustack_ext.tcp.tcb cimport (SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_CLOSED, TCP_OFO_RANGES_MAX,
@@ -408,6 +408,22 @@ cdef void check_neighbours(World *w, Net *n, Sums *z) noexcept nogil:
                 note_timer(w, z, &n.ifaces[i].addrs[k].entry)
 
 
+cdef void check_paths(World *w, Net *n, Sums *z) noexcept nogil:
+    """The path MTU cache: as many as its table has, each with a time to be forgotten, in one order."""
+    cdef Pmtu *older = NULL
+    cdef Pmtu *p = n.pmtu_oldest
+    cdef uint32_t found = 0
+    while p != NULL:
+        found += 1
+        if p.older != older or not p.entry.armed:
+            world_fail(w, b"path MTUs: an entry is out of order, or will never age")
+        note_timer(w, z, &p.entry)
+        older = p
+        p = p.newer
+    if found != n.pmtus.count or found > PMTUS_MAX or found != n.pmtu_slab.live or n.pmtu_newest != older:
+        world_fail(w, b"path MTUs: sums")
+
+
 cdef void check_world(World *w) noexcept nogil:
     cdef Sums z
     cdef Engine *e = w.e
@@ -423,6 +439,7 @@ cdef void check_world(World *w) noexcept nogil:
     check_udp(w, &z)
     check_frags(w, &e.net, &z)
     check_neighbours(w, &e.net, &z)
+    check_paths(w, &e.net, &z)
     queue_truesize(w, &e.loopback, &z)
     if z.bufs != <uint64_t>e.core.pool.live:
         world_fail(w, b"pool: more buffers alive than can be found")
