@@ -34,6 +34,7 @@ MODULES = (
     "rfc5681",
     "rfc8985",
     "rfc7413",
+    "rfc1122",
 )
 
 Scenario = Callable[["Probe"], None]
