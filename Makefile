@@ -67,5 +67,5 @@ $(VENV)/.build: pyproject.toml tools/requirements.py | system-build
 	touch $@
 
 $(VENV)/.test: $(VENV)/.build
-	$(PY) -m pip install --quiet --disable-pip-version-check -r <($(PY) tools/requirements.py test bench)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r <($(PY) tools/requirements.py test interop bench)
 	touch $@

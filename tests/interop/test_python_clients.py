@@ -1,0 +1,374 @@
+"""Python's network libraries, unmodified, over the stack: with `patched()`, in an event loop of the stack, with TLS.
+
+Client and server are on two stacks of this process, each in a thread or a loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ftplib
+import queue
+import smtplib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ustack
+
+PEM = Path(__file__).parents[1] / "data" / "server.pem"
+THERE = "10.9.0.2"
+NAME = "server.test"
+BODY = bytes(range(256)) * 2000
+
+
+def wanted(name: str) -> Any:
+    """A library, or a skip."""
+    return pytest.importorskip(name, reason=f"optional: {name} is not installed (pip install -e '.[interop]')")
+
+
+def server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PEM)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(PEM))
+
+
+@pytest.fixture(params=["thread", "asyncio"])
+def driver(request: pytest.FixtureRequest) -> str:
+    """Who runs the stacks."""
+    return str(request.param)
+
+
+@pytest.fixture
+def wire() -> tuple[Any, Any]:
+    """Two ends of a pipe."""
+    return ustack.pipe()
+
+
+def stack_on(end: Any, address: str, driver: str) -> ustack.Stack:
+    stack = ustack.Stack(driver=driver)
+    stack.attach(end, addresses=[f"{address}/24"])
+    stack.hosts[NAME] = THERE
+    return stack
+
+
+@contextlib.contextmanager
+def running(end: Any, main: Callable[[asyncio.Event], Any], driver: str) -> Iterator[None]:
+    """An event loop on a stack of its own, in a thread: main(stop) serves until the event is set."""
+    ready, held = threading.Event(), []
+
+    def serve() -> None:
+        with stack_on(end, THERE, driver) as stack:
+            loop = stack.loop_factory()
+            stop = asyncio.Event()
+            held.append((loop, stop))
+
+            async def serving() -> None:
+                task = asyncio.ensure_future(main(stop))
+                while not task.done() and not stack.connections():
+                    await asyncio.sleep(0.01)
+                ready.set()
+                await task
+
+            loop.run_until_complete(serving())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(stack.aclose(1))
+            loop.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield
+    finally:
+        loop, stop = held[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application that answers with what it is sent."""
+    assert scope["type"] == "http"
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-client", scope["client"][0].encode())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def uvicorn_main(tls: bool) -> Callable[[asyncio.Event], Any]:
+    uvicorn = wanted("uvicorn")
+    wanted("h11")
+    options = {"ssl_certfile": str(PEM), "ssl_keyfile": str(PEM)} if tls else {}
+
+    async def main(stop: asyncio.Event) -> None:
+        config = uvicorn.Config(app, host="0.0.0.0", port=80, log_level="error", lifespan="off", http="h11", **options)
+        server = uvicorn.Server(config)
+        task = asyncio.ensure_future(server.serve())
+        await stop.wait()
+        server.should_exit = True
+        await task
+
+    return main
+
+
+def url(tls: bool) -> str:
+    return f"{'https' if tls else 'http'}://{NAME}:80/"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_requests_and_uvicorn(wire: Any, driver: str, tls: bool) -> None:
+    requests = wanted("requests")
+    with running(wire[1], uvicorn_main(tls), driver), stack_on(wire[0], "10.9.0.1", "thread") as stack:
+        with stack.patched(), requests.Session() as session:
+            session.trust_env = False
+            for _ in range(3):
+                answer = session.post(url(tls), data=BODY, timeout=20, verify=str(PEM))
+                assert answer.content == BODY
+                assert answer.headers["x-client"] == "10.9.0.1"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_httpx(wire: Any, driver: str, tls: bool) -> None:
+    httpx = wanted("httpx")
+    with running(wire[1], uvicorn_main(tls), "asyncio"), stack_on(wire[0], "10.9.0.1", driver) as stack:
+        if driver == "thread":
+            with stack.patched(), httpx.Client(verify=client_context(), trust_env=False, timeout=20) as client:
+                assert client.post(url(tls), content=BODY).content == BODY
+
+        async def main() -> None:
+            async with httpx.AsyncClient(verify=client_context(), trust_env=False, timeout=20) as client:
+                answers = await asyncio.gather(*(client.post(url(tls), content=BODY) for _ in range(3)))
+            assert [answer.content for answer in answers] == [BODY] * 3
+
+        in_loop(stack, main())
+
+
+def in_loop(stack: ustack.Stack, coroutine: Any) -> None:
+    loop = stack.loop_factory()
+    try:
+        loop.run_until_complete(asyncio.wait_for(coroutine, 60))
+        loop.run_until_complete(asyncio.sleep(0.01))
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_aiohttp(wire: Any, driver: str, tls: bool) -> None:
+    aiohttp = wanted("aiohttp")
+    from aiohttp import web
+
+    async def answer(request: Any) -> Any:
+        if request.headers.get("Upgrade"):
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            async for message in socket:
+                await socket.send_bytes(message.data)
+            return socket
+        return web.Response(body=await request.read())
+
+    async def serve(stop: asyncio.Event) -> None:
+        application = web.Application(client_max_size=1 << 24)
+        application.router.add_route("*", "/", answer)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        await web.TCPSite(runner, "0.0.0.0", 80, ssl_context=server_context() if tls else None).start()
+        await stop.wait()
+        await runner.cleanup()
+
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            keywords = {"ssl": client_context()} if tls else {}
+            for _ in range(3):
+                async with session.post(url(tls), data=BODY, **keywords) as response:
+                    assert await response.read() == BODY
+            async with session.ws_connect(url(tls), **keywords) as websocket:
+                await websocket.send_bytes(BODY)
+                assert (await websocket.receive()).data == BODY
+
+    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+        in_loop(stack, main())
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_websockets(wire: Any, driver: str, tls: bool) -> None:
+    wanted("websockets")
+    from websockets.asyncio import client, server
+    from websockets.sync.client import connect
+
+    address = url(tls).replace("http", "ws")
+    secure = client_context() if tls else None
+
+    async def echo(connection: Any) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async def serve(stop: asyncio.Event) -> None:
+        async with server.serve(echo, "", 80, ssl=server_context() if tls else None):
+            await stop.wait()
+
+    async def main() -> None:
+        async with client.connect(address, ssl=secure, proxy=None) as connection:
+            await connection.send(BODY)
+            assert await connection.recv() == BODY
+
+    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+        in_loop(stack, main())
+        if driver == "thread":
+            with stack.patched(), connect(address, ssl=secure, proxy=None) as connection:
+                connection.send(BODY)
+                assert connection.recv() == BODY
+
+
+@pytest.fixture
+def stacks(wire: Any) -> Iterator[tuple[ustack.Stack, ustack.Stack]]:
+    """Client's and server's, each with a thread."""
+    with stack_on(wire[0], "10.9.0.1", "thread") as left, stack_on(wire[1], THERE, "thread") as right:
+        yield left, right
+
+
+def test_smtplib(stacks: Any) -> None:
+    left, right = stacks
+    got: list[str] = []
+    script = {"EHLO": "250 hello\r\n", "MAIL": "250 ok\r\n", "RCPT": "250 ok\r\n", "RSET": "250 ok\r\n"}
+
+    def serve(listener: Any) -> None:
+        conn, _ = listener.accept()
+        with conn, conn.makefile("rwb") as file:
+            file.write(b"220 ready\r\n")
+            file.flush()
+            data = False
+            for line in file:
+                if data:
+                    got.append(line.decode().rstrip())
+                    data = line != b".\r\n"
+                    answer = "" if data else "250 taken\r\n"
+                else:
+                    verb = line.split()[0].decode().upper()
+                    data = verb == "DATA"
+                    answer = {"DATA": "354 go on\r\n", "QUIT": "221 bye\r\n"}.get(verb) or script[verb]
+                file.write(answer.encode())
+                file.flush()
+
+    with right.create_server(("", 25)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with left.patched(), smtplib.SMTP(NAME, 25, timeout=20) as client:
+            client.sendmail("a@server.test", ["b@server.test"], "Subject: over the stack\r\n\r\nhello\r\n")
+        thread.join()
+    assert "Subject: over the stack" in got
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_ftplib(stacks: Any, tls: bool) -> None:
+    """Passive mode: a second connection for the data; with TLS both are encrypted."""
+    left, right = stacks
+
+    def serve(listener: Any, data_listener: Any) -> None:
+        port = data_listener.getsockname()[1]
+        conn, _ = listener.accept()
+        conn.sendall(b"220 ready\r\n")
+        answers = {
+            "USER": "331 password\r\n",
+            "PASS": "230 in\r\n",
+            "TYPE": "200 ok\r\n",
+            "PBSZ": "200 ok\r\n",
+            "PROT": "200 ok\r\n",
+            "PASV": f"227 entering ({THERE.replace('.', ',')},{port >> 8},{port & 255})\r\n",
+            "QUIT": "221 bye\r\n",
+            "AUTH": "234 go on\r\n",
+        }
+        pending = b""
+        while piece := conn.recv(1000):
+            pending += piece
+            while b"\r\n" in pending:
+                line, pending = pending.split(b"\r\n", 1)
+                verb = line.split()[0].decode()
+                if verb == "RETR":
+                    conn.sendall(b"150 coming\r\n")
+                    data, _ = data_listener.accept()
+                    if tls:
+                        data = context.wrap_socket(data, server_side=True)
+                    data.sendall(BODY)
+                    if tls:
+                        data.unwrap()
+                    data.close()
+                    conn.sendall(b"226 done\r\n")
+                    continue
+                conn.sendall(answers[verb].encode())
+                if verb == "AUTH":
+                    conn = context.wrap_socket(conn, server_side=True)
+        conn.close()
+
+    context = server_context()
+    with right.create_server(("", 21)) as listener, right.create_server(("", 0)) as data_listener:
+        with left.patched():
+            thread = threading.Thread(target=serve, args=(listener, data_listener))
+            thread.start()
+            client: ftplib.FTP = ftplib.FTP_TLS(context=client_context()) if tls else ftplib.FTP()
+            with client:
+                client.connect(NAME, 21, timeout=20)
+                client.login("me", "secret")
+                if isinstance(client, ftplib.FTP_TLS):
+                    client.prot_p()
+                parts: list[bytes] = []
+                client.retrbinary("RETR file", parts.append)
+                assert b"".join(parts) == BODY
+            thread.join()
+
+
+def test_paramiko_client_and_server(stacks: Any) -> None:
+    paramiko = wanted("paramiko")
+    left, right = stacks
+    key = paramiko.RSAKey.generate(2048)
+    commands: queue.Queue[bytes] = queue.Queue()
+
+    class Server(paramiko.ServerInterface):  # type: ignore[misc,name-defined]
+        def check_auth_password(self, username: str, password: str) -> int:
+            return int(paramiko.AUTH_SUCCESSFUL if password == "secret" else paramiko.AUTH_FAILED)
+
+        def check_channel_request(self, kind: str, number: int) -> int:
+            return int(paramiko.OPEN_SUCCEEDED)
+
+        def check_channel_exec_request(self, channel: Any, command: bytes) -> bool:
+            commands.put(command)
+            return True
+
+    with right.create_server(("", 22)) as listener:
+
+        def serve() -> None:
+            transport = paramiko.Transport(listener.accept()[0])
+            transport.add_server_key(key)
+            transport.start_server(server=Server())
+            channel = transport.accept(20)
+            channel.sendall(commands.get(timeout=20).upper())
+            channel.send_exit_status(0)
+            channel.close()
+            transport.join(30)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with left.patched(), paramiko.SSHClient() as client:
+            client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+            client.connect(NAME, 22, "me", "secret", timeout=20, look_for_keys=False, allow_agent=False)
+            _, out, _ = client.exec_command("loud")
+            assert out.read() == b"LOUD"
+        thread.join()
+
+
+def test_patching_is_over() -> None:
+    """After all this the socket module is what it was."""
+    with socket.socket() as sock:
+        assert not isinstance(sock, ustack.Socket)

@@ -1,0 +1,117 @@
+"""`ustack run`: unmodified programs on a device, as clients of real servers, and as a server of the kernel's curl."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_harness.need import missing_program
+from tap_harness.net import KERNEL, STACK
+
+
+def wanted(*, library: str = "", program: str = "") -> None:
+    if library and importlib.util.find_spec(library) is None:
+        pytest.skip(f"optional: {library} is not installed (pip install -e '.[interop]')")
+    if program and missing_program(program):
+        pytest.skip(f"optional: the program {program} is not installed")
+
+
+def device(ns: Any) -> None:
+    """A TAP whose kernel side has an address, for `ustack run` to take over."""
+    ns.sh(f"ip tuntap add dev ust0 mode tap && ip addr add {KERNEL}/24 dev ust0 && ip link set ust0 up")
+
+
+def run(ns: Any, tmp_path: Path, program: str) -> str:
+    """What a program prints that `ustack run` runs."""
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    child = ns.python("ustack", "run", "--host", f"server.test={KERNEL}", str(path))
+    code = child.wait(60)
+    assert code == 0, child.output()
+    return str(child.output())
+
+
+REDIS = """\
+import redis
+client = redis.Redis("server.test", 6379, socket_timeout=20)
+with client.pipeline() as pipe:
+    for i in range(500):
+        pipe.set(f"key{i}", bytes(1000))
+    pipe.execute()
+client.set("big", b"x" * 3_000_000)
+print(client.dbsize(), len(client.get("big")), sum(client.strlen(f"key{i}") for i in range(100)))
+
+import asyncio, redis.asyncio
+async def main():
+    async with redis.asyncio.Redis(host="server.test", socket_timeout=20) as client:
+        print(sorted(await asyncio.gather(*(client.incr("counter") for _ in range(50)))) == list(range(1, 51)))
+asyncio.run(main())
+"""
+
+
+def test_redis(ns: Any, tmp_path: Path) -> None:
+    wanted(library="redis", program="redis-server")
+    device(ns)
+    settings = {"bind": KERNEL, "port": "6379", "save": "", "protected-mode": "no", "dir": str(tmp_path)}
+    server = ns.popen(["redis-server", *(word for name, value in settings.items() for word in (f"--{name}", value))])
+    ns.wait_accepting((KERNEL, 6379), child=server)
+    lines = run(ns, tmp_path, REDIS).splitlines()
+    assert lines == ["501 3000000 100000", "True"]
+    server.stop()
+
+
+SSH = """\
+import asyncio, asyncssh
+async def main():
+    options = dict(known_hosts=None, client_keys=[{key!r}], username={user!r})
+    async with asyncssh.connect("server.test", 2222, **options) as connection:
+        print((await connection.run("echo over $SSH_CONNECTION", check=True)).stdout, end="")
+        result = await connection.run("head -c 3000000 /dev/zero | tr '\\\\0' x", check=True)
+        print(len(result.stdout))
+asyncio.run(main())
+"""
+
+
+def test_sshd(ns: Any, tmp_path: Path) -> None:
+    wanted(library="asyncssh", program="sshd")
+    wanted(program="ssh-keygen")
+    if os.geteuid() != 0:
+        pytest.skip("optional: sshd needs root")
+    device(ns)
+    for name in ("host", "user"):
+        ns.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)])
+    (tmp_path / "authorized").write_text((tmp_path / "user.pub").read_text())
+    settings = {
+        "Port": "2222",
+        "ListenAddress": KERNEL,
+        "HostKey": str(tmp_path / "host"),
+        "AuthorizedKeysFile": str(tmp_path / "authorized"),
+        "PidFile": "none",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PermitRootLogin": "yes",
+    }
+    (tmp_path / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    ns.sh("mkdir -p /run/sshd")
+    server = ns.popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(tmp_path / "config")])
+    ns.wait_accepting((KERNEL, 2222), child=server)
+    lines = run(ns, tmp_path, SSH.format(key=str(tmp_path / "user"), user=getpass.getuser())).splitlines()
+    assert lines[0].startswith(f"over {STACK} ")
+    assert lines[1] == "3000000"
+    server.stop()
+
+
+def test_http_server_for_curl(ns: Any, tmp_path: Path) -> None:
+    """`ustack run -m http.server`."""
+    wanted(program="curl")
+    (tmp_path / "page").write_text("from an unmodified server\n")
+    device(ns)
+    server = ns.python("ustack", "run", "-m", "http.server", "80", "--directory", str(tmp_path))
+    server.wait_line("Serving HTTP", timeout=20)
+    assert ns.sh(f"curl -sS --max-time 20 http://{STACK}/page") == "from an unmodified server\n"
+    server.stop()
