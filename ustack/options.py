@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from typing import Any
 
 from ustack_ext.sockets.inspect import connection_details
@@ -17,6 +18,7 @@ from ustack_ext.sockets.options import Opt, algorithms
 
 _INT = struct.Struct("i")
 _LINGER = struct.Struct("ii")
+_U32, _UNLIMITED = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _CA_NAME_MAX = 16  # Linux's TCP_CA_NAME_MAX
 _NAMES = {
     "SOL_SOCKET": {
@@ -29,6 +31,7 @@ _NAMES = {
         "SO_RCVBUF": Opt.OPT_RCVBUF,
         "SO_SNDBUF": Opt.OPT_SNDBUF,
         "SO_BUSY_POLL": Opt.OPT_BUSY_POLL,
+        "SO_MAX_PACING_RATE": Opt.OPT_MAX_PACING_RATE,
     },
     "IPPROTO_TCP": {
         "TCP_KEEPIDLE": Opt.OPT_KEEPIDLE,
@@ -51,7 +54,7 @@ _NAMES = {
 }
 # Linux's numbers, for names that the socket module of this Python does not have.
 IP_NUMBERS = {"IP_TTL": 2, "IP_TOS": 1, "IP_RECVTTL": 12, "IP_RECVTOS": 13, "IP_PKTINFO": 8, "IP_MTU": 14}
-_NUMBERS = {"SO_BUSY_POLL": 46, **IP_NUMBERS}
+_NUMBERS = {"SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, **IP_NUMBERS}
 _OPTIONS = {
     (getattr(socket, level), number): which
     for level, names in _NAMES.items()
@@ -103,6 +106,10 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
     if which == Opt.OPT_CONGESTION:
         raw = algorithms()[value].encode().ljust(_CA_NAME_MAX, b"\0")
         return raw[:size] if size else int(_INT.unpack_from(raw)[0])
+    if which == Opt.OPT_MAX_PACING_RATE:
+        rate = value or _UNLIMITED
+        raw = rate.to_bytes(8, sys.byteorder) if size >= 8 else min(rate, _U32).to_bytes(4, sys.byteorder)
+        return raw[:size] if size else int(_INT.unpack(raw)[0])
     if which == Opt.OPT_LINGER:
         raw = _LINGER.pack(value >> 32, value & 0xFFFFFFFF)
         return raw[:size] if size else value >> 32
@@ -121,6 +128,8 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
     if which == Opt.OPT_CONGESTION:
         value = _algorithm(_INT.pack(value) if isinstance(value, int) else memoryview(value).tobytes())
+    elif which == Opt.OPT_MAX_PACING_RATE:
+        value = _pacing_rate(_INT.pack(value) if isinstance(value, int) else memoryview(value).tobytes())
     elif not isinstance(value, int) or not -(1 << 31) <= value < 1 << 31:
         value = _from_bytes(memoryview(value).tobytes(), which)
     elif which == Opt.OPT_LINGER:
@@ -139,6 +148,17 @@ def _algorithm(raw: bytes) -> int:
     if name not in algorithms():
         raise _error(errno.ENOENT)
     return algorithms().index(name)
+
+
+def _pacing_rate(raw: bytes) -> int:
+    """Bytes a second, 0 for no limit; Linux takes 32 bits or 64, all ones being no limit."""
+    if len(raw) < _INT.size:
+        raise _error(errno.EINVAL)
+    if len(raw) >= 8:
+        rate = int.from_bytes(raw[:8], sys.byteorder)
+        return rate if rate < 1 << 63 else 0
+    rate = int.from_bytes(raw[:4], sys.byteorder)
+    return rate if rate != _U32 else 0
 
 
 def _from_bytes(raw: bytes, which: Opt | None) -> int:
@@ -171,7 +191,7 @@ def tcp_info(sock: Any) -> bytes:
         d["rto"], d["ato"], d["mss"], d["rcv_mss"], d["unacked"], d["sacked"] // mss, d["lost"] // mss, d["retrans"], 0,
         _u32(d["last_data_sent_ms"]), 0, _u32(d["last_data_recv_ms"]), 0, d["pmtu"], d["rcv_ssthresh"], d["rtt"],
         d["rttvar"], min(d["ssthresh"] // mss, 0x7FFFFFFF), d["cwnd"] // mss, d["advmss"], 3, 0, d["rcv_wnd"], 0,
-        0, 0, 0, 0, 0, 0, 0, d["min_rtt"],
+        d["pacing_rate"], d["max_pacing_rate"], 0, 0, 0, 0, 0, d["min_rtt"],
     )  # fmt: skip
 
 

@@ -269,7 +269,7 @@ def test_thousands_of_sack_holes(lab: Lab, mss: int) -> None:
     options = b"\2\4" + mss.to_bytes(2, "big") + b"\1\1\4\2\1\3\3\10"
     end = lab.open_raw(5000, PORT, options=options)
     sock = lab.accept()
-    flight = 1200 if mss == 48 else 500
+    flight = 1200 if mss == 48 else 300
     at = grow(lab, end, sock, data, flight)
     una = end.rcv
     blocks: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from ustack import sim
 
 PORT = 80
+SO_MAX_PACING_RATE = getattr(socket, "SO_MAX_PACING_RATE", 47)
 UNKNOWN = 0x7FFFFFFF  # ssthresh before the first congestion
 
 
@@ -226,7 +228,98 @@ def test_another_algorithm_takes_over_in_the_middle(net: sim.Network) -> None:
         got += len(connection.recv(1 << 20))
 
 
-@pytest.mark.parametrize(("algorithm", "flows"), [("reno", 2), ("reno", 8), ("cubic", 2), ("cubic", 4), ("cubic", 16)])
+def test_bbr_finds_the_bandwidth_and_keeps_the_queue_small(net: sim.Network) -> None:
+    """A queue of four bandwidth-delay products, which CUBIC fills: BBR leaves it nearly empty, and loses nothing."""
+    path = Path(net, "bbr", rate=5e7, rtt=0.04, queue=4)
+    path.flow()
+    net.run(2)
+    start = path.received[PORT]
+    backlogs = []
+    for _ in range(100):
+        net.run(0.05)
+        backlogs.append(path.wire.a_to_b.backlog[1])
+    bdp = 5e7 * 0.04 / 8
+    assert (path.received[PORT] - start) * 8 / 5 > 0.93 * 5e7 * 1448 / 1514
+    assert sorted(backlogs)[50] < 0.1 * bdp
+    assert max(backlogs) < 0.5 * bdp
+    assert path.dropped() == 0
+    bbr = path.sender().details["bbr"]
+    assert bbr["bw"] * 8 == pytest.approx(5e7 * 1448 / 1514, rel=0.03)
+    assert bbr["mrtt"] == pytest.approx(40_000, rel=0.03)
+
+
+def test_bbr_looks_at_the_round_trip_again_every_ten_seconds(net: sim.Network) -> None:
+    path = Path(net, "bbr", rate=2e7, rtt=0.04, queue=4)
+    path.flow()
+    modes = set()
+    least = 1 << 30
+    for _ in range(1200):
+        net.run(0.01)
+        record = path.sender() if net.now > 5e8 else None
+        if record is not None:
+            modes.add(record.details["bbr"]["mode"])
+            least = min(least, record.cwnd) if record.details["bbr"]["mode"] == "PROBE_RTT" else least
+    assert modes >= {"PROBE_BW", "PROBE_RTT"}
+    assert least == 4 * 1448
+    assert path.sender().details["bbr"]["mode"] == "PROBE_BW"
+    assert path.sender().cwnd > 20 * 1448
+
+
+def test_bbr_does_not_take_loss_for_congestion(net: sim.Network) -> None:
+    """1 % of random loss: CUBIC is down to a few Mbit/s, BBR keeps most of the path."""
+    path = Path(net, "bbr", rate=5e7, rtt=0.05, loss=(0.01, 0))
+    path.flow()
+    net.run(10)
+    assert path.received[PORT] * 8 / 10 > 0.6 * 5e7
+
+
+@pytest.mark.parametrize("algorithm", ["reno", "cubic", "bbr"])
+def test_max_pacing_rate(net: sim.Network, algorithm: str) -> None:
+    """SO_MAX_PACING_RATE: no faster than that over any tenth of a second, and nearly as fast."""
+    path = Path(net, algorithm, rate=1e9, rtt=0.02, queue=4)
+    server = path.b.create_server(("", PORT))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    client.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 1_000_000)
+    assert client.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) == 1_000_000
+    connection, _ = server.accept()
+    net.spawn(client.sendall, bytes(3_000_000))
+    counts = []
+    connection.settimeout(0)
+    for _ in range(28):
+        net.run(0.1)
+        counts.append(len(connection.recv(1 << 20)))
+    assert max(counts) <= 106_000
+    assert min(counts[4:]) >= 90_000
+    assert path.wire.a_to_b.backlog[0] <= 2
+
+
+def test_a_pacing_rate_can_be_changed_and_taken_away(net: sim.Network) -> None:
+    path = Path(net, "cubic", rate=1e8, rtt=0.02, queue=4)
+    server = path.b.create_server(("", PORT))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    connection, _ = server.accept()
+    client.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, (100_000).to_bytes(8, sys.byteorder))
+    assert client.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 8) == (100_000).to_bytes(8, sys.byteorder)
+    net.spawn(client.sendall, bytes(3_000_000))
+    net.run(1)
+    connection.settimeout(0)
+    assert 80_000 < len(connection.recv(1 << 24)) < 125_000
+    client.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, -1)
+    assert client.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) == -1
+    connection.settimeout(None)
+    left = 2_800_000
+    start = net.now
+    while left > 0:
+        left -= len(connection.recv(1 << 20))
+    assert net.now - start < 1.5e9
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "flows"),
+    [("reno", 2), ("reno", 8), ("cubic", 2), ("cubic", 4), ("cubic", 16), ("bbr", 2), ("bbr", 8)],
+)
 def test_flows_of_one_algorithm_share_evenly(net: sim.Network, algorithm: str, flows: int) -> None:
     path = Path(net, algorithm, rate=2e7, rtt=0.04)
     for number in range(flows):

@@ -197,7 +197,24 @@ def _information(row: dict[str, Any]) -> str:
     text.append(f"cwnd:{(known.get('cwnd') or 0) // known['mss']}")
     if (known.get("ssthresh") or _NO_SSTHRESH) < _NO_SSTHRESH:
         text.append(f"ssthresh:{known['ssthresh'] // known['mss']}")
-    return " ".join([*text, *(f"{name}:{known[name]}" for name in _COUNTS if known.get(name))])
+    text += [f"{name}:{known[name]}" for name in _COUNTS if known.get(name)]
+    return " ".join(text + _rates(known))
+
+
+def _rates(known: dict[str, Any]) -> list[str]:
+    text = []
+    if bbr := known.get("bbr"):
+        text.append(
+            f"bbr:(bw:{_bits(bbr['bw'])},mrtt:{_milliseconds(bbr['mrtt'])},"
+            f"pacing_gain:{bbr['pacing_gain']:g},cwnd_gain:{bbr['cwnd_gain']:g})"
+        )
+    text += [f"{name} {_bits(known[name])}" for name in ("pacing_rate", "delivery_rate") if known.get(name)]
+    return text + ["app_limited"] * bool(known.get("app_limited"))
+
+
+def _bits(rate: int) -> str:
+    """Bytes a second as ss prints rates: in bits."""
+    return f"{rate * 8}bps"
 
 
 def _milliseconds(microseconds: int | None) -> str:

@@ -4,7 +4,7 @@ Responsible for: walking the engine's tables under the lock and copying what is 
 it is presented (ustack/stack.py). A walk holds the lock for its whole length, so that what it returns was true at one
 moment.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, Entry
 from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
@@ -16,7 +16,8 @@ from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
-from ustack_ext.tcp.congestion.cc cimport cc_ops
+from ustack_ext.tcp.congestion.bbr cimport Bbr, bbr_state
+from ustack_ext.tcp.congestion.cc cimport cc_ops, cc_pacing_rate
 from ustack_ext.tcp.tcb cimport (
     SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd, tcp_ms,
 )
@@ -28,7 +29,23 @@ from ustack_ext.wire.addr cimport addr_is_any, addr_is_v4
 STATES = ("", "ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED",
           "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING")
 NEIGHBOR_STATES = ("INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "PERMANENT")
+BBR_MODES = ("STARTUP", "DRAIN", "PROBE_BW", "PROBE_RTT")
 ADDRESS_STATES = ("TENTATIVE", "PREFERRED", "CONFLICT")
+
+
+cdef dict congestion_details(const Tcb *c):
+    """Rates in bytes/s."""
+    cdef const Bbr *b = bbr_state(c)
+    cdef dict found = {
+        "congestion": cc_ops(c).name.decode(), "pacing_rate": cc_pacing_rate(c),
+        "max_pacing_rate": c.conf.max_pacing_rate if c.conf.max_pacing_rate else UINT64_MAX,
+        "delivery_rate": c.tx.cc.rate if c.tx.cc != NULL else 0,
+        "app_limited": c.tx.cc != NULL and c.tx.cc.sample.app_limited != 0,
+    }
+    if b != NULL:
+        found["bbr"] = {"mode": BBR_MODES[b.mode], "bw": b.bw.value[0], "mrtt": b.min_rtt,
+                        "pacing_gain": b.pacing_gain / 256, "cwnd_gain": b.cwnd_gain / 256}
+    return found
 
 
 cdef dict tcb_details(Engine *e, Tcb *c):
@@ -40,8 +57,7 @@ cdef dict tcb_details(Engine *e, Tcb *c):
         segments += 1
         retransmitted += (s.flags & SEG_RETRANS) != 0
         s = s.next
-    return {
-        "congestion": cc_ops(c).name.decode(),
+    return congestion_details(c) | {
         "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.tx.retries, "probes": c.probes,
         "backoff": c.tx.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
         | ((c.flags & TF_WS_OK) != 0) << 2,
@@ -220,7 +236,7 @@ cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
     cdef uint64_t buckets = (<uint64_t>table_buckets(&e.tcp.conns) + table_buckets(&e.tcp.listeners)
                              + table_buckets(&e.tcp.binds))
     return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
-            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held
+            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.rate_segs.held
             + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
 
 
@@ -241,7 +257,7 @@ def live(StackCore stack not None):
         return {
             "sockets": sockets, "tcbs": e.tcp.tcbs.live, "listeners": e.tcp.listeners_slab.live,
             "binds": e.tcp.binds_slab.live, "synreqs": e.tcp.synreqs.live, "timewaits": e.tcp.timewaits.live,
-            "segments": e.tcp.segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
+            "segments": e.tcp.segs.live + e.tcp.rate_segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
             "settings": e.tcp.confs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
             "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,
             "buffers": e.core.pool.live - d.ready, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,

@@ -75,6 +75,8 @@ cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) 
         return c.dst.mtu if c != NULL and c.dst.iface != NULL else -ENOTCONN
     if which == OPT_CONGESTION:
         return conf.cc
+    if which == OPT_MAX_PACING_RATE:
+        return conf.max_pacing_rate
     if which == OPT_BROADCAST:
         return 0
     return -ENOPROTOOPT
@@ -190,6 +192,8 @@ cdef int tcp_set(Engine *e, SockState *s, TcpConf *conf, int which, long long va
         conf.ttl = <uint8_t>value
     elif which == OPT_CONGESTION:
         return congestion_set(e, conf, value)
+    elif which == OPT_MAX_PACING_RATE:
+        conf.max_pacing_rate = value
     elif which != OPT_BROADCAST:
         return -ENOPROTOOPT
     return 0

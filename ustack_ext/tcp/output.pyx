@@ -17,7 +17,9 @@ from ustack_ext.net.mib cimport (
 from ustack_ext.net.net cimport net_output, net_resolve, net_route_mtu
 from ustack_ext.net.pmtu cimport pmtu_find, pmtu_get, pmtu_search
 from ustack_ext.net.state cimport Dst, IP_MAX, Pmtu, TxPkt, tx_init, tx_push
-from ustack_ext.tcp.congestion.cc cimport cc_restart, cc_stale_at
+from ustack_ext.tcp.congestion.cc cimport cc_stale_at, cc_start
+from ustack_ext.tcp.congestion.rate cimport burst_now, pace_holds, pace_sent, rate_app_limited, rate_sent
+from ustack_ext.tcp.congestion.usage cimport note_usage
 from ustack_ext.tcp.conn cimport tcb_set_timer
 from ustack_ext.tcp.options cimport (
     NOP_NOP_TS, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit, options_emit_syn,
@@ -28,12 +30,12 @@ from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport (
     seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent, tx_give, tx_take,
 )
-from ustack_ext.tcp.seq cimport seq_geq, seq_gt
+from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
-    CA_LOSS, CA_OPEN, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
+    CA_LOSS, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
     TCP_MAX_WSCALE, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
     TF_DEAD, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
-    TIMER_PERSIST, TIMER_STALE, Conn, Seg, SynReq, Tcb, Tcp, tcb_burst, tcb_unread, tcp_ms,
+    TIMER_PERSIST, TIMER_STALE, Conn, Seg, SynReq, Tcb, Tcp, tcb_unread, tcp_ms,
 )
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
@@ -45,7 +47,6 @@ cdef enum:
     IP4_TCP_HEADERS = 40
     IP6_TCP_HEADERS = 60
     WINDOW_MAX = 0xFFFF
-    MS = 1000                                                # us
     WARM_QUEUE = 512 << 10                                   # bytes; half of what a core's own cache has today
     FAST = 2000                                              # bytes/us: 16 Gbit/s
     SRTT_MOST = 1000000                                      # us; times FAST still fits
@@ -395,7 +396,10 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     tx_init(&pkt)
     if not sendq_gather(s.block, s.block_off, n, &pkt):
         return False
+    if s.rated:
+        rate_sent(t, c, s)
     recovery_resent(t, c, s)
+    pace_sent(t, c, n)
     pieces = (n + c.mss - 1) // c.mss if n else 1
     count_add(t.core, TcpRetransSegs, pieces)
     count_add(t.core, TCPSlowStartRetrans if c.ca_state == CA_LOSS else TCPFastRetrans, pieces)
@@ -418,7 +422,10 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
         c.flags |= TF_FIN_SENT
     if n % c.mss:
         c.tx.snd_sml = c.snd_nxt
+    if s.rated:
+        rate_sent(t, c, s)
     recovery_sent(t, c, s)
+    pace_sent(t, c, n)
     c.last_send = tcp_ms(t.core)
     if c.last_send - c.last_recv < c.ato:
         # an interactive exchange: ACKs ride on the answers from here on
@@ -468,48 +475,22 @@ cdef uint32_t cwnd_allows(const Tcb *c, uint32_t n) noexcept nogil:
     return whole_segments(c, room)
 
 
-cdef uint32_t burst_now(const Tcb *c) noexcept nogil:
-    """Bytes of one transmission: what leaves in about a millisecond at the present rate, two segments at least.
-
-    As Linux sizes its own (tcp_tso_autosize): on a slow path a record of what was sent stays small, so that its round
-    trip and its loss are those of a moment.
-    """
-    cdef uint32_t burst = tcb_burst(c)
-    cdef uint64_t rate
-    if c.srtt <= MS:                                         # a millisecond holds more than a window
-        return burst
-    rate = <uint64_t>c.cwnd * (MS * 2) // c.srtt
-    if rate >= burst:
-        return burst
-    return min(max(<uint32_t>rate // c.mss, <uint32_t>2) * c.mss, burst)
-
-
-cdef inline void note_usage(Tcb *c, uint32_t limited) noexcept nogil:
-    """RFC 7661 §4.2 as Linux does it: whether the congestion window was the limit at some time in the last round trip,
-    and how much of it was used. limited: TF_CWND_LIMITED or 0.
-    """
-    cdef uint32_t out = c.snd_nxt - c.snd_una
-    if (limited or seq_geq(c.snd_una, c.tx.usage_seq)
-            or (not c.flags & TF_CWND_LIMITED and out > c.tx.max_out)):
-        c.flags = (c.flags & ~<uint32_t>TF_CWND_LIMITED) | limited
-        c.tx.max_out = out
-        c.tx.usage_seq = c.snd_nxt
-
-
 cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint32_t unsent = sendq_unsent(c), burst, n
     cdef int32_t usable
     cdef bint last
     if unsent == 0:
         return
-    if c.snd_una == c.snd_nxt and c.ca_state == CA_OPEN:
-        cc_restart(t, c)
+    if c.snd_una == c.snd_nxt:
+        cc_start(t, c)
     burst = burst_now(c)
     while unsent > 0:
         n = cwnd_allows(c, min(unsent, burst))
         if n == 0:
             note_usage(c, TF_CWND_LIMITED)
             return
+        if pace_holds(t, c):
+            break
         usable = <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt)
         if usable <= 0:
             break
@@ -565,10 +546,12 @@ cdef void send_what_may_go(Tcp *t, Tcb *c) noexcept nogil:
         if n == 0:
             c.flags |= TF_CWND_LIMITED
             break
-        if not resend(t, c, s, n):
+        if pace_holds(t, c) or not resend(t, c, s, n):
             break
     if c.tx.lost == 0:
         send_data(t, c)
+        if c.tx.cc != NULL and c.tx.cc.rated and sendq_unsent(c) < c.mss and recovery_pipe(c) < c.cwnd:
+            rate_app_limited(c)
         if c.flags & TF_FIN_QUEUED:
             send_fin(t, c)
     persist(t, c)

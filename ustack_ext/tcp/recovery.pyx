@@ -15,15 +15,17 @@ from ustack_ext.net.mib cimport (
     TCPDSACKRecv, TCPLossProbeRecovery, TCPLostRetransmit, TCPRenoRecovery, TCPSACKDiscard, TCPSackRecovery,
     TCPSackReneging,
 )
-from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_reduce
+from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_ops, cc_reduce
 from ustack_ext.tcp.congestion.ops cimport CC_LOSS, CC_RECOVERED, CC_REDUCED, Acked
+from ustack_ext.tcp.congestion.rate cimport rate_delivered, rate_make
+from ustack_ext.tcp.congestion.usage cimport window_used
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
     CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, PROBE_LOST, PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN,
-    SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING, TF_CWND_LIMITED, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK,
+    SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK,
     TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
 )
 
@@ -90,6 +92,8 @@ cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d
     """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived; of a record, what lies before end."""
     cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
     d.bytes += end - s.seq
+    if s.rated:
+        rate_delivered(t, c, s, end)
     # the ACK is for the original: says nothing of the retransmission
     if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
         return
@@ -252,8 +256,13 @@ cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
     count(t.core, TCPSackRecovery if c.flags & TF_SACK_OK else TCPRenoRecovery)
 
 
+cdef inline bint has_model(const Tcb *c) noexcept nogil:
+    """Whether the congestion control algorithm sets cwnd in recovery, too."""
+    return c.tx.cc != NULL and c.tx.cc.rated
+
+
 cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
-    if c.ca_state == CA_RECOVERY:
+    if c.ca_state == CA_RECOVERY and not has_model(c):
         c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
     c.ca_state = CA_OPEN
     cc_event(t, c, CC_RECOVERED)
@@ -336,23 +345,31 @@ cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint adv
             c.tx.backoff = 0
 
 
-cdef inline bint window_used(const Tcb *c) noexcept nogil:
-    """RFC 7661 §4.3: whether the window may grow. In slow start half of it used is enough, as Linux has it: a burst of
-    the application's needn't match it.
-    """
-    return c.flags & TF_CWND_LIMITED or (c.cwnd < c.ssthresh and c.cwnd < 2 * c.tx.max_out)
+cdef inline uint32_t rtt_of(const Tcp *t, const Delivery *d) noexcept nogil:
+    return <uint32_t>min((t.core.now - d.rtt_xmit) // 1000, <uint64_t>0x7FFFFFFF) if d.rtt_xmit else 0
 
 
 cdef void grow(Tcp *t, Tcb *c, const Delivery *d) noexcept nogil:
     cdef Acked a
     a.bytes = d.bytes
-    a.rtt = <uint32_t>min((t.core.now - d.rtt_xmit) // 1000, <uint64_t>0x7FFFFFFF) if d.rtt_xmit else 0
+    a.rtt = rtt_of(t, d)
     cc_on_ack(t, c, &a)
+
+
+cdef void follow_model(Tcp *t, Tcb *c, const Delivery *d, uint32_t lost, uint32_t prior_flight) noexcept nogil:
+    cdef Acked a
+    rate_make(t, c, d.bytes)
+    a.bytes = d.bytes
+    a.rtt = rtt_of(t, d)
+    a.lost = lost
+    a.prior_flight = prior_flight
+    cc_ops(c).model(t, c, &a)
+    c.tx.cc.sample.prior_at = 0
 
 
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil:
     cdef Delivery d
-    cdef uint32_t was_una = c.snd_una, lost_before = c.tx.lost, counted
+    cdef uint32_t was_una = c.snd_una, lost_before = c.tx.lost, flight = recovery_pipe(c), counted
     cdef bint advanced = seq_gt(ack, c.snd_una)
     cdef uint64_t again = UINT64_MAX
     d.bytes = 0
@@ -392,7 +409,9 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
                 enter_recovery(t, c)
         else:
             c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
-    if c.ca_state == CA_RECOVERY:
+    if has_model(c):
+        follow_model(t, c, &d, c.tx.lost - lost_before if c.tx.lost > lost_before else 0, flight)
+    elif c.ca_state == CA_RECOVERY:
         prr(c, d.bytes, advanced and c.tx.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
     elif d.bytes > 0 and (advanced or c.ca_state == CA_LOSS) and window_used(c):
         grow(t, c, &d)
@@ -544,7 +563,7 @@ cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
             resend_without_blame(c)
         else:
             enter_recovery(t, c)
-    if c.ca_state == CA_RECOVERY:
+    if c.ca_state == CA_RECOVERY and not has_model(c):
         prr(c, 0, False, False)
     recovery_arm(t, c)
     if again != UINT64_MAX and again < c.tx.rto_at:

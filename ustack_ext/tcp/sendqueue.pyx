@@ -13,7 +13,7 @@ from ustack_ext.base.live cimport USTACK_DEBUG
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
-from ustack_ext.tcp.tcb cimport SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp, Tx
+from ustack_ext.tcp.tcb cimport SEG_FIN, SEG_SYN, TF_FIN_SENT, RateSeg, Seg, Tcb, Tcp, Tx
 
 cdef enum:
     BULK = 8192                # a write at least this long gets medium blocks
@@ -170,8 +170,18 @@ cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
         off[0] = 0
 
 
+cdef inline Seg *seg_new(Tcp *t, bint rated) noexcept nogil:
+    cdef Seg *s
+    if not rated:
+        return <Seg *>slab_alloc(&t.segs)
+    s = <Seg *>slab_alloc(&t.rate_segs)
+    if s != NULL:
+        s.rated = True
+    return s
+
+
 cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil:
-    cdef Seg *s = <Seg *>slab_alloc(&t.segs) if tx_take(t, c) else NULL
+    cdef Seg *s = seg_new(t, c.tx.cc != NULL and c.tx.cc.rated) if tx_take(t, c) else NULL
     if s == NULL:
         return NULL
     s.seq = seq
@@ -190,10 +200,13 @@ cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noex
 
 
 cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil:
-    cdef Seg *r = <Seg *>slab_alloc(&t.segs)
+    cdef Seg *r = seg_new(t, s.rated)
     if r == NULL:
         return NULL
-    r[0] = s[0]
+    if s.rated:
+        (<RateSeg *>r)[0] = (<RateSeg *>s)[0]
+    else:
+        r[0] = s[0]
     r.seq = at
     sendq_advance(&r.block, &r.block_off, at - s.seq)
     s.end = at
@@ -252,4 +265,4 @@ cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil:
         c.tx.retrans_hint = s.next
     if c.tx.sack_hint == s:
         c.tx.sack_hint = NULL
-    slab_free(&t.segs, s)
+    slab_free(&t.rate_segs if s.rated else &t.segs, s)

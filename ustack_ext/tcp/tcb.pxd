@@ -38,6 +38,7 @@ cdef enum:
 cdef struct TcpConf:
     uint32_t rcvbuf                # bytes; 0: tcp_rmem's default, autotuned
     uint32_t sndbuf
+    uint64_t max_pacing_rate       # bytes/s; 0: none
     uint32_t user_timeout          # ms; 0: by retries
     uint32_t keepidle              # s
     uint16_t keepintvl             # s
@@ -91,6 +92,14 @@ cdef struct Seg:                   # a sent segment: a range of sequence space w
     uint32_t end
     uint32_t block_off
     uint8_t flags
+    uint8_t rated                  # it is a RateSeg
+
+cdef struct RateSeg:               # a record with what a delivery-rate sample begins with (tcp/congestion/rate)
+    Seg seg
+    uint64_t delivered             # bytes delivered when it was sent
+    uint64_t delivered_at          # ... and when the last of them was, ns
+    uint64_t first_sent_at         # when what was then delivered last had been sent, ns
+    uint8_t app_limited
 
 cdef struct Range:                 # contiguous out-of-order data
     uint32_t seq
@@ -162,11 +171,30 @@ cdef struct Listener
 cdef struct SynReq
 
 cdef enum:
-    CC_WORDS = 16                  # of an algorithm's own state
+    CC_WORDS = 20                  # of an algorithm's own state
 
-# What a congestion control algorithm knows of a connection's path (tcp/congestion/cc).
+cdef struct RateSample:            # of one ACK
+    uint64_t prior_at              # ns; 0: it delivered nothing that was sent with a snapshot
+    uint64_t prior_delivered
+    uint64_t interval              # us
+    uint64_t delivered             # bytes in that time; 0: no valid sample
+    uint32_t end                   # of the record that it is of
+    uint8_t app_limited
+
+# What congestion control knows of a connection's path (tcp/congestion/cc).
 cdef struct Cc:
-    uint64_t state[16]             # the algorithm's: CC_WORDS
+    # the pacer
+    uint64_t pacing_rate           # bytes/s; 0: not paced
+    uint64_t next_send             # ns: when the next transmission may leave
+    # the delivery-rate estimator, where the algorithm wants it
+    uint64_t delivered             # bytes
+    uint64_t delivered_at          # ns
+    uint64_t first_sent_at         # ns
+    uint64_t app_limited           # until so many are delivered; 0: not
+    uint64_t rate                  # bytes/s, of the last sample that says something of the path
+    RateSample sample
+    uint8_t rated                  # records are made as RateSeg
+    uint64_t state[20]             # the algorithm's: CC_WORDS
 
 # The sending side while there is something to send, in flight or being recovered: taken when data or a SYN is queued,
 # given back when all of it is acknowledged (and no back-off is in force, and congestion control has no state to keep).
@@ -190,6 +218,7 @@ cdef struct Tx:
     Seg *time_head
     Seg *time_tail
     uint64_t rto_at                # ns; UINT64_MAX: not running
+    uint64_t pace_at               # ns, when the pacer lets the next transmission go; UINT64_MAX: nothing waits for it
     uint64_t retrans_since         # ns of the first unanswered (re)transmission; 0: none
     uint64_t rack_xmit
     uint32_t rack_end
@@ -408,6 +437,7 @@ cdef struct Tcp:
     Slab synreqs
     Slab timewaits
     Slab segs
+    Slab rate_segs
     Slab listeners_slab
     Slab binds_slab
     Slab reasms
@@ -461,7 +491,7 @@ cdef inline uint64_t tcb_delack_at(const Tcb *c, uint64_t now) noexcept nogil:
 
 cdef inline uint64_t tcb_deadline(const Tcb *c, uint64_t now) noexcept nogil:
     """The earliest of its timers, ns; UINT64_MAX: none runs."""
-    return min(c.tx.rto_at, min(tcb_delack_at(c, now), c.idle_at))
+    return min(min(c.tx.rto_at, c.tx.pace_at), min(tcb_delack_at(c, now), c.idle_at))
 
 
 cdef inline uint32_t tcb_unread(const Tcb *c) noexcept nogil:

@@ -16,7 +16,7 @@ from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, Listener, Reasm, Seg, SynReq, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
+    TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, Listener, RateSeg, Reasm, Seg, SynReq, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
 )
 
 cdef enum:
@@ -84,6 +84,7 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.synreqs, sizeof(SynReq), SYNREQS_MAX)
     slab_init(&t.timewaits, sizeof(TimeWait), CONNECTIONS_MAX)
     slab_init(&t.segs, sizeof(Seg), SEGS_MAX)
+    slab_init(&t.rate_segs, sizeof(RateSeg), SEGS_MAX)
     slab_init(&t.listeners_slab, sizeof(Listener), 65536)
     slab_init(&t.binds_slab, sizeof(Bind), 262144)
     slab_init(&t.reasms, sizeof(Reasm), CONNECTIONS_MAX)
@@ -91,6 +92,7 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.txs, sizeof(Tx), CONNECTIONS_MAX)
     slab_init(&t.ccs, sizeof(Cc), CONNECTIONS_MAX)
     t.no_tx.rto_at = UINT64_MAX
+    t.no_tx.pace_at = UINT64_MAX
     if table_init(&t.conns, BUCKETS) or table_init(&t.listeners, BUCKETS) or table_init(&t.binds, BUCKETS):
         return -ENOMEM
     return 0
@@ -140,6 +142,7 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.synreqs)
     slab_destroy(&t.timewaits)
     slab_destroy(&t.segs)
+    slab_destroy(&t.rate_segs)
     slab_destroy(&t.listeners_slab)
     slab_destroy(&t.binds_slab)
     slab_destroy(&t.reasms)

@@ -12,7 +12,7 @@ from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.mib cimport (
     DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe,
 )
-from ustack_ext.tcp.congestion.cc cimport cc_restart
+from ustack_ext.tcp.congestion.cc cimport cc_forget
 from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
@@ -59,6 +59,8 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
     if t.core.now >= tcb_delack_at(c, t.core.now):
         count(t.core, DelayedACKs)
         c.flags = (c.flags & ~<uint32_t>TF_ACK_DELAYED) | TF_ACK_NOW
+    if t.core.now >= c.tx.pace_at:
+        c.tx.pace_at = UINT64_MAX
     if t.core.now >= c.tx.rto_at:
         c.tx.rto_at = UINT64_MAX
         if c.tx.timer_what == TIMER_MEMORY:
@@ -66,7 +68,7 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
             tcb_raise(t, c, EV_WRITABLE)
         elif c.tx.timer_what == TIMER_STALE:
             c.tx.timer_what = TIMER_NONE
-            cc_restart(t, c)
+            cc_forget(t, c)
             tx_give(t, c)
         elif c.tx.timer_what == TIMER_PERSIST:
             window_probe(t, c)

@@ -12,7 +12,7 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_hash, table_insert, table_remove
 from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TCPAbortOnMemory, TcpActiveOpens
 from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
-from ustack_ext.tcp.congestion.cc cimport cc_switch
+from ustack_ext.tcp.congestion.cc cimport cc_pace, cc_switch
 from ustack_ext.tcp.conf cimport conf_set, conf_share, conf_unref
 from ustack_ext.tcp.conn cimport (
     acceptq_pop, bind_blocks_listen, bind_free, bind_port, conn_find, conn_hash, ephemeral_port, isn, tcb_dirty,
@@ -360,10 +360,12 @@ cdef uint16_t tcp_listener_ready(Listener *l) noexcept nogil:
 
 
 cdef int tcp_set_conf(Tcp *t, Tcb *c, const TcpConf *conf) noexcept nogil:
-    cdef bint switched = c.conf.cc != conf.cc
+    cdef bint switched = c.conf.cc != conf.cc, paced = c.conf.max_pacing_rate != conf.max_pacing_rate
     cdef int err = conf_set(t, &c.conf, conf)
     if err == 0 and switched:
         cc_switch(t, c)
+    elif err == 0 and paced:
+        cc_pace(t, c)
     if err != 0 or c.flags & TF_DEAD:
         return err
     tcb_dirty(t, c)

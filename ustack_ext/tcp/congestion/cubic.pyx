@@ -154,10 +154,7 @@ cdef uint32_t ssthresh(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
 
 
 cdef void event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil:
-    cdef Cubic *q
-    if c.tx.cc == NULL:
-        return
-    q = state_of(c)
+    cdef Cubic *q = state_of(c)
     if what == CC_LOSS:
         q.now.w_max = 0                                      # §4.8: what follows begins at the plateau
         q.now.epoch = 0
@@ -179,6 +176,7 @@ OPS.name = b"cubic"
 OPS.init = init
 OPS.on_ack = on_ack
 OPS.ssthresh = ssthresh
+OPS.model = NULL
 OPS.event = event
 
 assert sizeof(Cubic) <= sizeof(uint64_t) * CC_WORDS

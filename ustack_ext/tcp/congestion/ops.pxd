@@ -9,6 +9,7 @@ cdef enum:
 cdef enum CcId:                    # TcpConf.cc and TcpKnobs.congestion
     CC_RENO
     CC_CUBIC
+    CC_BBR
     CC_COUNT
 
 cdef enum CcEvent:
@@ -22,6 +23,8 @@ cdef enum CcEvent:
 cdef struct Acked:                 # what one ACK said
     uint32_t bytes                 # newly acknowledged or SACKed
     uint32_t rtt                   # us, of the newest segment it covers that was sent once; 0: none
+    uint32_t lost                  # bytes newly found lost
+    uint32_t prior_flight          # bytes in flight before it came
 
 cdef struct CcOps:
     const char *name
@@ -31,5 +34,9 @@ cdef struct CcOps:
     void (*on_ack)(Tcp *t, Tcb *c, const Acked *a) noexcept nogil
     # The slow-start threshold after congestion was found, given the bytes in flight then.
     uint32_t (*ssthresh)(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil
+    # NULL, or: sets cwnd and the pacing rate on every ACK, in every state, from delivery-rate samples (c.tx.cc.sample).
+    # Then neither on_ack nor proportional rate reduction is asked. Such an algorithm has its state from the first
+    # transmission on.
+    void (*model)(Tcp *t, Tcb *c, const Acked *a) noexcept nogil
     # May be NULL.
     void (*event)(Tcp *t, Tcb *c, CcEvent what) noexcept nogil

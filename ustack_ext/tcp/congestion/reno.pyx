@@ -27,6 +27,7 @@ OPS.name = b"reno"
 OPS.init = NULL
 OPS.on_ack = on_ack
 OPS.ssthresh = ssthresh
+OPS.model = NULL
 OPS.event = NULL
 
 
