@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 # name: module it comes from
 _OWN = {
     "Stack": "ustack.stack",
+    "Resolver": "ustack.resolver",
     "Selector": "ustack.selector",
     "Socket": "ustack.socket",
     "Service": "ustack.service",

@@ -63,6 +63,7 @@ from ustack_ext.sockets.lend import Completion, View
 from . import sim
 from .aio import EventLoop, EventLoopPolicy
 from .records import Address, Connection, Interface, Neighbor, Route
+from .resolver import Resolver
 from .selector import Selector
 from .service import Service
 from .socket import Socket
@@ -131,6 +132,7 @@ __all__ = [
     "Link",
     "Neighbor",
     "PipeEnd",
+    "Resolver",
     "Route",
     "Selector",
     "Service",

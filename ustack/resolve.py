@@ -1,7 +1,8 @@
 """Names and services as the socket module's functions give them, for one stack.
 
 Responsible for: getaddrinfo() and its neighbours over numeric addresses, `localhost` (RFC 6761 §6.3), and the stack's
-table `Stack.hosts`. Not for: asking a DNS server; Stack.resolver, if set, is asked for names that are in no table.
+table `Stack.hosts`. Not for: asking a DNS server (ustack/resolver.py); Stack.resolver, if set, is asked for names that
+are in no table.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from socket import (
     SocketKind,
 )
 from typing import TYPE_CHECKING, Any
+
+from .resolver import Resolver
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -72,6 +75,11 @@ def numeric(host: str) -> tuple[AddressFamily, str, int] | None:
     return None
 
 
+def is_name(host: Any) -> bool:
+    """Whether a socket address's host has to be looked up."""
+    return isinstance(host, str) and host not in ("", "<broadcast>") and numeric(host) is None
+
+
 def _text(host: Any) -> str:
     if isinstance(host, (bytes, bytearray)):
         host = bytes(host).decode("ascii")
@@ -80,13 +88,17 @@ def _text(host: Any) -> str:
     return host if host.isascii() else host.encode("idna").decode("ascii")
 
 
-def _named(stack: Stack, name: str) -> list[tuple[AddressFamily, str, int]]:
+def _named(stack: Stack, name: str, family: int) -> list[tuple[AddressFamily, str, int]]:
     """What a name stands for, in order; empty: nothing is known of it."""
     plain = name.rstrip(".").lower()
     entry: str | Iterable[str] | None = stack.hosts.get(plain)
     if entry is None and (plain == "localhost" or plain.endswith(".localhost")):
         entry = ["127.0.0.1", "::1"]
-    if entry is None and stack.resolver is not None:
+    if entry is None and isinstance(stack.resolver, Resolver):
+        able = sorted(families(stack), key=lambda one: one != AF_INET6)  # IPv6 first, where there is some
+        wanted = [one for one in able if family in (AF_UNSPEC, one)]
+        entry = stack.resolver.addresses(name.lower(), wanted)
+    elif entry is None and stack.resolver is not None:
         entry = stack.resolver(plain)
     listed = [entry] if isinstance(entry, str) else list(entry or ())
     found = []
@@ -133,7 +145,7 @@ def _hosts(stack: Stack, host: Any, family: int, flags: int) -> list[tuple[Addre
             return [one]
         if flags & socket.AI_NUMERICHOST or not name:
             raise _error(EAI_NONAME)
-        both = _named(stack, name)
+        both = _named(stack, name, family)
         if not both:
             raise _error(EAI_NONAME)
     able = families(stack)

@@ -22,9 +22,10 @@ from ustack_ext.link.link import Link
 from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
-from . import records
+from . import connect, records, resolve
 from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
+from .resolver import Resolver
 from .selector import Selector
 from .service import Service
 from .socket import Socket
@@ -58,7 +59,7 @@ class Stack(StackCore):
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
         self.hosts: dict[str, str | list[str]] = {}
-        # Asked for other names: name -> addresses, empty for none.
+        # Asked for other names: name -> addresses, empty for none; use_dns() sets it.
         self.resolver: Callable[[str], Iterable[str]] | None = None
         self._reactors: dict[Any, Any] = {}  # by event loop
         self._is_closed = True
@@ -301,8 +302,21 @@ class Stack(StackCore):
         timeout: float | None = _NO_TIMEOUT,
         source_address: tuple[str, int] | None = None,
     ) -> Socket:
-        """A connected TCP socket: as socket.create_connection. timeout in seconds. Raises OSError, TimeoutError."""
-        sock = self.socket()
+        """A connected TCP socket: as socket.create_connection. timeout in seconds.
+
+        A name's addresses are tried a quarter of a second apart, IPv6 first, until one answers (RFC 8305). Raises
+        OSError, TimeoutError, socket.gaierror.
+        """
+        family = AF_INET
+        if resolve.is_name(address[0]):
+            wait = None if timeout is _NO_TIMEOUT else timeout
+            infos = connect.sorted_infos(self.getaddrinfo(*address[:2], 0, SOCK_STREAM))
+            if len(infos) > 1 and self._driver.kind in ("thread", "virtual") and wait != 0:
+                sock = connect.race(self, infos, wait, source_address)
+                sock.settimeout(wait)
+                return sock
+            family, _, _, _, address = infos[0]
+        sock = self.socket(family)
         try:
             if timeout is not _NO_TIMEOUT:
                 sock.settimeout(timeout)
@@ -313,6 +327,26 @@ class Stack(StackCore):
             sock.close()
             raise
         return sock
+
+    def getaddrinfo(
+        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> list[resolve.AddressInfo]:
+        """As socket.getaddrinfo, by `hosts`, then `resolver`. Raises socket.gaierror."""
+        return resolve.getaddrinfo(self, host, port, family, type, proto, flags)
+
+    def gethostbyname(self, host: str) -> str:
+        """As socket.gethostbyname: a name's first IPv4 address. Raises socket.gaierror."""
+        return resolve.gethostbyname(self, host)
+
+    def use_dns(self, servers: Iterable[str], **options: Any) -> Resolver:
+        """Ask these DNS servers for names from now on -> the Resolver, which is `resolver`, too.
+
+        servers: addresses, in order; options: search, ndots, timeout, attempts, cache_size, port, mix_case: see
+        ustack.Resolver. Raises ValueError.
+        """
+        made = Resolver(self, servers, **options)
+        self.resolver = made
+        return made
 
     def create_server(
         self,

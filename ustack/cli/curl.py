@@ -45,7 +45,7 @@ def register(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("url", metavar="URL", help="an http URL; names are looked up by this machine's resolver")
+    add("url", metavar="URL", help="an http URL")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("-o", "--output", metavar="FILE", help="write to a file instead of stdout ('-': stdout)")
     output.add_argument("-O", "--remote-name", action="store_true", help="write to a file named as the URL's last part")

@@ -197,7 +197,7 @@ def exchange(
 
 def _connect(stack: Any, host: str, port: int, limits: Limits, hooks: Hooks) -> Any:
     try:
-        address = resolve(host)
+        address = resolve(host, stack)
     except (socket.gaierror, UnicodeError):
         raise TransferError(COULDNT_RESOLVE_HOST, f"Could not resolve host: {host}") from None
     hooks.verbose(f"*   Trying {address}:{port}...")

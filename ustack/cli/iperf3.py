@@ -143,7 +143,7 @@ def _client(stack: Any, args: argparse.Namespace) -> int:
         nodelay=args.no_delay,
     )  # fmt: skip
     try:
-        host = resolve(args.client)
+        host = resolve(args.client, stack)
     except (socket.gaierror, UnicodeError):
         raise CommandError(f"{args.client}: name not known") from None
     try:

@@ -65,8 +65,12 @@ def register(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Connect, listen or scan."""
-    host, ports = _target(args)
+    name, ports = _target(args)
     with open_session(args, alone_is_useful=args.listen) as session:
+        try:
+            host = resolve(name, session.stack) if name else ""
+        except (socket.gaierror, UnicodeError):
+            raise CommandError(f"{name}: name not known") from None
         if args.listen:
             return _listen(session.stack, host, ports[0], args)
         if args.zero:
@@ -89,10 +93,7 @@ def _target(args: argparse.Namespace) -> tuple[str, list[int]]:
         args.parser.error(str(error))
     if high < low or (dash and not args.zero):
         args.parser.error(f"{ports!r}: a range FIRST-LAST goes with -z only")
-    try:
-        return resolve(host) if host else "", list(range(low, high + 1))
-    except (socket.gaierror, UnicodeError):
-        raise CommandError(f"{host}: name not known") from None
+    return host, list(range(low, high + 1))
 
 
 def _say(args: argparse.Namespace, text: str) -> None:

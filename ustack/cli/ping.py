@@ -59,7 +59,7 @@ def register(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("host", metavar="HOST", help="an address, or a name that this machine's resolver knows")
+    add("host", metavar="HOST", help="an address, or a name")
     add(
         "-c",
         "--count",
@@ -251,11 +251,11 @@ def _ttl(ancillary: list[tuple[int, int, bytes]]) -> int | None:
 
 def run(args: argparse.Namespace) -> int:
     """Ping a host."""
-    try:
-        address = resolve(args.host)
-    except (socket.gaierror, UnicodeError):
-        raise CommandError(f"{args.host}: Name or service not known", code=EXIT_USAGE) from None
     with open_session(args, alone_is_useful=True) as session:
+        try:
+            address = resolve(args.host, session.stack)
+        except (socket.gaierror, UnicodeError):
+            raise CommandError(f"{args.host}: Name or service not known", code=EXIT_USAGE) from None
         args.address_of_stack = session.address
         with session.stack.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
             return ping(sock, address, args)

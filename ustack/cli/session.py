@@ -69,6 +69,14 @@ def gateway_address(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither an address, such as 10.9.0.1, nor 'none'") from None
 
 
+def plain_address(text: str) -> str:
+    """An argparse type: an address without a prefix length."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address, such as 10.9.0.1") from None
+
+
 def device_name(text: str) -> str:
     """An argparse type: a name the kernel takes for a network device."""
     if (
@@ -145,6 +153,14 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         metavar="ADDR",
         type=gateway_address,
         help="the stack's default gateway, or 'none' (default: the first host address)",
+    )
+    group.add_argument(
+        "--dns",
+        metavar="ADDR",
+        type=plain_address,
+        action="append",
+        help="a DNS server that the stack asks for names; may be repeated (default: names are looked up by this "
+        "machine's resolver)",
     )
     group.add_argument(
         "--mtu", metavar="BYTES", type=mtu, help="largest packet on the device (default: its own; 1500 for a new one)"
@@ -237,6 +253,8 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
             raise CommandError(
                 f"{link.name} cannot have {', '.join(addresses)} with gateway {gateway}: {error}"
             ) from None
+        if args.dns:
+            stack.use_dns(args.dns)
         session = Session(stack, link.name, addresses, host_addresses, gateway, place)
         with control.publish(stack, device=link.name, addresses=addresses):
             yield session
@@ -306,14 +324,15 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def resolve(host: str) -> str:
-    """A numeric address for a host's name. Names are looked up by this machine's resolver: the stack has none.
+def resolve(host: str, stack: Any = None) -> str:
+    """A numeric address for a host's name: by the stack, where it has a DNS server, else by this machine's resolver.
 
     Raises socket.gaierror when there is no such name.
     """
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host.strip("[]")))
-    answers = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+    asks = getattr(stack, "resolver", None) is not None
+    answers = (stack if asks else socket).getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
     return str(answers[0][4][0])
 
 
