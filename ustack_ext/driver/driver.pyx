@@ -46,14 +46,15 @@ cdef void home_wake(Driver d) noexcept nogil:
     d.kick()
 
 
-cdef int home_inject(Driver d, Iface *iface, const uint8_t *frame, uint32_t length) noexcept nogil:
+cdef int home_inject(Driver d, Iface *iface, const uint8_t *frame, uint32_t length,
+                     const Offload *off) noexcept nogil:
     cdef Buf *b = receive_buffer(&d.engine.core.pool, BUF_HEADROOM + length)
     if b == NULL:
         iface.rx_dropped += 1
         return -ENOBUFS
     b.len = length
     memcpy(b.data + b.off, frame, length)
-    engine_input(d.engine, iface, b, NULL)
+    engine_input(d.engine, iface, b, off)
     return 0
 
 

@@ -211,7 +211,7 @@ cdef void arrive(void *owner, Node *n, Heap *h) noexcept nogil:
         raw_push(d, f)
         return
     d.home.lock(d.home.driver)
-    d.home.inject(d.home.driver, d.home.iface, data_of(f), f.len)
+    d.home.inject(d.home.driver, d.home.iface, data_of(f), f.len, NULL)
     d.home.unlock(d.home.driver)
     frame_free(h, f)
 

@@ -6,14 +6,19 @@ from ustack_ext.link.link import Link
 class Callback(Link):
     def __init__(
         self,
-        send: Callable[[bytes], object],
+        send: Callable[[bytes], object] | None = None,
         medium: str = "ethernet",
         mtu: int = 1500,
         mac: bytes | str | None = None,
         queue: int = 1024,
         name: str = "callback",
+        *,
+        send_many: Callable[[list[bytes]], int | None] | None = None,
+        verify_checksums: bool = True,
+        generate_checksums: bool = True,
     ) -> None: ...
     def receive(self, packet: Any) -> bool: ...
     def receive_many(self, packets: Iterable[Any]) -> int: ...
+    def resume(self) -> None: ...
     @property
     def stats(self) -> dict[str, int]: ...

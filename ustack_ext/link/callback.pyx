@@ -4,12 +4,14 @@ The stack's side is C: a transmit copies the frame into a bounded queue and goes
 next holds the GIL and no lock: the socket call that caused the frames, or the driver's thread.
 """
 
+from operator import index
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.errno cimport EBADF, ENOTCONN
 from libc.stdint cimport uint8_t, uint32_t
-from ustack_ext.base.iov cimport IoVec, Offload
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.link.frameq cimport (Frame, FrameQ, frame_data, frameq_close, frameq_destroy, frameq_give, frameq_init,
                                      frameq_push, frameq_take)
 from ustack_ext.link.link cimport FRAME_MIN_ROOM, Link, check_mac, check_mtu
@@ -30,27 +32,41 @@ cdef int callback_transmit(void *link, const IoVec *iov, int niov, const Offload
 
 
 cdef class Callback(Link):
-    """Callback(send, medium="ethernet", mtu=1500, mac=None, queue=1024, name="callback")
+    """Callback(send=None, medium="ethernet", mtu=1500, mac=None, queue=1024, name="callback", *, send_many=None,
+    verify_checksums=True, generate_checksums=True)
 
     A link made of two functions: the stack calls send(frame: bytes) for each frame it sends, you call receive(frame)
     for each frame that came.
 
     Parameters: send, a callable taking one bytes object; it is called with no lock held, may use the stack, and may run
-    in any thread that uses it; an exception it raises goes to sys.unraisablehook, and the frame is lost. medium,
-    "ethernet" (frames without FCS) or "ip" (packets). mtu, bytes of IP. mac, the stack's Ethernet address (bytes or
-    "02:00:00:00:00:01"; default: random). queue, frames that may wait for send() before more are dropped.
+    in any thread that uses it (with driver="asyncio": in the loop's); an exception it raises goes to
+    sys.unraisablehook, and the frame is lost. If it returns False, the frame was not taken: it waits, and what follows
+    it, until resume() is called. send_many, instead of send: a callable taking a list of frames, all that wait at this
+    moment, up to 64; it returns None, or how many of them it took, and for the others resume() is awaited, too.
+    medium, "ethernet" (frames without FCS) or "ip" (packets). mtu, bytes of IP, 68 to 65535. mac, the stack's Ethernet
+    address (bytes or "02:00:00:00:00:01"; default: random). queue, frames that may wait for send() before more are
+    dropped. verify_checksums, generate_checksums: False for what is authenticated anyway: TCP's, UDP's and ICMP's
+    checksums of received frames are not looked at; those of TCP and UDP in sent ones cover the pseudo-header only, as
+    if a device were to finish them, and whoever receives them must not verify them.
     """
     cdef State state
     cdef object send
+    cdef object send_many
+    cdef list held                     # what send_many() or send() has not taken
+    cdef bint busy                     # ... and resume() has not been called
     cdef bint ready
     cdef bint delivering
     cdef uint32_t frame_max
+    cdef Offload received              # what is said of every frame
 
-    def __init__(self, send, medium="ethernet", mtu=1500, mac=None, queue=1024, name="callback"):
+    def __init__(self, send=None, medium="ethernet", mtu=1500, mac=None, queue=1024, name="callback", *,
+                 send_many=None, verify_checksums=True, generate_checksums=True):
         if self.ready:
             raise TypeError("a Callback is initialised once")
-        if not callable(send):
-            raise TypeError(f"send: {send!r} is not callable")
+        if (send is None) == (send_many is None):
+            raise TypeError("one of send and send_many is needed")
+        if not callable(send_many if send is None else send):
+            raise TypeError(f"send: {send_many if send is None else send!r} is not callable")
         if medium not in ("ethernet", "ip"):
             raise ValueError(f'medium: {medium!r} is neither "ethernet" nor "ip"')
         if medium == "ip" and mac is not None:
@@ -63,6 +79,12 @@ cdef class Callback(Link):
         self.mac = check_mac(mac) if medium == "ethernet" else None
         self.name = name
         self.send = send
+        self.send_many = send_many
+        self.held = []
+        if not verify_checksums:
+            self.received.flags = OFF_CSUM_VERIFIED
+        if not generate_checksums:
+            self.offload_flags = OFF_CSUM_WANTED
         self.frame_max = self.mtu + (FRAME_MIN_ROOM if medium == "ethernet" else 0)
         if frameq_init(&self.state.out, limit) != 0:
             raise MemoryError("no memory for a lock")
@@ -90,50 +112,86 @@ cdef class Callback(Link):
         if not self.closed:
             Link.close(self)
             frameq_close(&self.state.out)
+            self.held = []
             f = frameq_take(&self.state.out, <uint32_t>-1)
             if f != NULL:
                 frameq_give(&self.state.out, f)
 
     cdef bint pending_python(self) noexcept:
-        return self.state.out.head != NULL
+        return not self.busy and (self.state.out.head != NULL or len(self.held) > 0)
 
     cpdef deliver(self):
         """Call send() for every frame that waits. Nothing to do for an embedder: the stack does it."""
-        cdef Frame *f
         # Frames keep their order: one thread delivers, and a send() that uses the stack does not start a second round.
         if self.delivering:
             return
         self.delivering = True
         try:
-            f = frameq_take(&self.state.out, 1)
-            while f != NULL:
-                frame = PyBytes_FromStringAndSize(<char *>frame_data(f), f.len)
-                frameq_give(&self.state.out, f)
-                try:
-                    self.send(frame)
-                except Exception as error:
-                    report_unraisable(error, self.send)
-                f = frameq_take(&self.state.out, 1)
+            while not self.busy and (self.held or self.fetch()):
+                frames = self.held
+                self.held = []
+                taken = self.hand_over(frames)
+                if taken < len(frames):
+                    self.held = frames[taken:]
+                    self.busy = True
         finally:
             self.delivering = False
+
+    cdef bint fetch(self) except -1:
+        """Move what the stack has sent to `held`. False: nothing."""
+        cdef Frame *first = frameq_take(&self.state.out, CHUNK if self.send_many is not None else 1)
+        cdef Frame *f = first
+        if first == NULL:
+            return False
+        try:
+            while f != NULL:
+                self.held.append(PyBytes_FromStringAndSize(<char *>frame_data(f), f.len))
+                f = f.next
+        finally:
+            frameq_give(&self.state.out, first)
+        return True
+
+    cdef Py_ssize_t hand_over(self, list frames) except -1:
+        """How many of the frames were taken; those of which an exception was raised count as taken, and are lost."""
+        try:
+            if self.send_many is None:
+                return 0 if self.send(frames[0]) is False else 1
+            taken = self.send_many(frames)
+            return len(frames) if taken is None else min(max(index(taken), 0), len(frames))
+        except Exception as error:
+            report_unraisable(error, self.send_many if self.send is None else self.send)
+            return len(frames)
+
+    def resume(self):
+        """send() takes frames again: those that wait are handed over. Any thread may call."""
+        self.busy = False
+        driver = self.driver_ref() if self.driver_ref is not None else None
+        if driver is not None:
+            driver.deliver()
 
     def receive(self, packet) -> bool:
         """Hand one frame (medium "ethernet") or IP packet (medium "ip") to the stack.
 
-        Parameters: packet, bytes-like; it is copied. Any thread may call. Returns False if the packet was dropped for
-        want of memory; a malformed one is dropped by the stack and counted under its reason.
+        Parameters: packet, bytes-like; it is copied. Any thread may call. Returns False if the stack has no memory for
+        it just now: offer it again later, or drop it. A malformed one is dropped by the stack and counted under its
+        reason.
         Raises OSError ENOTCONN before the link is attached, EBADF after close(), ValueError for an empty packet or one
         longer than the MTU (and an Ethernet header with VLAN tag).
         """
         return self.receive_many((packet,)) == 1
 
     def receive_many(self, packets) -> int:
-        """Hand several packets to the stack under one lock; see receive(). Returns how many were taken."""
+        """Hand several packets to the stack, 64 under one lock; see receive(). Returns how many were taken: the first
+        so many. For the others there was no memory.
+        """
         cdef int taken = 0
         driver = self.open_driver()
         checked = packets if type(packets) in (list, tuple) else list(packets)
         for at in range(0, len(checked), CHUNK):
-            taken += self.take(checked[at:at + CHUNK])
+            some = self.take(checked[at:at + CHUNK])
+            taken += some
+            if some < CHUNK:
+                break
         driver.deliver()
         return taken
 
@@ -151,9 +209,10 @@ cdef class Callback(Link):
                 self.check_length(views[n - 1].len)
             with nogil:
                 self.home.lock(self.home.driver)
-                for i in range(n):
-                    taken += self.home.inject(self.home.driver, self.home.iface, <const uint8_t *>views[i].buf,
-                                              <uint32_t>views[i].len) == 0
+                while taken < n and self.home.inject(self.home.driver, self.home.iface,
+                                                     <const uint8_t *>views[taken].buf,
+                                                     <uint32_t>views[taken].len, &self.received) == 0:
+                    taken += 1
                 self.home.unlock(self.home.driver)
         finally:
             for i in range(n):
@@ -176,8 +235,11 @@ cdef class Callback(Link):
 
     @property
     def stats(self) -> dict:
-        """Frames the stack sent through the link (sent), and those dropped as send() did not keep up (send_dropped)."""
-        return {"sent": self.state.out.frames, "send_dropped": self.state.out.dropped}
+        """Frames the stack sent through the link (sent), those dropped as send() did not keep up (send_dropped), and
+        those that wait for it now (send_waiting).
+        """
+        return {"sent": self.state.out.frames, "send_dropped": self.state.out.dropped,
+                "send_waiting": self.state.out.count + len(self.held)}
 
 
 cdef report_unraisable(error, where):

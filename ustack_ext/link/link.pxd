@@ -28,7 +28,8 @@ cdef struct LinkOps:
 # Where a link is attached: what it may ask of its driver, without knowing what a driver is. All of it is valid while
 # attached.
 ctypedef void (*home_fn)(void *driver) noexcept nogil
-ctypedef int (*inject_fn)(void *driver, Iface *iface, const uint8_t *frame, uint32_t length) noexcept nogil
+ctypedef int (*inject_fn)(void *driver, Iface *iface, const uint8_t *frame, uint32_t length,
+                          const Offload *off) noexcept nogil
 ctypedef void (*forget_fn)(void *driver, Iface *iface) noexcept nogil
 
 cdef struct Home:
@@ -37,7 +38,8 @@ cdef struct Home:
     int *python_due            # transmit sets it (the lock is held): some link has frames for a Python callback
     home_fn lock
     home_fn unlock
-    inject_fn inject           # a frame for the engine, copied; between lock and unlock. 0, or -ENOBUFS
+    # a frame for the engine, copied; between lock and unlock; off may be NULL. 0, or -ENOBUFS: it was not taken
+    inject_fn inject
     home_fn wake               # there is something to receive: from any thread, under any lock; never enters an engine
     forget_fn forget           # the link is going away without having been detached
 
