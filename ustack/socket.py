@@ -195,6 +195,10 @@ class Socket(SocketCore):
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return self._sendmsg(buffers, flags, address, ttl, tos)
 
+    def sendmsg_afalg(self, *arguments: Any, **keywords: Any) -> int:
+        """For sockets of the kernel's crypto interface only. Raises OSError."""
+        raise OSError("algset is only supported for AF_ALG")
+
     # -- files
 
     def makefile(
