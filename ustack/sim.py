@@ -16,10 +16,11 @@ runs it like a thread of which only one runs at a time, in an order that never v
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import ustack
 from ustack_ext.driver.task import Task
@@ -29,6 +30,7 @@ from ustack_ext.driver.world import World
 
 __all__ = ["Direction", "Network", "Task", "Wire", "WireEnd"]
 
+T = TypeVar("T")
 Addresses = str | Sequence[str] | None
 
 
@@ -129,6 +131,29 @@ class Network:
         """Run function(*arguments) as a task beside the caller: it begins when the caller blocks. See Task.result()."""
         task: Task = self._world.spawn(function, arguments, name)
         return task
+
+    def run_async(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end in an asyncio event loop of this network -> its result.
+
+        Time there is virtual time: asyncio.sleep(3600) is over at once. What it awaits must go over the network's
+        stacks (stack.open_connection, start_server, stack.aio, …). Raises what the coroutine raises; OSError EDEADLK
+        where it waits for what can't happen.
+        """
+        from .aio.virtual import VirtualEventLoop
+
+        loop = VirtualEventLoop(self)
+        try:
+            return loop.run_until_complete(coroutine)
+        finally:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+                loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            for stack in self._stacks.values():
+                reactor = stack._reactors.pop(loop, None)
+                if reactor is not None:
+                    reactor.close()
+            loop.close()
 
     def close(self) -> None:
         """End the tasks, close the stacks and the captures. Can be called again."""

@@ -16,6 +16,8 @@ EXAMPLES = {
     "own_loop.py": "no thread was needed (from 10.9.0.1)\n",
     "tunnel.py": "through the tunnel\n",
     "bad_network.py": "twice exactly so\n",
+    "async_under_loss.py": "twice exactly so\n",
+    "device_tunnel.py": "10000000 bytes through the tunnel\n",
 }
 
 
