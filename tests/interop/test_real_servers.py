@@ -115,3 +115,15 @@ def test_http_server_for_curl(ns: Any, tmp_path: Path) -> None:
     server.wait_line("Serving HTTP", timeout=20)
     assert ns.sh(f"curl -sS --max-time 20 http://{STACK}/page") == "from an unmodified server\n"
     server.stop()
+
+
+def test_curl_through_the_proxy(nginx: Any) -> None:
+    """The kernel's curl, through `ustack proxy`, over the stack, back to the kernel's nginx."""
+    wanted(program="curl")
+    nginx.ns.sh("ip link set lo up")
+    proxy = nginx.ns.python("ustack", "proxy", "--socks5", "127.0.0.1:1080", "--http-connect", "127.0.0.1:3128")
+    proxy.wait_line("HTTP CONNECT proxy on", timeout=20)
+    for options in ("-x socks5h://127.0.0.1:1080", "-p -x http://127.0.0.1:3128"):
+        command = f"curl -sS --max-time 60 {options} {nginx.url}/big | sha256sum"
+        assert nginx.ns.sh(command, timeout=90).split()[0] == nginx.big_sha256
+    proxy.stop()
