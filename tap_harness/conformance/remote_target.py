@@ -7,12 +7,10 @@ kernel too). What it needs of the host is TCP's discard (RFC 863) and echo (RFC 
 from __future__ import annotations
 
 import ipaddress
-import os
 import select
 import socket
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from tap_harness.conformance.registry import NotApplicable
@@ -29,6 +27,7 @@ class _PacketCarrier:
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         self._sock.bind((interface, _ETH_P_ALL))
         self._own = own
+        self.mac = self._sock.getsockname()[4].hex(":")
         self._kept: deque[bytes] = deque()
 
     def now(self) -> float:
@@ -81,10 +80,10 @@ class RemoteTarget:
         self.address = address
         self.peer_address = source
         self.other_address = str(ipaddress.IPv4Address(source) + 1)
-        self.peer_mac = Path(f"/sys/class/net/{interface}/address").read_text().strip()
         self.sink = sink
         self.echo = echo
         self.carrier = _PacketCarrier(interface, source)
+        self.peer_mac = self.carrier.mac
         self.wire = Recorder(self.carrier)
 
     def socket(self, datagram: bool = False) -> Any:
@@ -117,4 +116,4 @@ class RemoteTarget:
 
 def interface_exists(name: str) -> bool:
     """Whether this machine has an interface of that name."""
-    return os.path.exists(f"/sys/class/net/{name}")
+    return name in [known for _, known in socket.if_nameindex()]

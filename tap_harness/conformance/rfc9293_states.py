@@ -135,6 +135,18 @@ def syn_received_data(p: Probe) -> None:
     p.require(p.accept().recv() == b"with the ACK", "the data is lost")
 
 
+@R.check("§3.10.7.4", "SYN-RECEIVED: of a segment that begins below the window what is in it is taken", MUST)
+def syn_received_overlap(p: Probe) -> None:
+    flow = p.flow()
+    flow.send("S")
+    flow.expect("SA", seq=ANY)
+    flow.inject("PA", b"below and in", seq=flow.snd - 6)
+    flow.snd += 6
+    flow.collect(p.within(0.3))
+    p.needs_sockets()
+    p.require(p.accept().recv() == b"and in", "it is not")
+
+
 @R.check("§3.10.7.4", "SYN-RECEIVED: a FIN with the ACK of the handshake is taken", MUST)
 def syn_received_fin(p: Probe) -> None:
     flow = p.flow()

@@ -23,8 +23,8 @@ from ustack_ext.tcp.establish cimport establish
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE
 from ustack_ext.tcp.output cimport send_bare, send_synack, ts_now, wscale_for
 from ustack_ext.tcp.rtt cimport rtt_sample
-from ustack_ext.tcp.segment cimport SegIn, reply_reset
-from ustack_ext.tcp.seq cimport seq_geq, seq_lt
+from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_trim
+from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
     TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_SACK_OK, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener,
     SynReq, Tcb, Tcp, tcp_hours,
@@ -145,6 +145,8 @@ cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
         count(t.core, DropTcpPaws)
         acknowledge(t, r)
         return NULL
+    if not s.h.flags & TH_RST and seq_lt(s.h.seq, rcv_nxt) and seq_gt(s.h.seq + s.len, rcv_nxt):
+        segment_trim(s, rcv_nxt)                              # its end is in the window
     if not (seq_geq(s.h.seq, rcv_nxt) and seq_lt(s.h.seq, rcv_nxt + max(<uint32_t>r.rcv_wnd, <uint32_t>1))):
         count(t.core, DropTcpOutOfWindow)
         if not s.h.flags & TH_RST:

@@ -1,0 +1,102 @@
+"""Stories made up by hypothesis, told to Linux over a TAP and to ustack: what they say must be the same.
+
+USTACK_FULL=1 tells many more. A story that parts is told again to fresh stacks before it counts: a machine that was
+busy for longer than a retransmission timeout makes Linux say something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tap_harness.differential import RULES, Call, Segment, Story, tell, verdict
+from tap_harness.lab import STATES, Lab
+from tap_harness.linux_carrier import LinuxCarrier
+
+EXAMPLES = 3000 if os.environ.get("USTACK_FULL") == "1" else 40
+TOLD_AGAIN = 2
+ROOT = Path(__file__).resolve().parents[2]
+
+near = st.sampled_from([0, 0, 0, 0, 0, -1, 1, 2, -3, 10, -50, 100, 5000])
+far = st.sampled_from([1 << 20, -(1 << 20), 1 << 30, -(1 << 30)])
+data_flags = st.sampled_from(["A", "PA", "PA", "FA", "FPA"])
+any_flags = st.sampled_from(["", "R", "RA", "S", "SA", "F", "P", "SF", "FSRPA", "A", "FA"])
+sizes = st.sampled_from([0, 0, 1, 5, 100, 1000])
+windows = st.sampled_from([65535, 65535, 65535, 0, 2000])
+
+ordinary = st.builds(Segment, data_flags, near, st.sampled_from([0, 0, 0, -1, -5]), sizes, windows)
+odd = st.builds(Segment, any_flags, st.one_of(near, far), st.one_of(near, far), st.sampled_from([0, 0, 1, 50]))
+calls = st.one_of(
+    st.builds(Call, st.just("send"), st.sampled_from([1, 100, 3000])),
+    st.builds(Call, st.sampled_from(["recv", "recv", "shutdown", "close"])),
+)
+stories = st.builds(
+    Story,
+    st.sampled_from(["ESTABLISHED", *STATES]),
+    st.lists(st.one_of(ordinary, ordinary, calls, odd), min_size=1, max_size=10).map(tuple),
+)
+
+
+class Pair:
+    """Linux and ustack, each in a laboratory of its own, used for many stories."""
+
+    def __init__(self) -> None:
+        self._cleanup = contextlib.ExitStack()
+        self.linux, self.ours = Lab(LinuxCarrier()), Lab()
+        for lab in (self.linux, self.ours):
+            self._cleanup.callback(lab.close)
+        self.ours.stack.sysctl["net.ipv4.tcp_invalid_ratelimit"] = 0
+
+    def compare(self, story: Story) -> str | None:
+        """Where the two part, None if they do not."""
+        return verdict(story, tell(self.ours, story), tell(self.linux, story))
+
+    def close(self) -> None:
+        """Close both."""
+        self._cleanup.close()
+
+
+@pytest.fixture(scope="module")
+def pair(privileged: None) -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=EXAMPLES < 100,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(story=stories)
+def test_linux_and_ustack_say_the_same(pair: Pair, story: Story) -> None:
+    parted = pair.compare(story)
+    for _ in range(TOLD_AGAIN):
+        if parted is None:
+            return
+        fresh = Pair()
+        try:
+            parted = fresh.compare(story)
+        finally:
+            fresh.close()
+    assert parted is None, parted
+
+
+def test_a_difference_is_seen(pair: Pair) -> None:
+    story = Story("ESTABLISHED", (Segment("PA", size=5), Call("recv")))
+    theirs = tell(pair.linux, story)
+    ours = tell(pair.ours, Story("ESTABLISHED", (Segment("PA", size=6), Call("recv"))))
+    assert verdict(story, ours, theirs) is not None
+
+
+def test_every_allowed_difference_is_explained() -> None:
+    text = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (.+)$", text, re.MULTILINE)) == {rule.name for rule in RULES}
