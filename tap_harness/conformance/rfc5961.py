@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
 
 from tap_harness.conformance.probe import Probe
 from tap_harness.conformance.registry import MUST, SHOULD, document
@@ -74,8 +75,9 @@ def ack_range(p: Probe) -> None:
 @R.check("§7", "challenge ACKs are limited", SHOULD)
 def limited(p: Probe) -> None:
     conn = p.established()
+    frame = bytes(Ether(src=p.peer.mac, dst=p.peer.target_mac) / conn.flow.build("R", seq=conn.flow.snd + 10))
     for _ in range(1500):
-        conn.flow.inject("R", seq=conn.flow.snd + 10)
+        p.peer.send_bytes(frame)
     count = len(conn.flow.collect(p.soon))
     p.require(count < 1500, f"1500 RSTs brought {count} challenges")
 

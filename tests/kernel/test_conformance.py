@@ -1,4 +1,4 @@
-"""`ustack conformance --target kernel`: a quick part of it, and a remote host: the stack behind a TAP, by raw frames."""
+"""`ustack conformance --target kernel`: a quick part of it; and a remote host, the stack behind a TAP."""
 
 from __future__ import annotations
 

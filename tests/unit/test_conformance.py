@@ -18,8 +18,6 @@ PENDING = {
     "rfc9293-MUST-30-urgent_sent",
     "rfc9293-MUST-62-urgent_pointer",
     "rfc9293-SHLD-8-ecn",
-    "rfc9293-MAY-18-algorithms",
-    "rfc9293-3.9.2.2-path_mtu",
 }
 
 
