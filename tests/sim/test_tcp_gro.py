@@ -208,7 +208,7 @@ def damaged(packet: bytes, at: int, value: int, *, right: bool = True) -> bytes:
     ("at", "value", "right", "reason"),
     [
         (11, 0xA5, False, "DropIpChecksum"),
-        (0, 0x65, True, "DropIpVersion"),
+        (0, 0x75, True, "DropIpVersion"),
         (0, 0x44, True, "DropIpHeader"),
         (2, 0x7F, True, "DropIpTruncated"),
         (9, 99, True, "DropIpUnknownProtocol"),
