@@ -51,10 +51,19 @@ _NAMES = {
         "IP_PKTINFO": Opt.OPT_PKTINFO,
         "IP_MTU": Opt.OPT_MTU,
     },
+    "IPPROTO_IPV6": {
+        "IPV6_V6ONLY": Opt.OPT_V6ONLY,
+        "IPV6_UNICAST_HOPS": Opt.OPT_TTL,
+        "IPV6_TCLASS": Opt.OPT_TOS,
+        "IPV6_RECVHOPLIMIT": Opt.OPT_RECVTTL,
+        "IPV6_RECVTCLASS": Opt.OPT_RECVTOS,
+        "IPV6_RECVPKTINFO": Opt.OPT_PKTINFO,
+        "IPV6_MTU": Opt.OPT_MTU,
+    },
 }
 # Linux's numbers, for names that the socket module of this Python does not have.
 IP_NUMBERS = {"IP_TTL": 2, "IP_TOS": 1, "IP_RECVTTL": 12, "IP_RECVTOS": 13, "IP_PKTINFO": 8, "IP_MTU": 14}
-_NUMBERS = {"SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, **IP_NUMBERS}
+_NUMBERS = {"SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, "IPV6_MTU": 24, **IP_NUMBERS}
 _OPTIONS = {
     (getattr(socket, level), number): which
     for level, names in _NAMES.items()
@@ -85,6 +94,8 @@ def _protocol(sock: Any) -> int:
 
 
 def _is_here(sock: Any, level: int) -> bool:
+    if level == socket.IPPROTO_IPV6:
+        return bool(sock.family == socket.AF_INET6)
     return level != socket.IPPROTO_TCP or sock.type == socket.SOCK_STREAM
 
 

@@ -106,6 +106,4 @@ def _number(host: str) -> int:
     if host in ("", "0.0.0.0"):
         return 0
     address = ipaddress.ip_address(host)
-    if address.version != 4:
-        raise ValueError(f"{address}: this version of ustack has no IPv6")
-    return int(address) | _V4_MARK
+    return int(address) | (_V4_MARK if address.version == 4 else 0)

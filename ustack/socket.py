@@ -44,8 +44,8 @@ class Socket(SocketCore):
 
     @property
     def family(self) -> AddressFamily:
-        """The address family: AF_INET."""
-        return socket.AF_INET
+        """The address family: AF_INET or AF_INET6."""
+        return socket.AF_INET6 if self._six else socket.AF_INET
 
     @property
     def type(self) -> SocketKind:

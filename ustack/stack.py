@@ -11,7 +11,7 @@ import errno
 import ipaddress
 import time
 from collections.abc import Callable, Iterable
-from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
+from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -166,24 +166,27 @@ class Stack(StackCore):
         self,
         link: Link,
         addresses: Iterable[str] = (),
-        gateway: str | None = None,
+        gateway: str | Iterable[str] | None = None,
         *,
         mtu: int | None = None,
         name: str | None = None,
         probe: bool = False,
+        autoconf: bool = False,
     ) -> str:
         """Put an interface on a link -> its name. The link belongs to the stack from here on and is closed with it.
 
-        addresses: "10.9.0.2/24", …; without a prefix length, a host address. gateway: of the default route. mtu:
-        bytes of IP, None for the link's. name: of the interface, None for the link's. probe: ask first whether
-        somebody has the address (RFC 5227; takes seconds). Raises ValueError, OSError.
+        addresses: "10.9.0.2/24", "fd09::2/64", …; without a prefix length, a host address. An IPv6 one brings a
+        link-local address with it. gateway: of the default route; one of each family may be given. mtu: bytes of IP,
+        None for the link's. name: of the interface, None for the link's. probe: ask first whether somebody has the
+        address (RFC 5227, RFC 4862; takes seconds). autoconf: IPv6 addresses and routes as routers say (RFC 4862).
+        Raises ValueError, OSError.
         """
         if not isinstance(link, Link):
             raise TypeError(f"link: {link!r} is no link (Tap, Tun, Callback, an end of a pipe, …)")
         if isinstance(addresses, str):
             addresses = [addresses]
         parsed = [_interface_address(text) for text in addresses]
-        via = None if gateway is None else _address(gateway)
+        vias = [(_address(text), ":" in text) for text in _gateways(gateway)]
         if mtu is not None:
             _check_mtu(mtu)
         chosen = name or self._free_name(link.name or "net")
@@ -193,8 +196,10 @@ class Stack(StackCore):
                 config.set_mtu(self, chosen, mtu)
             for address, length in parsed:
                 config.add_address(self, chosen, address, length, probe)
-            if via is not None:
-                config.change_route(self, True, _V4_MARK, 96, via, chosen, 0, 0, 0)
+            for via, six in vias:
+                config.change_route(self, True, 0 if six else _V4_MARK, 0 if six else 96, via, chosen, 0, 0, 0)
+            if autoconf:
+                config.autoconf(self, chosen)
         except BaseException:
             config.detach(self, link)
             raise
@@ -239,13 +244,15 @@ class Stack(StackCore):
         """
         if gateway is None and interface is None:
             raise ValueError("a route needs a gateway, an interface, or both")
-        self._change_route(True, _network(destination), gateway, interface, metric, mtu, source)
+        six = any(":" in (text or "") for text in (gateway, source))
+        self._change_route(True, _network(destination, six), gateway, interface, metric, mtu, source)
 
     def del_route(self, destination: str, gateway: str | None = None, interface: str | None = None) -> None:
         """Delete the route to `destination`, by that gateway and on that interface where given. OSError: ESRCH."""
-        network = _network(destination)
+        network = _network(destination, ":" in (gateway or ""))
         for one in self.routes():
-            same_way = gateway in (None, one.gateway) and interface in (None, one.interface)
+            via = (one.gateway or "").partition("%")[0] or None
+            same_way = gateway in (None, one.gateway, via) and interface in (None, one.interface)
             if one.destination == str(network) and same_way:
                 self._change_route(False, network, one.gateway, one.interface, 0, 0, None)
                 return
@@ -275,7 +282,7 @@ class Stack(StackCore):
         mtu: int,
         source: str | None,
     ) -> None:
-        prefix, length = _number(network.network_address), network.prefixlen + 96
+        prefix, length = _number(network.network_address), _length(network)
         via = 0 if gateway is None else _address(gateway)
         own = 0 if source is None else _address(source)
         config.change_route(self, add, prefix, length, via, interface, metric, mtu, own)
@@ -285,7 +292,8 @@ class Stack(StackCore):
     def socket(
         self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0, fileno: int | None = None
     ) -> Socket:
-        """A new socket: as socket.socket. proto IPPROTO_ICMP with SOCK_DGRAM is a ping socket (icmp(7)).
+        """A new socket: as socket.socket. family: AF_INET or AF_INET6. proto IPPROTO_ICMP, or IPPROTO_ICMPV6 for
+        AF_INET6, with SOCK_DGRAM is a ping socket (icmp(7)).
 
         fileno: what detach() of a socket of this stack returned, to go on with that one. Raises OSError.
         """
@@ -302,12 +310,13 @@ class Stack(StackCore):
         timeout: float | None = _NO_TIMEOUT,
         source_address: tuple[str, int] | None = None,
     ) -> Socket:
-        """A connected TCP socket: as socket.create_connection. timeout in seconds.
+        """A connected TCP socket: as socket.create_connection. timeout in seconds. An IPv6 address may have its zone with
+        it ("fe80::1%ust0").
 
         A name's addresses are tried a quarter of a second apart, IPv6 first, until one answers (RFC 8305). Raises
         OSError, TimeoutError, socket.gaierror.
         """
-        family = AF_INET
+        family = AF_INET6 if isinstance(address[0], str) and ":" in address[0] else AF_INET
         if resolve.is_name(address[0]):
             wait = None if timeout is _NO_TIMEOUT else timeout
             infos = connect.sorted_infos(self.getaddrinfo(*address[:2], 0, SOCK_STREAM))
@@ -360,11 +369,13 @@ class Stack(StackCore):
         """A listening TCP socket: as socket.create_server. Raises OSError: EADDRINUSE, EADDRNOTAVAIL; ValueError."""
         if reuse_port:
             raise ValueError("SO_REUSEPORT not supported on this platform")
-        if dualstack_ipv6:
-            raise ValueError("dualstack_ipv6 not supported on this platform")
+        if dualstack_ipv6 and family != AF_INET6:
+            raise ValueError("dualstack_ipv6 requires AF_INET6 family")
         sock = self.socket(family)
         try:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            if family == AF_INET6:
+                sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, not dualstack_ipv6)
             sock.bind(address)
             if backlog is None:
                 sock.listen()
@@ -471,7 +482,7 @@ class Stack(StackCore):
         return [records.route(row) for row in inspect.routes(self)]
 
     def neighbors(self) -> list[Neighbor]:
-        """The neighbour (ARP) table."""
+        """The neighbour table: what ARP and Neighbor Discovery found out."""
         return [Neighbor(*row) for row in inspect.neighbors(self)]
 
     def counters(self) -> dict[str, int]:
@@ -514,24 +525,32 @@ def _loop_driver(seed: bytes | None, memory: int | None) -> LoopDriver:
 
 
 def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    """An address as the stack's 128-bit number. Raises ValueError."""
-    if address.version != 4:
-        raise ValueError(f"{address}: this version of ustack has no IPv6")
-    return int(address) | _V4_MARK
+    """An address as the stack's 128-bit number."""
+    return int(address) | (_V4_MARK if address.version == 4 else 0)
 
 
-def _network(destination: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    return ipaddress.ip_network("0.0.0.0/0" if destination == "default" else destination)
+def _length(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> int:
+    """A prefix length in 128 bits."""
+    return network.prefixlen + (96 if network.version == 4 else 0)
+
+
+def _network(destination: str, six: bool) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(("::/0" if six else "0.0.0.0/0") if destination == "default" else destination)
 
 
 def _address(text: str) -> int:
-    return _number(ipaddress.ip_address(text))
+    """The number of an address; a zone ("fe80::1%ust0") is the interface's that goes with it."""
+    return _number(ipaddress.ip_address(text.partition("%")[0]))
 
 
 def _interface_address(text: str) -> tuple[int, int]:
-    """(number, prefix length in 128 bits) of "10.9.0.2/24"."""
+    """(number, prefix length in 128 bits) of "10.9.0.2/24" or "fd09::2/64"."""
     found = ipaddress.ip_interface(text)
-    return _number(found.ip), found.network.prefixlen + 96
+    return _number(found.ip), _length(found.network)
+
+
+def _gateways(given: str | Iterable[str] | None) -> list[str]:
+    return [] if given is None else [given] if isinstance(given, str) else list(given)
 
 
 def _check_mtu(mtu: int) -> None:

@@ -208,7 +208,7 @@ def damaged(packet: bytes, at: int, value: int, *, right: bool = True) -> bytes:
     ("at", "value", "right", "reason"),
     [
         (11, 0xA5, False, "DropIpChecksum"),
-        (0, 0x65, True, "DropIpVersion"),
+        (0, 0x75, True, "DropIpVersion"),
         (0, 0x44, True, "DropIpHeader"),
         (2, 0x7F, True, "DropIpTruncated"),
         (9, 99, True, "DropIpUnknownProtocol"),
@@ -255,7 +255,7 @@ def test_padding_is_no_payload(peer: Peer) -> None:
         ("020000000002 030000000001 0800", "DropEthSource"),
         ("ffffffffffff 020000000001 0800", "DropIpMartianDestination"),
         ("020000000002 020000000001 0806", "DropArpMalformed"),
-        ("020000000002 020000000001 86dd", "DropEthType"),
+        ("020000000002 020000000001 86dd", "DropIpVersion"),
     ],
 )
 def test_a_link_header_within_a_run_is_looked_at(link: str, reason: str | None) -> None:

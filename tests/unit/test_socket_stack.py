@@ -266,7 +266,7 @@ def test_attach_and_detach(stack: ustack.Stack) -> None:
 
 def test_attach_wrongly(stack: ustack.Stack) -> None:
     a, _b = ustack.pipe()
-    for addresses in (["10.9.0.1/33"], ["x"], ["fd09::1/64"]):
+    for addresses in (["10.9.0.1/33"], ["x"], ["fd09::1/129"]):
         with pytest.raises(ValueError):
             stack.attach(a, addresses=addresses)
     with pytest.raises(ValueError):

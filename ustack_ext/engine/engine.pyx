@@ -26,6 +26,7 @@ from ustack_ext.tcp.tcp cimport (
 from ustack_ext.udp.udp cimport ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
 from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
+from ustack_ext.wire.ip6 cimport IPPROTO_ICMPV6_
 
 cdef enum:
     LOOPBACK_MTU = 65536 - 64          # one datagram and its headers in a large buffer
@@ -57,6 +58,7 @@ cdef int loopback_transmit(void *link, const IoVec *iov, int niov, const Offload
 cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noexcept nogil:
     cdef Engine *e = <Engine *>calloc(1, sizeof(Engine))
     cdef Addr lo = addr_v4(LOCALHOST)
+    cdef Addr lo6
     if e == NULL:
         return NULL
     e.core.now = now
@@ -71,6 +73,11 @@ cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noex
     # Its own checksums never travel: both directions are declared verified.
     e.lo = iface_add(&e.net, b"lo", MEDIUM_LOOPBACK, NULL, LOOPBACK_MTU, OFF_CSUM_WANTED, loopback_transmit, e)
     if e.lo == NULL or iface_add_addr(&e.net, e.lo, &lo, V4_BITS + 8, False) != 0:
+        engine_free(e)
+        return NULL
+    lo6.hi = 0
+    lo6.lo = 1
+    if iface_add_addr(&e.net, e.lo, &lo6, 128, False) != 0:
         engine_free(e)
         return NULL
     return e
@@ -99,7 +106,7 @@ cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept no
     elif verdict == NET_ICMP_ERROR:
         if err.proto == IPPROTO_TCP_:
             tcp_icmp_error(&e.tcp, err)
-        elif err.proto == IPPROTO_UDP_ or err.proto == IPPROTO_ICMP_:
+        elif err.proto == IPPROTO_UDP_ or err.proto == IPPROTO_ICMP_ or err.proto == IPPROTO_ICMPV6_:
             udp_icmp_error(&e.udp, err)
 
 

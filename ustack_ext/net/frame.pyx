@@ -8,7 +8,7 @@ driver pads them itself, and what is never written cannot leak old memory (Ether
 from libc.errno cimport ENETDOWN, ENOBUFS
 from libc.string cimport memcpy, memset
 
-from ustack_ext.wire.addr cimport addr_is_v4
+from ustack_ext.wire.addr cimport addr_is_multicast, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REQUEST, ETH_HLEN, ETHERTYPE_ARP, ArpPkt, EthHdr, arp_emit, eth_emit)
 from ustack_ext.base.core cimport count
@@ -67,10 +67,14 @@ cdef void frame_arp(Net *n, Iface *i, const uint8_t *to, uint8_t op, uint32_t sp
 
 
 cdef void mac_for_group(const Addr *dst, uint8_t *mac) noexcept nogil:
-    """Link address of a broadcast or multicast destination (RFC 894, RFC 1112 §6.4)."""
+    """Link address of a broadcast or multicast destination (RFC 894, RFC 1112 §6.4, RFC 2464 §7)."""
     if addr_is_v4(dst) and (<uint32_t>dst.lo >> 28) == 0xE:
         mac[0] = 0x01
         mac[1] = 0x00
         put_be32(mac + 2, 0x5E000000 | (<uint32_t>dst.lo & 0x7FFFFF))
+    elif addr_is_multicast(dst):                       # RFC 2464 §7
+        mac[0] = 0x33
+        mac[1] = 0x33
+        put_be32(mac + 2, <uint32_t>dst.lo)
     else:
         memset(mac, 0xFF, 6)

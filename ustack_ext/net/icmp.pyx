@@ -100,7 +100,7 @@ cdef void send_error(Net *n, const Addr *src, const Addr *dst, uint8_t type, uin
 
 # --- limits (RFC 1812 §4.3.2.8) ---
 
-cdef bint target_allows(Net *n, const Addr *dst) noexcept nogil:
+cdef bint icmp_target_allows(Net *n, const Addr *dst) noexcept nogil:
     """One error per icmp_ratelimit ms to one target, six at once. Targets share a small cache: a collision forgets the
     older one, which only the global limit then holds."""
     cdef uint64_t cost = <uint64_t>n.knobs.icmp_ratelimit * MS
@@ -123,7 +123,7 @@ cdef bint target_allows(Net *n, const Addr *dst) noexcept nogil:
     return True
 
 
-cdef bint global_allows(Net *n) noexcept nogil:
+cdef bint icmp_global_allows(Net *n) noexcept nogil:
     """icmp_msgs_per_sec with icmp_msgs_burst. Each error spends 0, 1 or 2 tokens by chance: an observer who counts what
     is left of the budget cannot tell how many errors others got (SAD DNS, CVE-2020-25705; as Linux does since)."""
     cdef uint32_t spend
@@ -160,7 +160,7 @@ cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, 
     """Sends an error about a received packet if the rules and limits allow it; from the address the packet was for."""
     if not may_complain(n, rx) or not is_ours(n, &rx.dst):
         return
-    if not rx.flags & RX_LOOPBACK and not (target_allows(n, &rx.src) and global_allows(n)):
+    if not rx.flags & RX_LOOPBACK and not (icmp_target_allows(n, &rx.src) and icmp_global_allows(n)):
         return
     send_error(n, &rx.dst, &rx.src, type, code, rest, rx.l3, rx.l3_len)
 

@@ -1,19 +1,22 @@
 """Interfaces, the addresses they have, and the questions asked of addresses (RFC 1122 §3.2.1.3, §3.3.4).
 
 Responsible for the list of interfaces, the packed lists of local and broadcast addresses that input compares with, the
-connected routes, and source address choice. Not for finding out whether an address is free (arp).
+connected routes, and source address choice for IPv4. Not for finding out whether an address is free (arp).
 """
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, EINVAL, ENETUNREACH, ENOBUFS
-from libc.stdint cimport uint64_t
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strcmp, strlen
 
-from ustack_ext.wire.addr cimport (addr_in_prefix, addr_is_any, addr_is_multicast, addr_is_v4, addr_mask, addr_none,
-                                   addr_v4, V4_BITS)
-from ustack_ext.base.entry cimport ENTRY_IFADDR
+from ustack_ext.wire.addr cimport (addr_has_zone, addr_in_prefix, addr_is_any, addr_is_link_local,
+                                   addr_is_multicast, addr_is_v4,
+                                   addr_mask, addr_none, addr_v4, addr_zone, V4_BITS)
+from ustack_ext.wire.ip6 cimport IP6_MIN_MTU
+from ustack_ext.base.entry cimport ENTRY_IFACE6, ENTRY_IFADDR
 from ustack_ext.base.wheel cimport wheel_cancel
-from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
-                                   MAX_IFADDRS, MEDIUM_LOOPBACK, Route)
+from ustack_ext.net.state cimport (IFA_STATIC, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
+                                   MEDIUM_LOOPBACK, Route)
+from ustack_ext.net.source6 cimport source6
 from ustack_ext.net.route cimport net_changed, route_forget_iface, route_forget_source, route_insert, route_lookup
 
 
@@ -28,6 +31,8 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
     if i == NULL:
         return NULL
     i.net = n
+    i.six.iface = i
+    i.six.entry.kind = ENTRY_IFACE6
     i.index = 1
     for k in range(n.n_ifaces):              # an index is not used again while a later interface lives
         if n.ifaces[k].index >= i.index:
@@ -59,6 +64,7 @@ cdef void iface_free(Net *n, Iface *i) noexcept nogil:
         return
     for k in range(MAX_IFADDRS):
         wheel_cancel(&n.core.wheel, &i.addrs[k].entry)
+    wheel_cancel(&n.core.wheel, &i.six.entry)
     route_forget_iface(n, i)
     n.n_ifaces -= 1
     for k in range(at, n.n_ifaces):
@@ -78,6 +84,14 @@ cdef Iface *iface_find(Net *n, const char *name) noexcept nogil:
     return NULL
 
 
+cdef Iface *iface_by_index(Net *n, uint32_t index) noexcept nogil:
+    cdef int k
+    for k in range(n.n_ifaces):
+        if <uint32_t>n.ifaces[k].index == index:
+            return n.ifaces[k]
+    return NULL
+
+
 cdef Addr prefix_broadcast(const Addr *a, int plen) noexcept nogil:
     cdef Addr b = addr_mask(a, plen)         # IPv4 only: plen is 96 and above
     b.lo |= (<uint64_t>1 << (128 - plen)) - 1
@@ -93,7 +107,7 @@ cdef void rebuild(Net *n) noexcept nogil:
     for k in range(n.n_ifaces):
         for j in range(MAX_IFADDRS):
             ia = &n.ifaces[k].addrs[j]
-            if not ia.used or ia.state != ADDR_PREFERRED:
+            if not addr_usable(ia):
                 continue
             n.locals[n.n_locals] = ia.addr
             n.n_locals += 1
@@ -119,6 +133,8 @@ cdef int addr_insert(Net *n, Iface *i, const Addr *a, int plen, AddrState state,
         return -EINVAL
     if addr_is_v4(a) and plen < V4_BITS:
         return -EINVAL
+    if not addr_is_v4(a) and i.mtu < IP6_MIN_MTU:            # RFC 8200 §5: no link for IPv6
+        return -EINVAL
     if addr_find(i, a) != NULL:
         return -EEXIST
     for k in range(MAX_IFADDRS):
@@ -131,6 +147,8 @@ cdef int addr_insert(Net *n, Iface *i, const Addr *a, int plen, AddrState state,
             ia.used = 1
             ia.state = state
             ia.iface = i
+            ia.preferred_until = UINT64_MAX
+            ia.valid_until = UINT64_MAX
             out[0] = ia
             return 0
     return -ENOBUFS
@@ -141,7 +159,8 @@ cdef int addr_activate(Net *n, IfAddr *ia) noexcept nogil:
     cdef Addr none = addr_none()
     cdef int status = 0
     ia.state = ADDR_PREFERRED
-    if ia.plen < 128:
+    # Whether a router's prefix is on the link, too, it says for itself (RFC 4861 §6.3.4).
+    if ia.plen < 128 and (ia.kind == IFA_STATIC or addr_is_link_local(&ia.addr)):
         status = route_insert(n, &prefix, ia.plen, &none, ia.iface, 0, 0, &ia.addr)
         if status == -EEXIST:                # a second address of the same prefix
             status = 0
@@ -149,12 +168,17 @@ cdef int addr_activate(Net *n, IfAddr *ia) noexcept nogil:
     return status
 
 
+cdef void addr_deprecate(Net *n, IfAddr *ia) noexcept nogil:
+    ia.state = ADDR_DEPRECATED
+    rebuild(n)
+
+
 cdef void addr_disable(Net *n, IfAddr *ia, AddrState state) noexcept nogil:
     """The address stays on the list but is not used any more; another of the same prefix takes over the connected
     route."""
     cdef int k
     cdef IfAddr *other
-    cdef bint was = ia.state == ADDR_PREFERRED
+    cdef bint was = addr_usable(ia)
     ia.state = state
     wheel_cancel(&n.core.wheel, &ia.entry)
     if was:
@@ -178,12 +202,15 @@ cdef int addr_remove(Net *n, Iface *i, const Addr *a) noexcept nogil:
 
 
 cdef Iface *iface_for_group(Net *n, const Addr *src, const Addr *dst) noexcept nogil:
-    """Where broadcasts and multicasts go: the connected prefix's interface; for 255.255.255.255 and 224/4 the interface
-    of the source address, else where the routes say, else the first that is up. NULL if there is none."""
+    """Where broadcasts and multicasts go: the connected prefix's interface; for 255.255.255.255 and groups the
+    interface of the zone, or of the source address, else where the routes say, else the first that is up. NULL if there
+    is none."""
     cdef int k
     cdef Iface *i
     cdef Iface *first = NULL
     cdef Route *r
+    if addr_has_zone(dst) and addr_zone(dst) != 0:
+        return iface_by_index(n, addr_zone(dst))
     if addr_is_broadcast(dst) or addr_is_multicast(dst):
         for k in range(n.n_ifaces):
             i = n.ifaces[k]
@@ -231,11 +258,15 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
     if is_ours(n, dst):
         source[0] = dst[0]
         return 0
+    if addr_is_link_local(dst) and addr_zone(dst) == 0:        # on which link? (Linux)
+        return -EINVAL
     if is_our_broadcast(n, dst) or addr_is_multicast(dst):
         source[0] = addr_none()
         i = iface_for_group(n, source, dst)
         if i == NULL:
             return -ENETUNREACH
+        if not addr_is_v4(dst):
+            return source6(n, i, dst, source)
         a = best_on_iface(i, dst)
         source[0] = a[0] if a != NULL else addr_v4(0)
         return 0
@@ -245,6 +276,8 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
     if not addr_is_any(&r.source) and is_ours(n, &r.source):
         source[0] = r.source
         return 0
+    if not addr_is_v4(dst):
+        return source6(n, r.iface, dst, source)
     if not addr_is_any(&r.gateway):
         hop = &r.gateway
     a = best_on_iface(r.iface, hop)

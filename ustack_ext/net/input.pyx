@@ -10,7 +10,8 @@ from libc.string cimport memcmp
 from ustack_ext.wire.addr cimport (addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast,
                                    addr_to_v4, addr_v4)
 from ustack_ext.wire.bytes cimport get_be16, get_be32
-from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP_PARAM_PROBLEM, IP4_HLEN, IP4_MF,
+from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP_PARAM_PROBLEM,
+                                      IP4_HLEN, IP4_MF,
                                       IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM, WIRE_OK,
                                       WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain, ip4_options_check, ip4_parse)
 from ustack_ext.base.core cimport count, count_add
@@ -19,13 +20,15 @@ from ustack_ext.net.arp cimport arp_input
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.frame cimport mac_is_group
 from ustack_ext.net.icmp cimport icmp_error_about, icmp_input
+from ustack_ext.net.input6 cimport ip6_input
 from ustack_ext.net.iface cimport is_our_broadcast, is_ours
 from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated, DropEthType, DropIfaceDown,
                                  DropIpChecksum, DropIpHeader, DropIpMartianDestination, DropIpMartianSource,
                                  DropIpNotOurs, DropIpOptions, DropIpSourceRoute, DropIpTruncated,
                                  DropIpUnknownProtocol, DropIpVersion, IpInAddrErrors, IpInDelivers, IpInHdrErrors,
                                  IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
-from ustack_ext.net.state cimport (ACCEPTED, Accepted, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP,
+from ustack_ext.net.state cimport (ACCEPTED, Accepted, Fragment, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP,
+                                   NET_UDP,
                                    NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST,
                                    RX_LOOPBACK)
 
@@ -81,9 +84,12 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
         p += ETH_HLEN
         length -= ETH_HLEN
         if ethertype != ETHERTYPE_IPV4:
-            return not_ip(n, rx, ethertype, p, length)
-    elif i.medium == MEDIUM_LOOPBACK:
-        rx.flags |= RX_CSUM_OK | RX_LOOPBACK
+            return not_ip4(n, rx, ethertype, p, length, err, owned)
+    else:
+        if i.medium == MEDIUM_LOOPBACK:
+            rx.flags |= RX_CSUM_OK | RX_LOOPBACK
+        if length > 0 and p[0] >> 4 == 6:
+            return ip6_input(n, rx, p, length, err, owned)
     return ip4_input(n, rx, p, length, err, owned)
 
 
@@ -93,15 +99,19 @@ cdef inline int link_filter(const Iface *i, const uint8_t *dst, const uint8_t *s
         return DropEthSource
     if memcmp(dst, i.mac, 6) == 0 and not mac_is_group(dst):
         return MIB_COUNT
-    if memcmp(dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(dst, USTACK_MAC_ALL_HOSTS, 6) != 0:
+    if (memcmp(dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(dst, USTACK_MAC_ALL_HOSTS, 6) != 0
+            and (dst[0] != 0x33 or dst[1] != 0x33)):   # IPv6's groups (RFC 2464 §7): which are ours, input6 says
         return DropEthNotOurs
     rx.flags |= RX_LINK_BROADCAST
     return MIB_COUNT
 
 
-cdef int not_ip(Net *n, RxPkt *rx, uint16_t ethertype, const uint8_t *p, uint32_t length) noexcept nogil:
-    """ARP; or what nobody reads: also 802.3 lengths, VLAN tags and, for now, IPv6."""
+cdef int not_ip4(Net *n, RxPkt *rx, uint16_t ethertype, uint8_t *p, uint32_t length, IcmpError *err,
+                 Buf **owned) noexcept nogil:
+    """IPv6 and ARP; or what nobody reads: also 802.3 lengths and VLAN tags."""
     cdef int reason = DropEthType
+    if ethertype == ETHERTYPE_IPV6:
+        return ip6_input(n, rx, p, length, err, owned)
     if ethertype == ETHERTYPE_ARP:
         reason = arp_input(n, rx.iface, p, length, not rx.flags & RX_LINK_BROADCAST)
     return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
@@ -209,6 +219,7 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
     cdef Iface *i = rx.iface
     cdef int status = ip4_parse(p, length, &h)
     cdef Buf *whole
+    cdef Fragment f
     cdef int reason
     if status != WIRE_OK:
         return header_error(n, i, status)
@@ -220,7 +231,16 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
     if h.hlen > IP4_HLEN and not options_input(n, rx, h.hlen):
         return NET_DONE
     if h.frag_off != 0 or h.flags & IP4_MF:
-        whole = frag_input(n, rx, &h, &reason)
+        f.id = h.id
+        f.frag_off = h.frag_off
+        f.hlen = h.hlen
+        f.skip = 0
+        f.more = h.flags & IP4_MF != 0
+        f.proto = h.proto
+        f.tos = h.tos
+        f.next = h.proto
+        f.next_at = 0
+        whole = frag_input(n, rx, &f, &reason)
         if whole == NULL:
             return NET_DONE if reason == MIB_COUNT else drop(n, i, reason)
         owned[0] = whole

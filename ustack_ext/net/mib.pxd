@@ -50,6 +50,50 @@ cdef enum Mib:
     NeighResolveFailed
     NeighTableFull
     NeighQueueDrops
+    # IPv6 and ICMPv6 (/proc/net/snmp6); Ip6Reasm* in the order of IpReasm*
+    Ip6InReceives
+    Ip6InHdrErrors
+    Ip6InAddrErrors
+    Ip6InUnknownProtos
+    Ip6InDelivers
+    Ip6InOctets
+    Ip6OutRequests
+    Ip6OutDiscards
+    Ip6OutNoRoutes
+    Ip6OutOctets
+    Ip6ReasmTimeout
+    Ip6ReasmReqds
+    Ip6ReasmOKs
+    Ip6ReasmFails
+    Ip6FragOKs
+    Ip6FragFails
+    Ip6FragCreates
+    Icmp6InMsgs
+    Icmp6InErrors
+    Icmp6InCsumErrors
+    Icmp6InDestUnreachs
+    Icmp6InPktTooBigs
+    Icmp6InTimeExcds
+    Icmp6InParmProblems
+    Icmp6InEchos
+    Icmp6InEchoReplies
+    Icmp6InGroupMembQueries
+    Icmp6InRouterAdvertisements
+    Icmp6InNeighborSolicits
+    Icmp6InNeighborAdvertisements
+    Icmp6InRedirects
+    Icmp6OutMsgs
+    Icmp6OutErrors
+    Icmp6OutDestUnreachs
+    Icmp6OutTimeExcds
+    Icmp6OutParmProblems
+    Icmp6OutEchos
+    Icmp6OutEchoReplies
+    Icmp6OutRouterSolicits
+    Icmp6OutNeighborSolicits
+    Icmp6OutNeighborAdvertisements
+    Icmp6OutMLDv2Reports
+    Ip6DadFailures
     # UDP
     UdpInDatagrams
     UdpNoPorts
@@ -155,6 +199,17 @@ cdef enum Mib:
     DropFragTooMany
     DropIcmpMalformed
     DropIcmpUnmatched
+    DropIp6Header
+    DropIp6Martian
+    DropIp6Extension
+    DropIp6Option
+    DropIp6Routing
+    DropIp6NoNextHeader
+    DropIcmp6Malformed
+    DropIcmp6Unmatched
+    DropNdMalformed
+    DropNdHopLimit
+    DropNdNotOurs
     DropUdpMalformed
     DropTcpMalformed
     DropTcpBroadcast

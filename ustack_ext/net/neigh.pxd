@@ -17,6 +17,12 @@ cdef void neigh_remove(Net *n, Neigh *e) noexcept nogil
 cdef void neigh_forget_iface(Net *n, Iface *i) noexcept nogil                            # NULL: all
 cdef int neigh_set_permanent(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noexcept nogil
 cdef void neigh_learn(Net *n, Neigh *e, const uint8_t *mac, NeighNews news) noexcept nogil
+# Its own link address, as a solicitation or a router's advertisement gives it (RFC 4861 §7.2.3, §6.3.4): an entry is
+# made
+cdef void neigh_told(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noexcept nogil
+# A neighbour advertisement (RFC 4861 §7.2.5). mac NULL: it gives none. True: it was a router and is none any more.
+cdef bint neigh_advert(Net *n, Neigh *e, const uint8_t *mac, bint solicited, bint override,
+                       bint router) noexcept nogil
 cdef void neigh_confirm(Net *n, Neigh *e) noexcept nogil
 # 1: e.mac may be used now; 0: queue the frame; -EHOSTUNREACH: resolution failed a moment ago.
 cdef int neigh_use(Net *n, Neigh *e) noexcept nogil

@@ -1,7 +1,8 @@
 """The neighbour table and its state machine, as Linux runs it for ARP with RFC 4861's names.
 
 Responsible for the entries, their ageing, their requests (at most one a second an address, RFC 1122 §2.3.2.1) and the
-frames that wait for an address. Not for judging ARP packets (arp) nor for telling senders of failure (net).
+frames that wait for an address. Not for judging ARP packets and advertisements (arp, nd) nor for telling senders of
+failure (net).
 
     INCOMPLETE  asked by broadcast, mcast_solicit times, retrans_time apart; frames wait        -> REACHABLE | FAILED
     REACHABLE   proved within the reachable time                                                -> STALE
@@ -13,6 +14,8 @@ frames that wait for an address. Not for judging ARP packets (arp) nor for telli
 Memory is bounded (RFC 6583 §6): gc_thresh3 entries, at most half of them unresolved; the least recently used resolved
 entry, or the oldest unresolved one, makes room. A new attempt therefore always gets its chance, a flood of addresses
 that do not exist only displaces its own kind.
+
+IPv6 asks by neighbour solicitations instead, and follows RFC 4861 §7.2 where it differs. For ARP:
 
 A different link address for an entry that has one is not believed on sight. Somebody's word (a request, a gratuitous
 ARP, a reply nobody asked for) only raises doubt: the entry goes to PROBE, the old address is asked first, by unicast;
@@ -35,6 +38,7 @@ from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.frame cimport frame_arp, frame_transmit
 from ustack_ext.net.iface cimport source_for
 from ustack_ext.net.mib cimport NeighQueueDrops, NeighResolveFailed, NeighTableFull
+from ustack_ext.net.ndout cimport nd_solicit
 from ustack_ext.net.route cimport net_changed
 from ustack_ext.net.state cimport (NUD_DELAY, NUD_FAILED, NUD_INCOMPLETE, NUD_PERMANENT, NUD_PROBE, NUD_REACHABLE,
                                    NUD_STALE, NeighState)
@@ -199,7 +203,10 @@ cdef int neigh_set_permanent(Net *n, Iface *i, const Addr *a, const uint8_t *mac
 
 # --- asking ---
 
-cdef inline uint64_t retrans(const Net *n) noexcept nogil:
+cdef inline uint64_t retrans(const Net *n, const Neigh *e) noexcept nogil:
+    """ns between requests; for IPv6 as a router says (RFC 4861 §6.3.4)."""
+    if e.iface.six.retrans_ms != 0 and not addr_is_v4(&e.addr):
+        return <uint64_t>e.iface.six.retrans_ms * MS
     return <uint64_t>n.knobs.retrans_time_ms * MS
 
 
@@ -208,9 +215,13 @@ cdef void ask(Net *n, Neigh *e, bint unicast) noexcept nogil:
     cdef Addr source
     e.probes += 1
     e.asked = n.core.now
-    wheel_arm(&n.core.wheel, &e.entry, n.core.now + retrans(n))
-    if addr_is_v4(&e.addr) and source_for(n, &e.addr, &source) == 0:
+    wheel_arm(&n.core.wheel, &e.entry, n.core.now + retrans(n, e))
+    if source_for(n, &e.addr, &source) != 0:
+        return
+    if addr_is_v4(&e.addr):
         frame_arp(n, e.iface, e.mac if unicast else NULL, ARP_REQUEST, addr_to_v4(&source), NULL, addr_to_v4(&e.addr))
+    else:
+        nd_solicit(n, e.iface, &source, &e.addr, e.mac if unicast else NULL, 0)
 
 
 cdef int neigh_use(Net *n, Neigh *e) noexcept nogil:
@@ -237,6 +248,8 @@ cdef int neigh_use(Net *n, Neigh *e) noexcept nogil:
 cdef void become_reachable(Net *n, Neigh *e) noexcept nogil:
     """RFC 4861 §6.3.2: the time a proof holds is drawn anew, between half and one and a half of the base."""
     cdef uint32_t base = n.knobs.base_reachable_time_ms
+    if e.iface.six.reachable_ms != 0 and not addr_is_v4(&e.addr):
+        base = e.iface.six.reachable_ms
     e.confirmed = n.core.now
     e.probes = 0
     e.reachable_time = <uint64_t>(base // 2 + rng_below(&n.core.rng, base + 1)) * MS
@@ -261,7 +274,7 @@ cdef void neigh_confirm(Net *n, Neigh *e) noexcept nogil:
 
 cdef void doubt(Net *n, Neigh *e) noexcept nogil:
     """Somebody else claims the address: ask the one we know, once, then everybody."""
-    if e.state == NUD_PROBE or n.core.now - e.asked < retrans(n) and e.asked != 0:
+    if e.state == NUD_PROBE or n.core.now - e.asked < retrans(n, e) and e.asked != 0:
         return
     set_state(n, e, NUD_PROBE)
     e.probes = n.knobs.ucast_solicit - 1 if n.knobs.ucast_solicit > 0 else 0
@@ -292,6 +305,53 @@ cdef void neigh_learn(Net *n, Neigh *e, const uint8_t *mac, NeighNews news) noex
         become_reachable(n, e)
     else:
         doubt(n, e)
+
+
+# --- learning from Neighbor Discovery, which has rules of its own ---
+
+cdef void take_address(Net *n, Neigh *e, const uint8_t *mac, bint proved) noexcept nogil:
+    memcpy(e.mac, mac, 6)
+    if proved:
+        become_reachable(n, e)
+    else:
+        become_stale(n, e)
+    flush(n, e)
+
+
+cdef void neigh_told(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noexcept nogil:
+    cdef Neigh *e = neigh_find(n, i, a)
+    if e == NULL:
+        e = neigh_create(n, i, a)
+        if e == NULL:
+            return
+    elif e.state == NUD_PERMANENT or (not is_unresolved(e) and memcmp(e.mac, mac, 6) == 0):
+        return
+    take_address(n, e, mac, False)
+
+
+cdef bint neigh_advert(Net *n, Neigh *e, const uint8_t *mac, bint solicited, bint override,
+                       bint router) noexcept nogil:
+    cdef bint was_router = e.router
+    cdef bint differs
+    if e.state == NUD_PERMANENT:
+        return False
+    if is_unresolved(e):
+        if mac == NULL or e.probes == 0:               # nobody asked
+            return False
+        e.router = router
+        take_address(n, e, mac, solicited)
+        return False
+    differs = mac != NULL and memcmp(e.mac, mac, 6) != 0
+    if differs and not override:
+        if e.state == NUD_REACHABLE:
+            become_stale(n, e)
+        return False
+    e.router = router
+    if differs:
+        take_address(n, e, mac, solicited)
+    elif solicited:
+        become_reachable(n, e)
+    return was_router and not router
 
 
 # --- frames that wait ---

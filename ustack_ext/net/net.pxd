@@ -17,9 +17,11 @@ cdef Iface *iface_add(Net *n, const char *name, int medium, const uint8_t *mac, 
                       transmit_fn transmit, void *link) noexcept nogil    # NULL when MAX_IFACES are there
 # addresses, neighbours, routes of it go too; the Iface is freed
 cdef void iface_remove(Net *n, Iface *i) noexcept nogil
-# connected route added; gratuitous ARP; probe: RFC 5227 first
+# connected route added; gratuitous ARP; probe: RFC 5227 (IPv6: RFC 4862 §5.4) first
 cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) noexcept nogil
 cdef int iface_del_addr(Net *n, Iface *i, const Addr *a) noexcept nogil
+# IPv6: a link-local address, and what routers say (RFC 4862). 0 or -errno.
+cdef int iface_autoconf(Net *n, Iface *i) noexcept nogil
 cdef Iface *iface_by_name(Net *n, const char *name) noexcept nogil
 
 # A neighbour entry by hand (NUD_PERMANENT), or the end of one. 0, -ENOMEM, -ENOENT, -EINVAL (no Ethernet).

@@ -7,18 +7,23 @@ from libc.errno cimport EINVAL, ENOENT, ENOMEM
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from ustack_ext.wire.addr cimport addr_is_v4
-from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_UNREACH, IP4_HLEN)
+from ustack_ext.wire.addr cimport addr_is_v4, addr_none, addr_zoned
+from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH, ICMP_UNREACH_PORT, ICMP_UNREACH_PROTOCOL, IP4_HLEN
+from ustack_ext.wire.ip6 cimport (
+    ICMP6_PARAM_NEXT, ICMP6_PARAM_PROBLEM, ICMP6_UNREACH, ICMP6_UNREACH_PORT, IP6_HLEN,
+)
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_NEIGH, ENTRY_PMTU
+from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_NEIGH, ENTRY_PMTU
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.rng cimport rng_key, rng_u64
 from ustack_ext.base.slab cimport slab_destroy, slab_init
 from ustack_ext.base.table cimport table_destroy, table_init
+from ustack_ext.net.addr6 cimport addr6_add, addr6_autoconf, addr6_left, addr6_timer, iface6_timer
 from ustack_ext.net.arp cimport arp_start, arp_timer
 from ustack_ext.net.frag cimport frag_forget_iface, frag_timer
 from ustack_ext.net.icmp cimport icmp_echo_out, icmp_error_about, icmp_tell_sender
+from ustack_ext.net.icmp6 cimport icmp6_echo_out, icmp6_error_about, icmp6_tell_sender
 from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert,
                                    is_our_broadcast,
                                    is_ours, source_for)
@@ -27,10 +32,11 @@ from ustack_ext.net.mib cimport NeighQueueDrops
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
                                    neigh_timer)
 from ustack_ext.net.output cimport output_packet, output_resolve
+from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
 from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
-from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, MEDIUM_ETHERNET, Neigh,
-                                   NetKnobs, PMTUS_MAX, Pmtu, Route)
+from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, MAX_IFADDRS,
+                                   MEDIUM_ETHERNET, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
 
 cdef enum:
     NEIGH_LIMIT = 65536        # the slab's; gc_thresh3 is what holds
@@ -60,6 +66,16 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.mcast_solicit = 3
     k.ucast_solicit = 3
     k.delay_first_probe_time = 5
+    k.hop_limit = 64
+    k.dad_transmits = 1
+    k.accept_ra = 1
+    k.max_addresses = MAX_IFADDRS
+    k.auto_flowlabels = 1
+    k.ip6frag_time = 60
+    k.router_solicitations = 3
+    k.router_solicitation_interval = 4
+    k.temp_valid_lft = 604800
+    k.temp_prefered_lft = 86400
 
 
 cdef int net_init(Net *n, Core *core) noexcept nogil:
@@ -70,6 +86,7 @@ cdef int net_init(Net *n, Core *core) noexcept nogil:
     default_knobs(&n.knobs)
     n.key = rng_key(&core.rng)
     n.ident_key = rng_key(&core.rng)
+    n.secret6 = rng_key(&core.rng)
     n.icmp_key_salt = rng_u64(&core.rng)
     for k in range(IP_IDENTS):
         n.idents[k] = <uint16_t>rng_u64(&core.rng)
@@ -113,8 +130,11 @@ cdef void iface_remove(Net *n, Iface *i) noexcept nogil:
 
 cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) noexcept nogil:
     cdef IfAddr *ia = NULL
-    cdef bint wait = probe and i.medium == MEDIUM_ETHERNET and addr_is_v4(a)
-    cdef int status = addr_insert(n, i, a, plen, ADDR_TENTATIVE if wait else ADDR_PREFERRED, &ia)
+    cdef bint wait = probe and i.medium == MEDIUM_ETHERNET
+    cdef int status
+    if not addr_is_v4(a):
+        return addr6_add(n, i, a, plen, wait)
+    status = addr_insert(n, i, a, plen, ADDR_TENTATIVE if wait else ADDR_PREFERRED, &ia)
     if status == 0 and not wait:
         status = addr_activate(n, ia)
         if status != 0:
@@ -125,7 +145,15 @@ cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) n
 
 
 cdef int iface_del_addr(Net *n, Iface *i, const Addr *a) noexcept nogil:
-    return addr_remove(n, i, a)
+    cdef Addr zoned = addr_zoned(a, i.index)
+    cdef int status = addr_remove(n, i, &zoned)
+    if status == 0 and not addr_is_v4(a):
+        addr6_left(n, i, &zoned)
+    return status
+
+
+cdef int iface_autoconf(Net *n, Iface *i) noexcept nogil:
+    return addr6_autoconf(n, i)
 
 
 cdef Iface *iface_by_name(Net *n, const char *name) noexcept nogil:
@@ -133,13 +161,15 @@ cdef Iface *iface_by_name(Net *n, const char *name) noexcept nogil:
 
 
 cdef int net_neigh_set(Net *n, Iface *i, const Addr *a, const uint8_t *mac) noexcept nogil:
+    cdef Addr zoned = addr_zoned(a, i.index)
     if i.medium != MEDIUM_ETHERNET:
         return -EINVAL
-    return neigh_set_permanent(n, i, a, mac)
+    return neigh_set_permanent(n, i, &zoned, mac)
 
 
 cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil:
-    cdef Neigh *e = neigh_find(n, i, a)
+    cdef Addr zoned = addr_zoned(a, i.index)
+    cdef Neigh *e = neigh_find(n, i, &zoned)
     if e == NULL:
         return -ENOENT
     neigh_remove(n, e)
@@ -148,11 +178,23 @@ cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil:
 
 cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu,
                    const Addr *source) noexcept nogil:
-    return route_insert(n, prefix, plen, gateway, i, metric, mtu, source)
+    cdef Addr to = prefix[0], via = addr_none()
+    if i != NULL:                                      # a gateway's link-local address means that of the interface
+        to = addr_zoned(prefix, i.index)
+        if gateway != NULL:
+            via = addr_zoned(gateway, i.index)
+            gateway = &via
+    return route_insert(n, &to, plen, gateway, i, metric, mtu, source)
 
 
 cdef int route_del(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil:
-    return route_remove(n, prefix, plen, gateway, i)
+    cdef Addr to = prefix[0], via = addr_none()
+    if i != NULL:
+        to = addr_zoned(prefix, i.index)
+        if gateway != NULL:
+            via = addr_zoned(gateway, i.index)
+            gateway = &via
+    return route_remove(n, &to, plen, gateway, i)
 
 
 # --- questions ---
@@ -182,11 +224,14 @@ cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept 
 
 cdef int net_output(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df,
                     TxPkt *t) noexcept nogil:
-    return output_packet(n, d, src, dst, proto, ttl, tos, df, t)
+    if addr_is_v4(dst):
+        return output_packet(n, d, src, dst, proto, ttl, tos, df, t)
+    return output6_packet(n, d, src, dst, proto, ttl, tos, df, t)
 
 
 cdef uint32_t net_room(const Dst *d, const Addr *dst) noexcept nogil:
-    return d.mtu - IP4_HLEN if d.mtu > IP4_HLEN else 0
+    cdef uint32_t hlen = IP4_HLEN if addr_is_v4(dst) else IP6_HLEN
+    return d.mtu - hlen if d.mtu > hlen else 0
 
 
 cdef void net_confirm(Net *n, Dst *d) noexcept nogil:
@@ -208,7 +253,9 @@ cdef void neigh_expired(Net *n, Neigh *e) noexcept nogil:
     while lost.count != 0:
         b = bufq_pop(&lost)
         count(n.core, NeighQueueDrops)
-        if b.len > ETH_HLEN:
+        if b.len > ETH_HLEN and b.data[b.off + ETH_HLEN] >> 4 == 6:
+            icmp6_tell_sender(n, e.iface, b.data + b.off + ETH_HLEN, b.len - ETH_HLEN)
+        elif b.len > ETH_HLEN:
             icmp_tell_sender(n, b.data + b.off + ETH_HLEN, b.len - ETH_HLEN)
         buf_unref(&n.core.pool, b)
 
@@ -216,8 +263,12 @@ cdef void neigh_expired(Net *n, Neigh *e) noexcept nogil:
 cdef void net_timer(Net *n, Entry *e) noexcept nogil:
     if e.kind == ENTRY_NEIGH:
         neigh_expired(n, <Neigh *>e)
-    elif e.kind == ENTRY_IFADDR:
+    elif e.kind == ENTRY_IFADDR and addr_is_v4(&(<IfAddr *>e).addr):
         arp_timer(n, <IfAddr *>e)
+    elif e.kind == ENTRY_IFADDR:
+        addr6_timer(n, <IfAddr *>e)
+    elif e.kind == ENTRY_IFACE6:
+        iface6_timer(n, (<Iface6 *>e).iface)
     elif e.kind == ENTRY_FRAG:
         frag_timer(n, <FragQueue *>e)
     elif e.kind == ENTRY_PMTU:
@@ -227,10 +278,17 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
 # --- ICMP ---
 
 cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexcept nogil:
-    icmp_error_about(n, rx, ICMP_UNREACH, code, mtu)
+    if addr_is_v4(&rx.src):
+        icmp_error_about(n, rx, ICMP_UNREACH, code, mtu)
+    elif code == ICMP_UNREACH_PORT:
+        icmp6_error_about(n, rx, ICMP6_UNREACH, ICMP6_UNREACH_PORT, 0)
+    elif code == ICMP_UNREACH_PROTOCOL:
+        icmp6_error_about(n, rx, ICMP6_PARAM_PROBLEM, ICMP6_PARAM_NEXT, rx.next_at)
 
 
 cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
                         uint16_t seq,
                         TxPkt *t) noexcept nogil:
-    return icmp_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)
+    if addr_is_v4(dst):
+        return icmp_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)
+    return icmp6_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)

@@ -1,13 +1,14 @@
 """Sends transport packets over IPv4 (RFC 791, RFC 1122 §3.2, §3.3; RFC 6864 for the identification).
 
-Responsible for choosing the interface and the neighbour, for the IP and link headers, and for fragmentation. Not for
-transport checksums (except for fragments of a packet whose checksum was left to the link). Path MTU discovery (RFC
-1191) is net/pmtu's and the transport's, which says what may be fragmented; here a path's MTU bounds the route's.
+Responsible for choosing the interface and the neighbour, for the IP and link headers, and for fragmentation. For IPv6
+it finds the way and writes the link header; the rest is output6's. Not for transport checksums (except for fragments of
+a packet whose checksum was left to the link). Path MTU discovery (RFC 1191) is net/pmtu's and the transport's, which
+says what may be fragmented; here a path's MTU bounds the route's.
 
 The fast path, a resolved neighbour and a packet that fits, writes two headers in front of the transport's and hands the
 iovec on; nothing is copied.
 """
-from libc.errno cimport EAFNOSUPPORT, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS
+from libc.errno cimport EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS
 from libc.string cimport memcpy
 
 from ustack_ext.wire.addr cimport addr_is_any, addr_is_loopback, addr_is_multicast, addr_is_v4, addr_to_v4
@@ -30,6 +31,11 @@ from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NU
 
 # --- where to ---
 
+cdef inline uint32_t iface_mtu(const Iface *i, const Addr *dst) noexcept nogil:
+    """The interface's; for IPv6 less where a router said so (RFC 4861 §6.3.4)."""
+    return i.six.mtu if i.six.mtu != 0 and not addr_is_v4(dst) else i.mtu
+
+
 cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
     """Fills in *d unless it is still valid. 0, -EINVAL, -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS; on failure *d is
     stale."""
@@ -41,14 +47,15 @@ cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexce
     d.generation = 0
     d.iface = NULL
     d.neigh = NULL
-    if addr_is_any(dst):
+    d.flow = 0
+    if addr_is_any(dst) or (addr_is_v4(src) != addr_is_v4(dst) and not addr_is_any(src)):
         return -ENETUNREACH
     if is_ours(n, dst):
         d.iface = n.lo
-        d.mtu = n.lo.mtu if n.lo != NULL else 0
+        d.mtu = <uint16_t>n.lo.mtu if n.lo != NULL else 0
     elif is_our_broadcast(n, dst) or addr_is_multicast(dst):
         d.iface = iface_for_group(n, src, dst)
-        d.mtu = d.iface.mtu if d.iface != NULL else 0
+        d.mtu = <uint16_t>iface_mtu(d.iface, dst) if d.iface != NULL else 0
     else:
         r = route_lookup(n, dst, NULL)
         if r != NULL:
@@ -57,10 +64,12 @@ cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexce
             if not addr_is_any(&r.gateway):
                 hop = &r.gateway
             d.iface = r.iface
-            d.mtu = r.mtu if r.mtu != 0 and r.mtu < r.iface.mtu else r.iface.mtu
+            d.mtu = <uint16_t>iface_mtu(r.iface, dst)
+            if r.mtu != 0 and r.mtu < d.mtu:
+                d.mtu = <uint16_t>r.mtu
             path = pmtu_find(n, dst)
-            if path != NULL and path.mtu != 0:
-                d.mtu = min(d.mtu, path.mtu)
+            if path != NULL and path.mtu != 0 and path.mtu < d.mtu:
+                d.mtu = <uint16_t>path.mtu
             if r.iface.medium == MEDIUM_ETHERNET:
                 d.neigh = neigh_find(n, r.iface, hop)
                 if d.neigh == NULL:
@@ -128,7 +137,7 @@ cdef uint64_t tx_csum(const TxPkt *t, uint64_t sum) noexcept nogil:
     return sum
 
 
-cdef void finish_checksum(TxPkt *t) noexcept nogil:
+cdef void tx_finish_checksum(TxPkt *t) noexcept nogil:
     """Does what was left to the link: called before the packet is cut up. csum_start is still the transport header's
     start."""
     cdef uint16_t value = csum_fold(tx_csum(t, 0))
@@ -138,7 +147,7 @@ cdef void finish_checksum(TxPkt *t) noexcept nogil:
 
 # --- headers and out ---
 
-cdef int send_ip(Net *n, Dst *d, const Addr *dst, TxPkt *t) noexcept nogil:
+cdef int output_link(Net *n, Dst *d, const Addr *dst, uint16_t ethertype, TxPkt *t) noexcept nogil:
     """t begins with the IP header: link header, neighbour, transmit."""
     cdef Iface *i = d.iface
     cdef uint8_t *mac
@@ -155,7 +164,7 @@ cdef int send_ip(Net *n, Dst *d, const Addr *dst, TxPkt *t) noexcept nogil:
         else:
             mac_for_group(dst, mac)
         memcpy(mac + 6, i.mac, 6)
-        put_be16(mac + 12, ETHERTYPE_IPV4)
+        put_be16(mac + 12, ethertype)
     t.iov[0].base = t.hdr
     t.iov[0].len = &t.hdr_space[0] + TX_HEADROOM - t.hdr
     t.off.hdr_len = <uint16_t>t.iov[0].len
@@ -167,7 +176,7 @@ cdef int send_ip(Net *n, Dst *d, const Addr *dst, TxPkt *t) noexcept nogil:
     return frame_transmit(n, i, t.iov, t.niov, length, &t.off)
 
 
-cdef void slice_into(const TxPkt *t, uint32_t start, uint32_t length, TxPkt *f) noexcept nogil:
+cdef void tx_slice(const TxPkt *t, uint32_t start, uint32_t length, TxPkt *f) noexcept nogil:
     """References bytes [start, start + length) of t's headers and payload as payload of f."""
     cdef uint32_t at = 0, piece, skip, take
     cdef uint8_t *base
@@ -199,16 +208,16 @@ cdef int send_fragments(Net *n, Dst *d, const Addr *dst, Ip4Hdr *ip, TxPkt *t) n
     if t.niov >= TX_IOV_MAX:                           # a fragment needs an entry more than the datagram
         return -EMSGSIZE
     if t.off.flags & OFF_CSUM_WANTED:
-        finish_checksum(t)
+        tx_finish_checksum(t)
     while at < total:
         take = min(total - at, most)
         tx_init(&f)
-        slice_into(t, at, take, &f)
+        tx_slice(t, at, take, &f)
         ip.frag_off = at
         ip.flags = IP4_MF if at + take < total else 0
         ip.total_len = <uint16_t>(IP4_HLEN + take)
         ip4_emit(tx_push(&f, IP4_HLEN), ip)
-        status = send_ip(n, d, dst, &f)
+        status = output_link(n, d, dst, ETHERTYPE_IPV4, &f)
         if status != 0:
             count(n.core, IpFragFails)
             return status
@@ -226,8 +235,6 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
     cdef uint32_t total = IP4_HLEN + tx_length(t)
     cdef uint32_t largest = total
     cdef int status
-    if not addr_is_v4(dst):
-        return -EAFNOSUPPORT
     count(n.core, IpOutRequests)
     count_add(n.core, IpOutOctets, total)
     status = output_resolve(n, d, src, dst)
@@ -260,4 +267,4 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
     ip4_emit(tx_push(t, IP4_HLEN), &ip)
     if t.off.flags & OFF_CSUM_WANTED:
         t.off.csum_start += IP4_HLEN
-    return send_ip(n, d, dst, t)
+    return output_link(n, d, dst, ETHERTYPE_IPV4, t)

@@ -1,5 +1,5 @@
 # The routing table: sorted, longest prefix first, then metric, then age.
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.net.state cimport Iface, Net, Route
 
@@ -9,6 +9,10 @@ cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway,
 cdef int route_remove(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil
 cdef void route_forget_iface(Net *n, Iface *i) noexcept nogil
 cdef void route_forget_source(Net *n, Iface *i, const Addr *source) noexcept nogil
+cdef void route_learn(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric,
+                      uint64_t until) noexcept nogil
+cdef void route_forget_router(Net *n, Iface *i, const Addr *gateway) noexcept nogil
+cdef uint64_t route_expire(Net *n, Iface *i) noexcept nogil
 
 
 cdef inline void net_changed(Net *n) noexcept nogil:

@@ -5,20 +5,24 @@ are counted and ignored (attacks on routing, RFC 1122 §3.2.2.2 only asks for th
 A lookup walks the sorted array: it happens once per destination and table change, not per packet.
 """
 from libc.errno cimport EEXIST, EINVAL, ENETUNREACH, ENOBUFS, ENOMEM, ESRCH
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memmove
 
-from ustack_ext.wire.addr cimport addr_eq, addr_in_prefix, addr_is_any, addr_mask, addr_none
-from ustack_ext.net.state cimport IPMTU_MIN, MAX_ROUTES, MEDIUM_ETHERNET
+from ustack_ext.wire.addr cimport V4_BITS, addr_eq, addr_in_prefix, addr_is_any, addr_is_v4, addr_mask, addr_none
+from ustack_ext.net.state cimport IPMTU_MIN, MAX_LEARNED, MAX_ROUTES, MEDIUM_ETHERNET
 
 
 cdef Route *route_lookup(Net *n, const Addr *dst, Iface *only) noexcept nogil:
     """The best route to dst over an interface that is up, or NULL."""
     cdef uint32_t k
     cdef Route *r
+    # ::/0 and its like are not for the mapped addresses that stand for IPv4.
+    cdef int least = V4_BITS if addr_is_v4(dst) else 0
     for k in range(n.n_routes):
         r = &n.routes[k]
-        if (only == NULL or r.iface == only) and r.iface.up and addr_in_prefix(dst, &r.prefix, r.plen):
+        if ((only == NULL or r.iface == only) and r.plen >= least and r.iface.up
+                and addr_in_prefix(dst, &r.prefix, r.plen)):
             return r
     return NULL
 
@@ -82,6 +86,7 @@ cdef int route_insert(Net *n, const Addr *prefix, int plen, const Addr *gateway,
     r.mtu = mtu
     r.source = source[0] if source != NULL else addr_none()
     r.iface = i
+    r.until = 0
     n.n_routes += 1
     net_changed(n)
     return 0
@@ -124,3 +129,64 @@ cdef void route_forget_source(Net *n, Iface *i, const Addr *source) noexcept nog
         k -= 1
         if n.routes[k].iface == i and addr_eq(&n.routes[k].source, source):
             drop_route(n, k)
+
+
+# --- routes that routers tell of (RFC 4861 §6.3.4, §8.3) ---
+
+cdef Route *learned(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil:
+    cdef uint32_t k
+    cdef Route *r
+    for k in range(n.n_routes):
+        r = &n.routes[k]
+        if (r.until != 0 and r.plen == plen and r.iface == i and addr_eq(&r.prefix, prefix)
+                and addr_eq(&r.gateway, gateway)):
+            return r
+    return NULL
+
+
+cdef uint32_t learned_count(const Net *n, const Iface *i) noexcept nogil:
+    cdef uint32_t k, found = 0
+    for k in range(n.n_routes):
+        found += n.routes[k].until != 0 and n.routes[k].iface == i
+    return found
+
+
+cdef void route_learn(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric,
+                      uint64_t until) noexcept nogil:
+    """It holds until then (ns); 0: no longer. No more than MAX_LEARNED of an interface: what is there stays."""
+    cdef Route *r = learned(n, prefix, plen, gateway, i)
+    cdef uint32_t k
+    if r != NULL and until == 0:
+        drop_route(n, <uint32_t>(r - n.routes))
+    elif r != NULL:
+        r.until = until
+    elif (until != 0 and learned_count(n, i) < MAX_LEARNED
+          and route_insert(n, prefix, plen, gateway, i, metric, 0, NULL) == 0):
+        for k in range(n.n_routes):
+            r = &n.routes[k]
+            if (r.plen == plen and r.metric == metric and r.iface == i and addr_eq(&r.prefix, prefix)
+                    and addr_eq(&r.gateway, gateway)):
+                r.until = until
+
+
+cdef void route_forget_router(Net *n, Iface *i, const Addr *gateway) noexcept nogil:
+    """It is no router any more (RFC 4861 §7.3.3): what was learned through it goes."""
+    cdef uint32_t k = n.n_routes
+    while k > 0:
+        k -= 1
+        if n.routes[k].until != 0 and n.routes[k].iface == i and addr_eq(&n.routes[k].gateway, gateway):
+            drop_route(n, k)
+
+
+cdef uint64_t route_expire(Net *n, Iface *i) noexcept nogil:
+    """Drops what has run out. When the next does, ns; UINT64_MAX: none."""
+    cdef uint64_t first = UINT64_MAX
+    cdef uint32_t k = n.n_routes
+    while k > 0:
+        k -= 1
+        if n.routes[k].until != 0 and n.routes[k].iface == i:
+            if n.routes[k].until <= n.core.now:
+                drop_route(n, k)
+            else:
+                first = min(first, n.routes[k].until)
+    return first

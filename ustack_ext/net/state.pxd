@@ -44,9 +44,15 @@ cdef enum AddrState:
     ADDR_TENTATIVE             # RFC 5227 §2.1: being probed, not usable yet
     ADDR_PREFERRED
     ADDR_CONFLICT              # somebody else has it: not used
+    ADDR_DEPRECATED            # RFC 4862 §5.5.4: what uses it may go on, nothing new begins with it
+
+cdef enum IfAddrKind:          # how an IPv6 address came
+    IFA_STATIC
+    IFA_AUTO                   # link-local, or by a router's prefix (RFC 4862), with a stable identifier (RFC 7217)
+    IFA_TEMPORARY              # RFC 8981
 
 cdef struct IfAddr:
-    Entry entry                # probe, announce and defend timer (ENTRY_IFADDR)
+    Entry entry                # probe, announce, defend and lifetime timer (ENTRY_IFADDR)
     Addr addr
     int plen                   # in the 128-bit space
     uint8_t used
@@ -55,6 +61,39 @@ cdef struct IfAddr:
     uint8_t announces_left
     uint64_t last_defence      # ns
     Iface *iface
+    # IPv6
+    uint8_t kind               # IfAddrKind
+    uint8_t dad_count          # conflicts so far: RFC 7217's DAD_Counter
+    uint64_t nonce             # of the solicitations that ask for it (RFC 7527), 48 bits
+    uint64_t preferred_until   # ns; UINT64_MAX: for ever
+    uint64_t valid_until
+    uint64_t created           # ns: of a temporary one
+
+cdef enum:
+    MAX_LEARNED = 32           # routes an interface may learn: default routers, prefixes, redirects
+    MAX_DNS = 3                # RFC 8106 §5.3.1 wants three at least
+
+cdef struct DnsServer:         # RFC 8106
+    Addr addr
+    uint64_t until             # ns; 0: none here
+
+# IPv6 of one interface: what its routers said, and its timer (ENTRY_IFACE6) for asking them and for what they said.
+cdef struct Iface6:
+    Entry entry
+    Iface *iface
+    uint8_t on                 # there is, or was, an IPv6 address
+    uint8_t autoconf           # listen to router advertisements
+    uint8_t solicits           # router solicitations sent
+    uint8_t hop_limit          # 0: the stack's
+    uint8_t ra_flags           # of the last advertisement: 0x80 managed, 0x40 other configuration
+    uint8_t reports_left       # MLDv2 state-change reports still to be sent
+    uint32_t mtu               # bytes, as a router said; 0: the interface's
+    uint32_t reachable_ms      # 0: the stack's
+    uint32_t retrans_ms
+    uint64_t solicit_at        # ns; 0: not running
+    uint64_t report_at         # ns: the next MLDv2 report of that kind; 0: not running
+    uint64_t answer_at         # ns: ... and of the kind that answers a query
+    DnsServer dns[3]
 
 cdef struct Iface:
     Net *net
@@ -69,6 +108,7 @@ cdef struct Iface:
     transmit_fn transmit
     void *link
     IfAddr addrs[16]
+    Iface6 six
     uint64_t rx_packets
     uint64_t rx_bytes
     uint64_t rx_dropped
@@ -92,6 +132,7 @@ cdef struct Neigh:
     uint8_t mac[6]
     uint8_t state              # NeighState
     uint8_t probes
+    uint8_t router             # IPv6: it says so (IsRouter)
     uint64_t confirmed         # ns of the last proof of reachability
     uint64_t used              # ns of the last packet sent to it
     uint64_t asked             # ns of the last request, 0: none yet
@@ -109,6 +150,7 @@ cdef struct Route:
     uint32_t mtu               # 0: the interface's
     Addr source                # preferred source, or addr_none()
     Iface *iface
+    uint64_t until             # ns: of one that was learned from a router; 0: it was given
 
 # Where packets to one destination go: filled by route_resolve, kept by whoever sends often. Valid while gen ==
 # net.generation.
@@ -116,7 +158,19 @@ cdef struct Dst:
     Iface *iface
     Neigh *neigh               # NULL on media without neighbours
     uint32_t generation
-    uint32_t mtu
+    uint16_t mtu
+    uint16_t flow              # IPv6: what the flow label is made of, 0: nothing was sent yet
+
+cdef struct Fragment:          # what reassembly needs to know of one
+    uint32_t id
+    uint32_t frag_off          # bytes
+    uint32_t hlen              # header bytes that the whole will have
+    uint32_t skip              # ... and those between them and the payload, which it will not
+    uint8_t more
+    uint8_t proto              # 0 for IPv6, where it is not part of a datagram's name
+    uint8_t tos
+    uint8_t next               # IPv6: header that the payload begins with
+    uint16_t next_at           # ... and where that stands in the headers
 
 cdef struct Pmtu:              # what is known of the path to one destination (RFC 1191, RFC 4821)
     Entry entry                # in net.pmtus; deadline: when it is old
@@ -140,7 +194,10 @@ cdef struct FragQueue:         # one datagram being put together (RFC 791 §3.2,
     uint8_t poisoned           # overlap seen: everything that still comes for it is dropped until the timer ends
     uint8_t ecn                # bit (1 << ECN field) for every fragment so far
     uint8_t rx_flags           # RX_* of the first fragment
-    uint8_t first_hlen         # IP header bytes in front of first.data[first.off]
+    uint8_t first_next         # Fragment.next and next_at of the first
+    uint16_t first_next_at
+    uint16_t first_hlen        # IP header bytes in front of first.data[first.off - first_skip]
+    uint16_t first_skip
     uint16_t pieces_count
     uint32_t total             # payload bytes, known once the last fragment came
     uint32_t have
@@ -172,6 +229,20 @@ cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint8_t mcast_solicit                  # 3
     uint8_t ucast_solicit                  # 3
     uint32_t delay_first_probe_time        # s: 5
+    # net.ipv6.*
+    uint8_t hop_limit                      # 64
+    uint8_t dad_transmits                  # 1
+    uint8_t use_tempaddr                   # 0; 1: made, 2: and preferred
+    uint8_t accept_ra                      # 1: where autoconfiguration was asked for
+    uint8_t accept_redirects               # 0; 1: from the router that is used
+    uint8_t max_addresses                  # an interface may get by itself: 16
+    uint8_t echo_ignore_all6               # 0
+    uint8_t auto_flowlabels                # 1
+    uint32_t ip6frag_time                  # s: 60
+    uint32_t router_solicitations          # 3
+    uint32_t router_solicitation_interval  # s: 4
+    uint32_t temp_valid_lft                # s: 604800
+    uint32_t temp_prefered_lft             # s: 86400
 
 cdef struct IcmpTarget:        # per-destination limit of ICMP errors (RFC 1812 §4.3.2.8): a small direct-mapped cache
     Addr addr
@@ -220,6 +291,7 @@ cdef struct Net:
     Accepted accepted[64]
     HashKey ident_key
     uint16_t idents[1024]
+    HashKey secret6            # of stable identifiers (RFC 7217), flow labels and fragment identifications
 
 # A packet on its way in, on the stack of engine.input.
 cdef enum:
@@ -242,6 +314,7 @@ cdef struct RxPkt:
     uint8_t ttl
     uint8_t tos
     uint8_t flags              # RX_*
+    uint16_t next_at           # IPv6: where in the packet `proto` stands
     uint16_t gso_size          # a superframe's segment size, 0 for an ordinary packet
     uint16_t segs              # of a packet the engine put together: segments in it
     uint32_t more_len          # ... bytes in `more`

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.link.link cimport Link
 from ustack_ext.net.net cimport (
-    iface_add_addr, iface_by_name, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del,
+    iface_add_addr, iface_autoconf, iface_by_name, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del,
 )
 from ustack_ext.net.state cimport Iface
 from ustack_ext.sockets.address cimport addr_from_int
@@ -67,6 +67,22 @@ def add_address(StackCore stack not None, str name not None, object address, int
         d.lock()
         i = iface_by_name(&d.engine.net, cname)
         rc = iface_add_addr(&d.engine.net, i, &a, plen, probe) if i != NULL else -ENODEV
+        d.unlock()
+    d.after()
+    answer(rc, name)
+
+
+def autoconf(StackCore stack not None, str name not None):
+    """Have an interface configure IPv6 by itself (RFC 4862). Raises OSError."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        rc = iface_autoconf(&d.engine.net, i) if i != NULL else -ENODEV
         d.unlock()
     d.after()
     answer(rc, name)

@@ -14,7 +14,7 @@ from ustack_ext.driver.driver cimport Driver
 from ustack_ext.sockets.address cimport format_address, parse_address
 from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
-from ustack_ext.sockets.handle cimport PROTO_ICMP, SocketHandle, check, closed_error, error, op_init
+from ustack_ext.sockets.handle cimport PROTO_ICMP, PROTO_ICMPV6, SocketHandle, check, closed_error, error, op_init
 from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, lend
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
@@ -23,7 +23,7 @@ from ustack_ext.sockets.state cimport (
 from ustack_ext.sockets.stream cimport stream_bind, stream_listen, stream_shutdown
 from ustack_ext.sockets.wait cimport sock_sync
 from ustack_ext.tcp.reassembly cimport Lent
-from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_v4
+from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_localhost
 
 cdef enum:
     ALL = 0x7FFFFFFF
@@ -31,9 +31,9 @@ cdef enum:
 
 
 cdef void loopback_if_any(Addr *a) noexcept nogil:
-    """Linux takes 0.0.0.0 as a destination for this host."""
+    """Linux takes 0.0.0.0 and :: as a destination for this host."""
     if addr_is_any(a):
-        a[0] = addr_v4(<unsigned int>0x7F000001)
+        a[0] = addr_localhost(a)
 
 
 cdef Buffers room_in(object buffer, Py_ssize_t nbytes, str caller):
@@ -185,14 +185,16 @@ cdef class SocketCore(SocketHandle):
         if self.is_stream():
             return taken, None, None
         if self.state.cmsg:
-            details = (self.state.cmsg, op.meta.ttl, op.meta.tos, op.meta.ifindex, format_address(&op.meta.dst, 0)[0])
+            here = format_address(&op.meta.dst, 0, self.is_six())[0]
+            details = (self.state.cmsg, op.meta.ttl, op.meta.tos, op.meta.ifindex, here)
         return op.full, details, self.sender(op)
 
     cdef object sender(self, Op *op):
         """Where a datagram came from; a stream's peer is not told with each piece."""
         if self.is_stream():
             return None
-        return format_address(&op.meta.src, 0 if self.protocol() == PROTO_ICMP else op.meta.sport)
+        ping = self.protocol() == PROTO_ICMP or self.protocol() == PROTO_ICMPV6
+        return format_address(&op.meta.src, 0 if ping else op.meta.sport, self.is_six())
 
     cdef object _length(self, long taken, int flags, long full):
         """recv(2): with MSG_TRUNC a datagram's real length."""
@@ -315,7 +317,7 @@ cdef class SocketCore(SocketHandle):
         return self.transmit(many_buffers(buffers, False), flags, &op, False)
 
     cdef _set_destination(self, Op *op, object address, str caller):
-        parse_address(address, caller, &op.to, &op.port)
+        parse_address(self.stack, self.is_six(), address, caller, &op.to, &op.port)
         loopback_if_any(&op.to)
         op.has_to = 1
 
@@ -327,7 +329,7 @@ cdef class SocketCore(SocketHandle):
         cdef uint16_t port = 0
         cdef int rc
         cdef Driver d = self._usable()
-        parse_address(address, "bind", &a, &port)
+        parse_address(self.stack, self.is_six(), address, "bind", &a, &port)
         with nogil:
             d.lock()
             if self.state.closed != OPEN:

@@ -3,18 +3,20 @@
 Responsible for: which call is allowed in which state of a socket, and a datagram's own TTL and TOS (sendmsg(2)'s
 ancillary data). Not for: waiting (sockets/core), UDP itself (udp/).
 """
-from libc.errno cimport EINVAL, ENOMEM, ENOTCONN, EOPNOTSUPP
+from libc.errno cimport EINVAL, ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_OOB, MSG_PEEK
-from ustack_ext.sockets.state cimport OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_NONE, SK_UDP, Op, SockState
+from ustack_ext.sockets.state cimport (
+    OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_V6, SK_NONE, SK_UDP, Op, SockState, sock_wildcard,
+)
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.udp.udp cimport (
-    UDP_BOUND, UDP_CONNECTED, UDP_IS_PING, UdpSock, udp_bind, udp_close, udp_connect, udp_open, udp_recv, udp_send,
-    udp_shutdown,
+    UDP_BOTH, UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UDP_IS_PING, UdpSock, udp_bind, udp_close,
+    udp_connect, udp_open, udp_recv, udp_send, udp_set_family, udp_shutdown,
 )
-from ustack_ext.wire.addr cimport Addr
+from ustack_ext.wire.addr cimport Addr, addr_any_holds, addr_is_any, addr_is_link_local, addr_zone
 
 
 cdef int datagram_open(Engine *e, SockState *s, bint ping) noexcept nogil:
@@ -22,6 +24,7 @@ cdef int datagram_open(Engine *e, SockState *s, bint ping) noexcept nogil:
     if u == NULL:
         return -ENOMEM
     u.source.user = s
+    udp_set_family(u, UDP_IPV4 if not s.shape & SHAPE_V6 else UDP_IPV6 if ping else UDP_BOTH)
     s.obj = u
     s.kind = SK_UDP
     return 0
@@ -56,6 +59,9 @@ cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
 
 cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
+    cdef Addr wild = sock_wildcard(s)
+    if op.has_to and not addr_any_holds(&wild, &op.to):
+        return -ENETUNREACH
     if op.kind == OP_RECV:
         return recv(e, u, op)
     if op.kind == OP_SEND:
@@ -67,7 +73,12 @@ cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
 
 cdef int datagram_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
-    if u.flags & UDP_BOUND:
+    cdef Addr wild = sock_wildcard(s)
+    if u.flags & UDP_BOUND or (addr_is_link_local(a) and addr_zone(a) == 0):
+        return -EINVAL
+    if addr_is_any(a):
+        a = &wild
+    elif not addr_any_holds(&wild, a):
         return -EINVAL
     return udp_bind(&e.udp, u, a, port)
 

@@ -2,12 +2,13 @@
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from ustack_ext.driver.driver cimport Driver, Waiter
 from ustack_ext.sockets.stackcore cimport StackCore
-from ustack_ext.sockets.state cimport SHAPE_STREAM, Op, OpKind, SockState
+from ustack_ext.sockets.state cimport SHAPE_STREAM, SHAPE_V6, Op, OpKind, SockState
 
 cdef enum:
     STREAM = 1                     # SOCK_STREAM, SOCK_DGRAM: Linux's numbers, checked in handle.pyx
     DGRAM = 2
     PROTO_ICMP = 1
+    PROTO_ICMPV6 = 58
 
 cdef object error(int code)                                        # the OSError for an errno
 cdef long check(long result) except -1                             # an attempt's result: a count, or its exception
@@ -24,7 +25,10 @@ cdef class SocketHandle:
         return self.state.shape & SHAPE_STREAM != 0
 
     cdef inline int protocol(self) noexcept nogil:
-        return self.state.shape & ~SHAPE_STREAM
+        return self.state.shape & ~(SHAPE_STREAM | SHAPE_V6)
+
+    cdef inline bint is_six(self) noexcept nogil:
+        return self.state.shape & SHAPE_V6 != 0
 
     cdef _adopt(self, StackCore stack, int shape)
     cdef Driver _usable(self)

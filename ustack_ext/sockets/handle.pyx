@@ -28,8 +28,8 @@ from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, opti
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SK_LISTENER, SK_NONE,
-    SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SHAPE_V6, SK_LISTENER,
+    SK_NONE, SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
 )
 from ustack_ext.sockets.stream cimport (
     stream_attempt, stream_begin_linger, stream_forget, stream_names, stream_open, stream_release,
@@ -107,9 +107,9 @@ cdef void move(SockState *s, SockState *new) noexcept nogil:
 cdef class SocketHandle:
     """A TCP, UDP or ping socket of one stack.
 
-    stack: the ustack.Stack. family: AF_INET. type: SOCK_STREAM or SOCK_DGRAM, with SOCK_NONBLOCK. proto: 0,
-    IPPROTO_TCP, IPPROTO_UDP or IPPROTO_ICMP. Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT;
-    ECONNABORTED on a closed stack.
+    stack: the ustack.Stack. family: AF_INET or AF_INET6. type: SOCK_STREAM or SOCK_DGRAM, with SOCK_NONBLOCK. proto: 0,
+    IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6. Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT,
+    EPROTONOSUPPORT; ECONNABORTED on a closed stack.
     """
 
     def __cinit__(self):
@@ -122,19 +122,21 @@ cdef class SocketHandle:
         cdef int rc
         cdef int kind = type & ~SOCK_FLAGS
         cdef bint stream = kind == STREAM
+        cdef bint six
+        cdef int ping
         if self.stack is not None:
             raise TypeError("a socket is opened once")
         if family == -1:
             family = _socket.AF_INET
-        if family == _socket.AF_INET6:
-            raise OSError(EAFNOSUPPORT, "this version of ustack has no IPv6: use AF_INET")
-        if family != _socket.AF_INET:
+        if family != _socket.AF_INET and family != _socket.AF_INET6:
             raise error(EAFNOSUPPORT)
+        six = family == _socket.AF_INET6
+        ping = PROTO_ICMPV6 if six else PROTO_ICMP
         if kind != STREAM and kind != DGRAM:
             raise error(ESOCKTNOSUPPORT)
-        if not (proto <= 0 or (proto == PROTO_TCP if stream else proto == PROTO_UDP or proto == PROTO_ICMP)):
+        if not (proto <= 0 or (proto == PROTO_TCP if stream else proto == PROTO_UDP or proto == ping)):
             raise error(EPROTONOSUPPORT)
-        self._adopt(stack, max(proto, 0) | (SHAPE_STREAM if stream else 0))
+        self._adopt(stack, max(proto, 0) | (SHAPE_STREAM if stream else 0) | (SHAPE_V6 if six else 0))
         with nogil:
             d.lock()
             if stack.shut or d.closed:
@@ -142,7 +144,7 @@ cdef class SocketHandle:
             elif stream:
                 rc = stream_open(d.engine, &self.state)
             else:
-                rc = datagram_open(d.engine, &self.state, proto == PROTO_ICMP)
+                rc = datagram_open(d.engine, &self.state, proto > 0 and proto == ping)
             if rc == 0:
                 sock_enlist(&stack.sockets, &self.state)
             d.unlock()
@@ -305,12 +307,16 @@ cdef class SocketHandle:
     # -- what it is
 
     @property
+    def _six(self):
+        return self.is_six()
+
+    @property
     def _type(self):
         return STREAM if self.is_stream() else DGRAM
 
     @property
     def proto(self):
-        """The protocol asked for: 0, IPPROTO_TCP, IPPROTO_UDP or IPPROTO_ICMP."""
+        """The protocol asked for: 0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6."""
         return self.protocol()
 
     # What the standard library's socket object has, for socket.SocketIO and for close().
@@ -373,7 +379,8 @@ cdef class SocketHandle:
             d.unlock()
         if rc == -EBADF or rc == -ECONNABORTED:
             check(rc)
-        return format_address(&laddr, lport), (format_address(&raddr, rport) if rc == 0 else None)
+        six = self.is_six()
+        return format_address(&laddr, lport, six), (format_address(&raddr, rport, six) if rc == 0 else None)
 
     def _get_option(self, int which):
         """An Opt's value. Raises OSError."""

@@ -4,14 +4,14 @@ Responsible for: walking the engine's tables under the lock and copying what is 
 it is presented (ustack/stack.py). A walk holds the lock for its whole length, so that what it returns was true at one
 moment.
 """
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, Entry
 from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.state cimport Iface, IfAddr, Neigh, Route
-from ustack_ext.sockets.address cimport format_address, format_host
+from ustack_ext.sockets.address cimport format_host
 from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
@@ -24,13 +24,13 @@ from ustack_ext.tcp.tcb cimport (
 from ustack_ext.tcp.rtt cimport rtt_rto_us
 from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf
 from ustack_ext.udp.udp cimport UDP_CONNECTED, UDP_IS_PING, UdpSock
-from ustack_ext.wire.addr cimport addr_is_any, addr_is_v4
+from ustack_ext.wire.addr cimport Addr, addr_has_zone, addr_is_any, addr_is_v4, addr_zone
 
 STATES = ("", "ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED",
           "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING")
 NEIGHBOR_STATES = ("INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "PERMANENT")
 BBR_MODES = ("STARTUP", "DRAIN", "PROBE_BW", "PROBE_RTT")
-ADDRESS_STATES = ("TENTATIVE", "PREFERRED", "CONFLICT")
+ADDRESS_STATES = ("TENTATIVE", "PREFERRED", "CONFLICT", "DEPRECATED")
 
 
 cdef dict congestion_details(const Tcb *c):
@@ -82,8 +82,22 @@ cdef uint32_t ms_since(Engine *e, uint32_t then):
     return tcp_ms(&e.core) - then if then else 0
 
 
+cdef str host_text(Engine *e, const Addr *a):
+    """An address with its zone by name (RFC 4007 §11.2)."""
+    cdef int k
+    if addr_has_zone(a):
+        for k in range(e.net.n_ifaces):
+            if <uint32_t>e.net.ifaces[k].index == addr_zone(a):
+                return f"{format_host(a)}%{e.net.ifaces[k].name.decode(errors='replace')}"
+    return format_host(a)
+
+
+cdef tuple format_pair(Engine *e, const Addr *a, uint16_t port):
+    return host_text(e, a), port
+
+
 cdef tuple tcb_row(Engine *e, Tcb *c):
-    return ("tcp", STATES[c.state], format_address(&c.laddr, c.lport), format_address(&c.raddr, c.rport),
+    return ("tcp", STATES[c.state], format_pair(e, &c.laddr, c.lport), format_pair(e, &c.raddr, c.rport),
             c.rcvq_bytes, c.tx.sndq_bytes, tcb_details(e, c))
 
 
@@ -94,20 +108,20 @@ cdef tuple conn_row(Engine *e, Entry *entry):
         return tcb_row(e, <Tcb *>entry)
     if entry.kind == ENTRY_SYNREQ:
         r = <SynReq *>entry
-        return ("tcp", "SYN-RECEIVED", format_address(&r.laddr, r.lport), format_address(&r.raddr, r.rport), 0, 0, {})
+        return ("tcp", "SYN-RECEIVED", format_pair(e, &r.laddr, r.lport), format_pair(e, &r.raddr, r.rport), 0, 0, {})
     t = <TimeWait *>entry
-    return ("tcp", "TIME-WAIT", format_address(&t.laddr, t.lport),
-            format_address(&t.raddr, t.rport), 0, 0, {})
+    return ("tcp", "TIME-WAIT", format_pair(e, &t.laddr, t.lport),
+            format_pair(e, &t.raddr, t.rport), 0, 0, {})
 
 
-cdef tuple listener_row(Listener *l):
-    return ("tcp", "LISTEN", format_address(&l.laddr, l.lport), None, l.acceptq, l.backlog, {"synq": l.synq})
+cdef tuple listener_row(Engine *e, Listener *l):
+    return ("tcp", "LISTEN", format_pair(e, &l.laddr, l.lport), None, l.acceptq, l.backlog, {"synq": l.synq})
 
 
-cdef tuple udp_row(UdpSock *u):
+cdef tuple udp_row(Engine *e, UdpSock *u):
     cdef bint connected = (u.flags & UDP_CONNECTED) != 0
     return ("icmp" if u.flags & UDP_IS_PING else "udp", "ESTABLISHED" if connected else "UNCONN",
-            format_address(&u.laddr, u.lport), format_address(&u.raddr, u.rport) if connected else None, u.rcv_used, 0,
+            format_pair(e, &u.laddr, u.lport), format_pair(e, &u.raddr, u.rport) if connected else None, u.rcv_used, 0,
             {"rcvbuf": u.rcvbuf, "sndbuf": u.sndbuf, "datagrams": u.queue.count})
 
 
@@ -136,9 +150,9 @@ def connections(StackCore stack not None):
         s = stack.sockets
         while s != NULL:
             if s.kind == SK_LISTENER:
-                rows.append(listener_row(<Listener *>s.obj))
+                rows.append(listener_row(e, <Listener *>s.obj))
             elif s.kind == SK_UDP:
-                rows.append(udp_row(<UdpSock *>s.obj))
+                rows.append(udp_row(e, <UdpSock *>s.obj))
             s = s.next
     finally:
         let_go(d, collecting)
@@ -187,7 +201,7 @@ def routes(StackCore stack not None):
             r = &d.engine.net.routes[k]
             v4 = addr_is_v4(&r.prefix)
             found.append((format_host(&r.prefix), r.plen - 96 if v4 else r.plen,
-                          None if addr_is_any(&r.gateway) else format_host(&r.gateway),
+                          None if addr_is_any(&r.gateway) else host_text(d.engine, &r.gateway),
                           r.iface.name.decode(errors="replace"), r.metric, r.mtu,
                           None if addr_is_any(&r.source) else format_host(&r.source)))
     finally:

@@ -27,6 +27,7 @@ cpdef enum Opt:
     OPT_BUSY_POLL              # us
     OPT_CONGESTION             # an index of algorithms()
     OPT_MAX_PACING_RATE        # bytes/s; 0: none
+    OPT_V6ONLY
 
 cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil               # the value, or -errno
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil    # 0 or -errno

@@ -8,13 +8,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
-    CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Draft, SockState,
+    CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SHAPE_V6, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, SOCK_V6ONLY, Draft, SockState,
 )
 from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
 from ustack_ext.tcp.congestion.cc cimport cc_name
 from ustack_ext.tcp.tcb cimport TCP_CLOSED, TCP_MSS_DEFAULT_V4, Tcb, TcpConf
 from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf, tcp_take_error
-from ustack_ext.udp.udp cimport UDP_BROADCAST, UDP_REUSEADDR, UdpSock
+from ustack_ext.udp.udp cimport (
+    UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_IPV6, UDP_IS_PING, UDP_REUSEADDR, UdpSock, udp_set_family,
+)
 
 cdef enum:
     MIN_RCVBUF = 2304          # Linux's SOCK_MIN_RCVBUF and SOCK_MIN_SNDBUF
@@ -125,6 +127,8 @@ cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil:
         return (s.cmsg & CMSG_TOS) != 0
     if which == OPT_PKTINFO:
         return (s.cmsg & CMSG_PKTINFO) != 0
+    if which == OPT_V6ONLY:
+        return (s.cmsg & SOCK_V6ONLY) != 0
     if which == OPT_BUSY_POLL:
         return s.watch.busy_poll if s.watch != NULL else 0
     if s.kind == SK_UDP:
@@ -217,6 +221,21 @@ cdef int udp_set(UdpSock *u, int which, long long value) noexcept nogil:
     return 0
 
 
+cdef int v6only_set(SockState *s, bint on) noexcept nogil:
+    """ipv6(7): before bind only."""
+    cdef UdpSock *u = <UdpSock *>s.obj
+    if not s.shape & SHAPE_V6:
+        return -ENOPROTOOPT
+    if s.kind == SK_UDP and u.flags & UDP_BOUND:
+        return -EINVAL
+    if s.kind != SK_UDP and (s.kind != SK_NONE or s.obj == NULL or (<Draft *>s.obj).bind != NULL):
+        return -EINVAL
+    set_bit(&s.cmsg, SOCK_V6ONLY, on)
+    if s.kind == SK_UDP and not u.flags & UDP_IS_PING:
+        udp_set_family(u, UDP_IPV6 if on else UDP_BOTH)
+    return 0
+
+
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil:
     cdef const TcpConf *now
     cdef TcpConf conf
@@ -233,6 +252,8 @@ cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcep
         set_bit(&s.cmsg, CMSG_TOS, value != 0)
     elif which == OPT_PKTINFO:
         set_bit(&s.cmsg, CMSG_PKTINFO, value != 0)
+    elif which == OPT_V6ONLY:
+        return v6only_set(s, value != 0)
     elif which == OPT_BUSY_POLL:
         if value < 0:
             return -EINVAL

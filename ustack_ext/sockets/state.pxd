@@ -8,7 +8,7 @@ from ustack_ext.driver.driver cimport Waiter
 from ustack_ext.tcp.reassembly cimport Lent
 from ustack_ext.tcp.tcb cimport Bind, TcpConf
 from ustack_ext.udp.udp cimport UdpMeta
-from ustack_ext.wire.addr cimport Addr
+from ustack_ext.wire.addr cimport Addr, addr_any6, addr_none, addr_v4
 
 cdef enum SockKind:                # what SockState.obj is
     SK_NONE                        # a TCP socket before connect and listen: a Draft; a closed one: NULL
@@ -56,6 +56,7 @@ cdef struct Interest:              # a socket registered with a ustack.Selector
 
 cdef enum:                         # SockState.shape: the protocol asked for, and this for SOCK_STREAM
     SHAPE_STREAM = 0x80
+    SHAPE_V6 = 0x40                # ... and for AF_INET6
 
 # Source.user points here. Part of the Python object, so part of what every idle connection costs: 48 bytes.
 cdef struct SockState:
@@ -84,6 +85,7 @@ cdef enum:                         # SockState.cmsg
     CMSG_TTL = 1
     CMSG_TOS = 2
     CMSG_PKTINFO = 4
+    SOCK_V6ONLY = 0x80             # IPV6_V6ONLY, in the same byte
 
 cdef enum OpKind:
     OP_RECV
@@ -121,6 +123,13 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     void *tcb                      # ... and the connection that lent them
     SockState *accepted            # OP_ACCEPT: the new socket
     SockState **sockets            # OP_ACCEPT: the stack's list that it joins
+
+
+cdef inline Addr sock_wildcard(const SockState *s) noexcept nogil:
+    """What the socket is bound to when no address is given."""
+    if not s.shape & SHAPE_V6:
+        return addr_v4(0)
+    return addr_any6() if s.cmsg & SOCK_V6ONLY else addr_none()
 
 
 cdef inline void sock_enlist(SockState **head, SockState *s) noexcept nogil:

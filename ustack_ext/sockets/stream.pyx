@@ -5,7 +5,7 @@ connect(2), listen(2), accept(2) and shutdown(2) describe them), and for handing
 them next. Not for: waiting (sockets/core), TCP itself (tcp/).
 """
 from libc.errno cimport (
-    EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENOMEM, ENOTCONN, EPIPE,
+    EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH, ENOMEM, ENOTCONN, EPIPE,
 )
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
@@ -15,7 +15,7 @@ from ustack_ext.sockets.msg cimport MSG_MORE, MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
-    SS_STOPPED, SS_UNCONNECTED, Draft, Op, SockState, sock_enlist,
+    SS_STOPPED, SS_UNCONNECTED, Draft, Op, SockState, sock_enlist, sock_wildcard,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.tcp.tcb cimport (
@@ -27,7 +27,7 @@ from ustack_ext.tcp.tcp cimport (
     tcp_recv, tcp_send, tcp_send_owned, tcp_set_backlog, tcp_set_conf, tcp_set_listener_conf, tcp_shutdown,
     tcp_take_error, tcp_unbind,
 )
-from ustack_ext.wire.addr cimport Addr, addr_none
+from ustack_ext.wire.addr cimport Addr, addr_any_holds, addr_is_any, addr_is_link_local, addr_none, addr_zone
 
 
 cdef int stream_open(Engine *e, SockState *s) noexcept nogil:
@@ -125,6 +125,7 @@ cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:
 cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef Tcb *c = NULL
     cdef Draft *d = <Draft *>s.obj
+    cdef Addr wild
     cdef int rc
     if s.kind == SK_LISTENER:
         return -EISCONN
@@ -135,6 +136,9 @@ cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
         tcp_close(&e.tcp, <Tcb *>s.obj)
         s.kind = SK_NONE
         s.obj = d
+    wild = sock_wildcard(s)
+    if not addr_any_holds(&wild, &op.to):
+        return -ENETUNREACH
     rc = tcp_connect(&e.tcp, d.bind, &op.to, op.port, &d.conf, s, &c)
     if rc != 0 and rc != -EINPROGRESS:
         return rc
@@ -185,7 +189,12 @@ cdef long stream_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
 
 cdef int stream_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
     cdef Draft *d = <Draft *>s.obj
-    if s.kind != SK_NONE or d.bind != NULL:
+    cdef Addr wild = sock_wildcard(s)
+    if s.kind != SK_NONE or d.bind != NULL or (addr_is_link_local(a) and addr_zone(a) == 0):
+        return -EINVAL
+    if addr_is_any(a):
+        a = &wild
+    elif not addr_any_holds(&wild, a):                  # an IPv4 address, and IPV6_V6ONLY
         return -EINVAL
     return tcp_bind(&e.tcp, a, port, d.conf.reuseaddr, &d.bind)
 
@@ -193,7 +202,7 @@ cdef int stream_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noex
 cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
     cdef Listener *l = NULL
     cdef Draft *d = <Draft *>s.obj
-    cdef Addr any_address = addr_none()
+    cdef Addr any_address = sock_wildcard(s)
     cdef uint32_t most = e.tcp.knobs.somaxconn
     cdef uint32_t queue = most if backlog < 0 or <uint32_t>backlog > most else <uint32_t>backlog
     cdef int rc = 0

@@ -25,7 +25,8 @@ from ustack_ext.tcp.tcb cimport (
 )
 from ustack_ext.tcp.rtt cimport rtt_init
 from ustack_ext.wire.addr cimport (
-    Addr, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_is_v4, addr_to_v4,
+    Addr, addr_any_holds, addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_is_v4, addr_meet,
+    addr_to_v4,
 )
 
 cdef enum:
@@ -78,7 +79,7 @@ cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept
         if l.lport == lport:
             if addr_eq(&l.laddr, laddr):
                 return l
-            if addr_is_any(&l.laddr):
+            if addr_is_any(&l.laddr) and addr_any_holds(&l.laddr, laddr):
                 wild = l
         e = table_next(e)
     return wild
@@ -248,7 +249,7 @@ cdef void tcb_release(Tcp *t, Tcb *c) noexcept nogil:
 # ---- local ports ----
 
 cdef bint ports_clash(const Bind *b, const Addr *a) noexcept nogil:
-    return addr_is_any(&b.addr) or addr_is_any(a) or addr_eq(&b.addr, a)
+    return addr_meet(&b.addr, a)
 
 
 cdef bint port_has_connections(Tcp *t, const Addr *a, uint16_t port) noexcept nogil:
@@ -260,7 +261,7 @@ cdef bint port_has_connections(Tcp *t, const Addr *a, uint16_t port) noexcept no
         e = table_bucket(&t.conns, i)[0]
         while e != NULL:
             c = <Conn *>e
-            if c.lport == port and (addr_is_any(a) or addr_eq(&c.laddr, a)):
+            if c.lport == port and addr_meet(a, &c.laddr):
                 return True
             e = e.hnext
     return False

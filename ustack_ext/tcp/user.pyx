@@ -28,13 +28,12 @@ from ustack_ext.tcp.tcb cimport (
     TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TF_WANT_ROOM, TIMER_MEMORY,
     Bind, Listener, Tcb, Tcp, TcpConf, tcb_has_room, tcb_rcv_wnd,
 )
-from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_none, addr_v4
+from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_localhost, addr_none
 
 cdef enum:
     SHUT_RD = 0
     SHUT_WR = 1
     NS = 1000000000
-    LOCALHOST = 0x7F000001
     MEMORY_RETRY_NS = 50000000
 
 
@@ -77,7 +76,7 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
         return -ENOBUFS
     c.raddr = raddr[0]
     if addr_is_any(raddr):                                   # as Linux: "this host"
-        c.raddr = addr_v4(LOCALHOST)
+        c.raddr = addr_localhost(raddr)
     c.rport = rport
     err = choose_tuple(t, b, c)
     if err == 0:

@@ -6,7 +6,7 @@ Sockets with one port share a chain: few do, and the hash is keyed.
 from libc.errno cimport EADDRINUSE
 from libc.stdint cimport uint32_t
 
-from ustack_ext.wire.addr cimport addr_eq, addr_is_any
+from ustack_ext.wire.addr cimport addr_any_holds, addr_eq, addr_is_any, addr_meet
 from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP, Entry
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.table cimport table_first, table_hash, table_insert, table_next
@@ -40,6 +40,8 @@ cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uin
         if not addr_eq(&s.laddr, laddr):
             return 0
         score += 1
+    elif not addr_any_holds(&s.laddr, laddr):
+        return 0
     if s.flags & UDP_CONNECTED:
         if not addr_eq(&s.raddr, raddr) or (s.rport != rport and not s.flags & UDP_IS_PING):
             return 0
@@ -66,7 +68,7 @@ cdef bint conflicts(Udp *u, const UdpSock *s, const Addr *a, uint16_t port) noex
     """Another socket with the port and an address in common, unless both said SO_REUSEADDR."""
     cdef UdpSock *other = first_on_port(u, port, s.flags & UDP_IS_PING != 0)
     while other != NULL:
-        if (addr_is_any(a) or addr_is_any(&other.laddr) or addr_eq(a, &other.laddr)) and not (
+        if addr_meet(a, &other.laddr) and not (
                 s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR):
             return True
         other = next_on_port(other)

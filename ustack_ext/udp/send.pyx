@@ -8,10 +8,11 @@ from libc.errno cimport EACCES, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast
+from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit
+from ustack_ext.wire.ip6 cimport ICMP6_ECHO
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED
@@ -76,7 +77,7 @@ cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst,
                    TxPkt *t) noexcept nogil:
     """Of the header the application wrote only the sequence number is used: type and code are fixed, identifier and
     checksum ours."""
-    if head[0] != ICMP_ECHO or head[1] != 0:
+    if head[0] != (ICMP_ECHO if addr_is_v4(dst) else ICMP6_ECHO) or head[1] != 0:
         return -EINVAL
     return icmp_send_echo(u.net, d, src, dst, s.ttl, s.tos, s.lport, get_be16(head + 6), t)
 

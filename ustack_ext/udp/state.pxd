@@ -19,6 +19,11 @@ cdef enum:
     UDP_IS_PING = 64           # SOCK_DGRAM, IPPROTO_ICMP
     UDP_LADDR_GIVEN = 128      # laddr is the application's choice, not connect's
 
+cdef enum UdpFamily:           # what a socket that is not bound may speak
+    UDP_IPV4
+    UDP_IPV6
+    UDP_BOTH
+
 # Stored in front of each queued datagram's payload (buf.data[0 : sizeof]); buf.off/len cover the payload only.
 cdef struct UdpMeta:
     Addr src
@@ -39,6 +44,7 @@ cdef struct UdpSock:
     uint8_t tos
     uint8_t ttl                # 0: default
     uint8_t want_err           # IP_RECVERR: soft ICMP errors count too
+    uint8_t family             # UdpFamily
     uint32_t bind_order        # of equal matches the latest bound gets the datagram
     int error                  # pending SO_ERROR (positive errno)
     uint32_t rcvbuf            # bytes of truesize at most

@@ -4,12 +4,14 @@ from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.net.state cimport IcmpError, Net, RxPkt
-from ustack_ext.udp.state cimport (UDP_BOUND, UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING, UDP_LADDR_GIVEN, UDP_REUSEADDR,
-                                   UDP_SHUT_RD, UDP_SHUT_WR, Udp, UdpMeta, UdpSock)
+from ustack_ext.udp.state cimport (UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UDP_IS_PING,
+                                   UDP_LADDR_GIVEN, UDP_REUSEADDR, UDP_SHUT_RD, UDP_SHUT_WR, Udp, UdpMeta, UdpSock)
 
 cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil
 cdef void udp_destroy(Udp *u) noexcept nogil
 cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil                                       # NULL: no memory
+# A UdpFamily; IPv4 unless said. Before it is bound.
+cdef void udp_set_family(UdpSock *s, int family) noexcept nogil
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil                                         # frees it
 # port 0: ephemeral (RFC 6056). -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL
 cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil

@@ -7,7 +7,10 @@ are recv's, headers are send's.
 from libc.errno cimport (EADDRNOTAVAIL, EAGAIN, EINVAL, EMSGSIZE, ENOMEM, ENOTCONN, EPIPE)
 from libc.string cimport memset
 
-from ustack_ext.wire.addr cimport addr_eq, addr_is_any, addr_is_multicast, addr_none, addr_v4
+from ustack_ext.wire.addr cimport (
+    addr_any6, addr_eq, addr_is_any, addr_is_multicast, addr_is_v4, addr_localhost, addr_none, addr_v4,
+)
+from ustack_ext.wire.ip6 cimport ICMP6_ECHO, IPPROTO_ICMPV6_
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
 from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_HLEN, ICMP_UNREACH_PORT, IPPROTO_ICMP_, IPPROTO_UDP_, UDP_HLEN,
@@ -24,6 +27,7 @@ from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST
 from ustack_ext.udp.demux cimport best_match, claim_port, first_on_port, match_score, next_on_port
 from ustack_ext.udp.recv cimport deliver, set_error, take
 from ustack_ext.udp.send cimport check_destination, send_datagram
+from ustack_ext.udp.state cimport UDP_IPV4, UDP_IPV6
 
 cdef enum:
     SOCKS_MAX = 1 << 20
@@ -62,7 +66,14 @@ cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil:
     s.flags = UDP_IS_PING if ping else 0
     s.rcvbuf = u.rmem_default
     s.sndbuf = u.wmem_default
+    s.laddr = udp_wildcard(s)
     return s
+
+
+cdef void udp_set_family(UdpSock *s, int family) noexcept nogil:
+    s.family = <uint8_t>family
+    if not s.flags & UDP_BOUND:
+        s.laddr = udp_wildcard(s)
 
 
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
@@ -85,9 +96,13 @@ cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nog
     return status
 
 
+cdef Addr udp_wildcard(const UdpSock *s) noexcept nogil:
+    return addr_v4(0) if s.family == UDP_IPV4 else addr_any6() if s.family == UDP_IPV6 else addr_none()
+
+
 cdef int bind_if_needed(Udp *u, UdpSock *s) noexcept nogil:
-    cdef Addr none = addr_none()
-    return 0 if s.flags & UDP_BOUND else claim_port(u, s, &none, 0)
+    cdef Addr wild = udp_wildcard(s)
+    return 0 if s.flags & UDP_BOUND else claim_port(u, s, &wild, 0)
 
 
 cdef int udp_connect(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
@@ -102,9 +117,9 @@ cdef int udp_connect(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept 
         s.raddr = addr_none()
         s.rport = 0
         if not s.flags & UDP_LADDR_GIVEN:
-            s.laddr = addr_none()
+            s.laddr = udp_wildcard(s)
         return 0
-    peer = addr_v4(0x7F000001) if addr_is_any(a) else a[0]
+    peer = addr_localhost(a) if addr_is_any(a) else a[0]
     status = check_destination(u, s, &peer)
     if status == 0:
         status = net_source_for(u.net, &peer, &source)
@@ -142,7 +157,7 @@ cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *t
     if status != 0:
         return status
     if to != NULL and addr_is_any(to):
-        here = addr_v4(0x7F000001)                     # Linux: 0.0.0.0 is this host
+        here = addr_localhost(to)                      # Linux: 0.0.0.0 is this host
         to = &here
     return send_datagram(u, s, iov, niov, to, port)
 
@@ -206,13 +221,16 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
     cdef UdpSock *s
     cdef uint8_t *data
     cdef uint32_t length
+    cdef uint64_t pseudo
     if udp_parse(rx.l4, rx.l4_len, &h) != WIRE_OK:
         count(u.core, DropUdpMalformed)
         count(u.core, UdpInErrors)
         return
     # A length below what IP carried is legal: the rest is not ours (and not checksummed).
-    if h.checksum != 0 and not rx.flags & RX_CSUM_OK:
-        if csum_fold(csum_partial(rx.l4, h.length, csum_pseudo(&rx.src, &rx.dst, IPPROTO_UDP_, h.length))) != 0:
+    # Over IPv6 there is no "not computed" (RFC 8200 §8.1).
+    if not rx.flags & RX_CSUM_OK and (h.checksum != 0 or not addr_is_v4(&rx.src)):
+        pseudo = csum_pseudo(&rx.src, &rx.dst, IPPROTO_UDP_, h.length)
+        if h.checksum == 0 or csum_fold(csum_partial(rx.l4, h.length, pseudo)) != 0:
             count(u.core, UdpInCsumErrors)
             count(u.core, UdpInErrors)
             return
@@ -250,7 +268,7 @@ cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     """Every error about a request of its own is news to a ping socket: Linux keeps that for IP_RECVERR, which its ping
     asks for."""
     cdef UdpSock *s = NULL
-    if e.l4_len >= ICMP_HLEN and e.l4[0] == ICMP_ECHO:
+    if e.l4_len >= ICMP_HLEN and e.l4[0] == (ICMP_ECHO if addr_is_v4(&e.dst) else ICMP6_ECHO):
         s = best_match(u, get_be16(e.l4 + 4), True, &e.src, &e.dst, 0)
     if s == NULL:
         count(u.core, DropIcmpUnmatched)
@@ -263,7 +281,7 @@ cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     all (IP_RECVERR);
     "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented. All as Linux."""
     cdef UdpSock *s
-    if e.proto == IPPROTO_ICMP_:
+    if e.proto == IPPROTO_ICMP_ or e.proto == IPPROTO_ICMPV6_:
         ping_icmp_error(u, e)
         return
     s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2))

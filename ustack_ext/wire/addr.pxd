@@ -1,5 +1,12 @@
 # Addresses are 128 bits everywhere; IPv4 is ::ffff:a.b.c.d (RFC 4291 §2.5.5.2). Values are kept in host order: hi holds
 # the first 64 bits. Prefix lengths count in the 128-bit space: an IPv4 /24 is 120.
+#
+# An address that means something on one link only (fe80::/10, groups of interface-local and link-local scope) carries
+# its zone (RFC 4007 §6), the index of the interface, in bits 32..47 of `hi`, which are zero on the wire: so two links'
+# fe80::1 differ in every table. It is put there where packets and sockaddrs come in and taken out where they leave.
+#
+# There are three wildcards: `::` is any address of both families, and "not given"; 0.0.0.0 (::ffff:0:0) any of IPv4;
+# addr_any6() any of IPv6 only (what an IPV6_V6ONLY socket is bound to; its bits are no address).
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef struct Addr:
@@ -38,9 +45,80 @@ cdef inline bint addr_eq(const Addr *a, const Addr *b) noexcept nogil:
     return a.hi == b.hi and a.lo == b.lo
 
 
+cdef inline Addr addr_any6() noexcept nogil:
+    """Any IPv6 address, and no IPv4 one."""
+    cdef Addr a
+    a.hi = 0
+    a.lo = <uint64_t>1 << 63
+    return a
+
+
 cdef inline bint addr_is_any(const Addr *a) noexcept nogil:
-    """`::` or 0.0.0.0."""
-    return a.hi == 0 and (a.lo == 0 or a.lo == (<uint64_t>0xFFFF << 32))
+    """`::`, 0.0.0.0, or any IPv6 address."""
+    return a.hi == 0 and (a.lo == 0 or a.lo == (<uint64_t>0xFFFF << 32) or a.lo == <uint64_t>1 << 63)
+
+
+cdef inline Addr addr_localhost(const Addr *wild) noexcept nogil:
+    """What a wildcard means as a destination: 127.0.0.1 for IPv4's, else ::1."""
+    cdef Addr a = addr_v4(0x7F000001)
+    if not addr_is_v4(wild):
+        a.lo = 1
+    return a
+
+
+cdef inline bint addr_any_holds(const Addr *wild, const Addr *a) noexcept nogil:
+    """Whether a wildcard covers the address."""
+    return wild.lo == 0 or addr_is_v4(wild) == addr_is_v4(a)
+
+
+cdef inline bint addr_meet(const Addr *a, const Addr *b) noexcept nogil:
+    """Whether two bound addresses, wildcards or not, have an address in common."""
+    if addr_is_any(a):
+        return b.lo == 0 and b.hi == 0 or addr_any_holds(a, b)
+    if addr_is_any(b):
+        return addr_any_holds(b, a)
+    return addr_eq(a, b)
+
+
+cdef inline bint addr_is_link_local(const Addr *a) noexcept nogil:
+    """fe80::/10."""
+    return a.hi >> 54 == 0x3FA
+
+
+cdef inline int addr_scope(const Addr *a) noexcept nogil:
+    """RFC 4291 §2.7's number: of a group the one it says, else 2 (link), 5 (site) or 14. RFC 6724 §3.2 for IPv4."""
+    if a.hi >> 56 == 0xFF:
+        return <int>(a.hi >> 48 & 15)
+    if addr_is_v4(a):
+        return 2 if (<uint32_t>a.lo >> 16) == 0xA9FE or (<uint32_t>a.lo >> 24) == 127 else 14
+    if a.hi >> 54 == 0x3FA or (a.hi == 0 and a.lo == 1):
+        return 2
+    return 5 if a.hi >> 54 == 0x3FB else 14
+
+
+cdef inline bint addr_has_zone(const Addr *a) noexcept nogil:
+    """Whether it means something on one link only."""
+    return a.hi >> 54 == 0x3FA or (a.hi >> 56 == 0xFF and (a.hi >> 48 & 15) <= 2)
+
+
+cdef inline uint32_t addr_zone(const Addr *a) noexcept nogil:
+    """The index of its interface, 0: none is said. Of an address with addr_has_zone()."""
+    return <uint32_t>(a.hi >> 32 & 0xFFFF)
+
+
+cdef inline uint64_t addr_bare_hi(uint64_t hi) noexcept nogil:
+    """The upper half as it stands on the wire."""
+    if hi >> 54 == 0x3FA or (hi >> 56 == 0xFF and (hi >> 48 & 15) <= 2):
+        return hi & ~(<uint64_t>0xFFFF << 32)
+    return hi
+
+
+cdef inline Addr addr_zoned(const Addr *a, uint32_t zone) noexcept nogil:
+    """The address with its zone, where it is of a kind that has one."""
+    cdef Addr r = a[0]
+    if addr_has_zone(a):
+        r.hi = (a.hi & ~(<uint64_t>0xFFFF << 32)) | <uint64_t>(zone & 0xFFFF) << 32
+    return r
 
 
 cdef inline bint addr_is_loopback(const Addr *a) noexcept nogil:

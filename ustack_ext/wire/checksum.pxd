@@ -1,7 +1,7 @@
 # The Internet checksum (RFC 1071). Partial sums are uint64_t in native word order; fold once at the end.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from ustack_ext.wire.addr cimport Addr, addr_is_v4
+from ustack_ext.wire.addr cimport Addr, addr_bare_hi, addr_is_v4
 from ustack_ext.wire.bytes cimport USTACK_SWAP16, USTACK_SWAP32, USTACK_SWAP64
 
 # Adds `n` bytes at `p` (which sit at an even offset of the checksummed data) to `sum`. An odd last byte is padded with
@@ -20,7 +20,8 @@ cdef inline uint64_t csum_pseudo(const Addr *src, const Addr *dst, uint8_t proto
     cdef uint64_t sum = <uint64_t>USTACK_SWAP32(length) + USTACK_SWAP16(proto)
     if addr_is_v4(src):
         return sum + USTACK_SWAP32(<uint32_t>src.lo) + USTACK_SWAP32(<uint32_t>dst.lo)
-    return sum + csum_words(src.hi) + csum_words(src.lo) + csum_words(dst.hi) + csum_words(dst.lo)
+    return (sum + csum_words(addr_bare_hi(src.hi)) + csum_words(src.lo) + csum_words(addr_bare_hi(dst.hi))
+            + csum_words(dst.lo))
 
 
 cdef inline uint32_t csum_fold32(uint64_t sum) noexcept nogil:
@@ -59,3 +60,11 @@ cdef inline uint64_t csum_pseudo4(const uint8_t *ip, uint8_t proto, uint32_t len
     cdef uint64_t addresses
     memcpy(&addresses, ip + 12, 8)
     return (addresses >> 32) + <uint32_t>addresses + USTACK_SWAP32(length) + USTACK_SWAP16(proto)
+
+
+cdef inline uint64_t csum_pseudo6(const uint8_t *ip, uint8_t proto, uint32_t length) noexcept nogil:
+    """Pseudo header of a packet whose IPv6 header, without a routing header, is at `ip`."""
+    cdef uint64_t w[4]
+    memcpy(w, ip + 8, 32)
+    return ((w[0] >> 32) + <uint32_t>w[0] + (w[1] >> 32) + <uint32_t>w[1] + (w[2] >> 32) + <uint32_t>w[2]
+            + (w[3] >> 32) + <uint32_t>w[3] + USTACK_SWAP32(length) + USTACK_SWAP16(proto))

@@ -1,0 +1,11 @@
+# ICMPv6: what comes in (Neighbor Discovery and MLD are nd's and mld's), and what we say.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from ustack_ext.wire.addr cimport Addr
+from ustack_ext.net.state cimport Dst, IcmpError, Iface, Net, RxPkt, TxPkt
+
+cdef int icmp6_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil        # a NetVerdict
+cdef void icmp6_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil
+# Address unreachable, to ourselves, about a packet of ours (at `packet`, which is changed) that nobody took.
+cdef void icmp6_tell_sender(Net *n, Iface *i, uint8_t *packet, uint32_t length) noexcept nogil
+cdef int icmp6_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
+                        uint16_t seq, TxPkt *t) noexcept nogil
