@@ -16,6 +16,7 @@ cdef enum EntryKind:
     ENTRY_UDP
     ENTRY_PING
     ENTRY_PMTU
+    ENTRY_IGMP
 
 cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
     TimerLink *next

@@ -10,10 +10,11 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ustack_ext.wire.addr cimport (addr_in_prefix, addr_is_any, addr_is_multicast, addr_is_v4, addr_mask, addr_none,
                                    addr_v4, V4_BITS)
-from ustack_ext.base.entry cimport ENTRY_IFADDR
+from ustack_ext.base.entry cimport ENTRY_IFADDR, ENTRY_IGMP
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
                                    MAX_IFADDRS, MEDIUM_LOOPBACK, Route)
+from ustack_ext.net.groups cimport groups_forget
 from ustack_ext.net.route cimport net_changed, route_forget_iface, route_forget_source, route_insert, route_lookup
 
 
@@ -28,6 +29,8 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
     if i == NULL:
         return NULL
     i.net = n
+    i.igmp.iface = i
+    i.igmp.entry.kind = ENTRY_IGMP
     i.index = 1
     for k in range(n.n_ifaces):              # an index is not used again while a later interface lives
         if n.ifaces[k].index >= i.index:
@@ -59,6 +62,7 @@ cdef void iface_free(Net *n, Iface *i) noexcept nogil:
         return
     for k in range(MAX_IFADDRS):
         wheel_cancel(&n.core.wheel, &i.addrs[k].entry)
+    groups_forget(n, i)
     route_forget_iface(n, i)
     n.n_ifaces -= 1
     for k in range(at, n.n_ifaces):
@@ -74,6 +78,14 @@ cdef Iface *iface_find(Net *n, const char *name) noexcept nogil:
     cdef int k
     for k in range(n.n_ifaces):
         if strcmp(n.ifaces[k].name, name) == 0:
+            return n.ifaces[k]
+    return NULL
+
+
+cdef Iface *iface_by_index(Net *n, uint32_t index) noexcept nogil:
+    cdef int k
+    for k in range(n.n_ifaces):
+        if <uint32_t>n.ifaces[k].index == index:
             return n.ifaces[k]
     return NULL
 
@@ -197,7 +209,7 @@ cdef Iface *iface_for_group(Net *n, const Addr *src, const Addr *dst) noexcept n
     return r.iface if r != NULL and r.iface.medium != MEDIUM_LOOPBACK else first
 
 
-cdef const Addr *best_on_iface(Iface *i, const Addr *near) noexcept nogil:
+cdef const Addr *iface_address(Iface *i, const Addr *near) noexcept nogil:
     """The interface's address in `near`'s prefix, else its first usable one, else NULL."""
     cdef int k
     cdef const Addr *first = NULL
@@ -236,7 +248,7 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
         i = iface_for_group(n, source, dst)
         if i == NULL:
             return -ENETUNREACH
-        a = best_on_iface(i, dst)
+        a = iface_address(i, dst)
         source[0] = a[0] if a != NULL else addr_v4(0)
         return 0
     r = route_lookup(n, dst, NULL)
@@ -247,11 +259,11 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
         return 0
     if not addr_is_any(&r.gateway):
         hop = &r.gateway
-    a = best_on_iface(r.iface, hop)
+    a = iface_address(r.iface, hop)
     k = 0
     while a == NULL and k < n.n_ifaces:
         if n.ifaces[k].medium != MEDIUM_LOOPBACK:
-            a = best_on_iface(n.ifaces[k], hop)
+            a = iface_address(n.ifaces[k], hop)
         k += 1
     if a == NULL:
         return -EADDRNOTAVAIL

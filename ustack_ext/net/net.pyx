@@ -11,7 +11,7 @@ from ustack_ext.wire.addr cimport addr_is_v4
 from ustack_ext.wire.headers cimport (ETH_HLEN, ICMP_UNREACH, IP4_HLEN)
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_NEIGH, ENTRY_PMTU
+from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFADDR, ENTRY_IGMP, ENTRY_NEIGH, ENTRY_PMTU
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.rng cimport rng_key, rng_u64
 from ustack_ext.base.slab cimport slab_destroy, slab_init
@@ -22,6 +22,7 @@ from ustack_ext.net.icmp cimport icmp_echo_out, icmp_error_about, icmp_tell_send
 from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert,
                                    is_our_broadcast,
                                    is_ours, source_for)
+from ustack_ext.net.igmp cimport igmp_timer
 from ustack_ext.net.input cimport frame_input
 from ustack_ext.net.mib cimport NeighQueueDrops
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
@@ -29,7 +30,7 @@ from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface
 from ustack_ext.net.output cimport output_packet, output_resolve
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
 from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
-from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, MEDIUM_ETHERNET, Neigh,
+from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, IP_IDENTS, Igmp, MEDIUM_ETHERNET, Neigh,
                                    NetKnobs, PMTUS_MAX, Pmtu, Route)
 
 cdef enum:
@@ -60,6 +61,9 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.mcast_solicit = 3
     k.ucast_solicit = 3
     k.delay_first_probe_time = 5
+    k.igmp_max_memberships = 20
+    k.igmp_max_msf = 10
+    k.igmp_qrv = 2
 
 
 cdef int net_init(Net *n, Core *core) noexcept nogil:
@@ -222,6 +226,8 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
         frag_timer(n, <FragQueue *>e)
     elif e.kind == ENTRY_PMTU:
         pmtu_timer(n, <Pmtu *>e)
+    elif e.kind == ENTRY_IGMP:
+        igmp_timer(n, <Igmp *>e)
 
 
 # --- ICMP ---

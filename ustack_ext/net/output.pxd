@@ -6,6 +6,12 @@ from ustack_ext.net.state cimport Dst, Net, TxPkt
 cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
 cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos,
                        bint df, TxPkt *t) noexcept nogil
+# t begins with the IP header: link header, neighbour, transmit. d is resolved.
+cdef int output_link(Net *n, Dst *d, const Addr *dst, uint16_t ethertype, TxPkt *t) noexcept nogil
+# References bytes [start, start + length) of t's headers and payload as payload of f.
+cdef void tx_slice(const TxPkt *t, uint32_t start, uint32_t length, TxPkt *f) noexcept nogil
+# Computes the checksum that was left to the link. csum_start is still the transport header's start.
+cdef void tx_finish_checksum(TxPkt *t) noexcept nogil
 # Partial checksum of the header bytes pushed so far and of the payload, whatever the lengths of its pieces.
 cdef uint64_t tx_csum(const TxPkt *t, uint64_t sum) noexcept nogil
 

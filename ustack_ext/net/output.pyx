@@ -128,7 +128,7 @@ cdef uint64_t tx_csum(const TxPkt *t, uint64_t sum) noexcept nogil:
     return sum
 
 
-cdef void finish_checksum(TxPkt *t) noexcept nogil:
+cdef void tx_finish_checksum(TxPkt *t) noexcept nogil:
     """Does what was left to the link: called before the packet is cut up. csum_start is still the transport header's
     start."""
     cdef uint16_t value = csum_fold(tx_csum(t, 0))
@@ -138,7 +138,7 @@ cdef void finish_checksum(TxPkt *t) noexcept nogil:
 
 # --- headers and out ---
 
-cdef int send_ip(Net *n, Dst *d, const Addr *dst, TxPkt *t) noexcept nogil:
+cdef int output_link(Net *n, Dst *d, const Addr *dst, uint16_t ethertype, TxPkt *t) noexcept nogil:
     """t begins with the IP header: link header, neighbour, transmit."""
     cdef Iface *i = d.iface
     cdef uint8_t *mac
@@ -155,7 +155,7 @@ cdef int send_ip(Net *n, Dst *d, const Addr *dst, TxPkt *t) noexcept nogil:
         else:
             mac_for_group(dst, mac)
         memcpy(mac + 6, i.mac, 6)
-        put_be16(mac + 12, ETHERTYPE_IPV4)
+        put_be16(mac + 12, ethertype)
     t.iov[0].base = t.hdr
     t.iov[0].len = &t.hdr_space[0] + TX_HEADROOM - t.hdr
     t.off.hdr_len = <uint16_t>t.iov[0].len
@@ -167,7 +167,7 @@ cdef int send_ip(Net *n, Dst *d, const Addr *dst, TxPkt *t) noexcept nogil:
     return frame_transmit(n, i, t.iov, t.niov, length, &t.off)
 
 
-cdef void slice_into(const TxPkt *t, uint32_t start, uint32_t length, TxPkt *f) noexcept nogil:
+cdef void tx_slice(const TxPkt *t, uint32_t start, uint32_t length, TxPkt *f) noexcept nogil:
     """References bytes [start, start + length) of t's headers and payload as payload of f."""
     cdef uint32_t at = 0, piece, skip, take
     cdef uint8_t *base
@@ -199,16 +199,16 @@ cdef int send_fragments(Net *n, Dst *d, const Addr *dst, Ip4Hdr *ip, TxPkt *t) n
     if t.niov >= TX_IOV_MAX:                           # a fragment needs an entry more than the datagram
         return -EMSGSIZE
     if t.off.flags & OFF_CSUM_WANTED:
-        finish_checksum(t)
+        tx_finish_checksum(t)
     while at < total:
         take = min(total - at, most)
         tx_init(&f)
-        slice_into(t, at, take, &f)
+        tx_slice(t, at, take, &f)
         ip.frag_off = at
         ip.flags = IP4_MF if at + take < total else 0
         ip.total_len = <uint16_t>(IP4_HLEN + take)
         ip4_emit(tx_push(&f, IP4_HLEN), ip)
-        status = send_ip(n, d, dst, &f)
+        status = output_link(n, d, dst, ETHERTYPE_IPV4, &f)
         if status != 0:
             count(n.core, IpFragFails)
             return status
@@ -260,4 +260,4 @@ cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t
     ip4_emit(tx_push(t, IP4_HLEN), &ip)
     if t.off.flags & OFF_CSUM_WANTED:
         t.off.csum_start += IP4_HLEN
-    return send_ip(n, d, dst, t)
+    return output_link(n, d, dst, ETHERTYPE_IPV4, t)
