@@ -16,6 +16,8 @@ from typing import Any
 from ustack_ext.sockets.inspect import connection_details
 from ustack_ext.sockets.options import Opt, algorithms
 
+from . import ipoptions
+
 _INT = struct.Struct("i")
 _LINGER = struct.Struct("ii")
 _U32, _UNLIMITED = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
@@ -103,6 +105,8 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
     """getsockopt. size 0: an int. Raises OSError: ENOPROTOOPT for what there is not."""
     if not 0 <= size <= 1024:
         raise OSError("getsockopt buflen out of range")
+    if ipoptions.takes(sock, level, name):
+        return ipoptions.get(sock, level, name, size)
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
     if level == socket.SOL_SOCKET and name in _FIXED:
         sock.getsockname()  # raises on a closed socket
@@ -136,6 +140,9 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
         if length is None:
             raise TypeError("setsockopt() with None as value takes a length")
         raise _error(errno.ENOPROTOOPT)
+    if ipoptions.takes(sock, level, name):
+        ipoptions.put(sock, level, name, value)
+        return
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
     if which == Opt.OPT_CONGESTION:
         value = _algorithm(_INT.pack(value) if isinstance(value, int) else memoryview(value).tobytes())

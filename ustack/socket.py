@@ -14,21 +14,24 @@ import os
 import socket
 import stat
 import struct
+import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from socket import AddressFamily, SocketKind
 from typing import IO, Any
 
+from ustack_ext.sockets import udpcalls
 from ustack_ext.sockets.core import SocketCore
 
-from . import options
+from . import ipoptions, options
 
 _SENDFILE_PIECE = 1 << 20
 _MAPPED_PIECE = 4 << 20
 _INT = struct.Struct("i")
 # What _recvmsg says the receiver wants of a datagram (CMSG_* of ustack_ext/sockets/state.pxd).
-_WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO = 1, 2, 4
+_WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO, _WANTS_ORIGDST, _WANTS_GRO = 1, 2, 4, 8, 16
+_MSG_ERRQUEUE = getattr(socket, "MSG_ERRQUEUE", 0)
 _IP = options.IP_NUMBERS
 
 
@@ -153,12 +156,15 @@ class Socket(SocketCore):
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int] | None]:
         """recvmsg(size[, ancillary size[, flags]]) -> (data, ancillary data, flags, address): as socket.socket.recvmsg.
 
-        Ancillary data of datagrams, where asked for with IP_RECVTTL, IP_RECVTOS, IP_PKTINFO: IP_TTL (int), IP_TOS (1
-        byte), IP_PKTINFO (struct in_pktinfo).
+        Ancillary data of datagrams, where asked for with IP_RECVTTL, IP_RECVTOS, IP_PKTINFO, IP_RECVORIGDSTADDR,
+        UDP_GRO: IP_TTL (int), IP_TOS (1 byte), IP_PKTINFO (struct in_pktinfo), IP_ORIGDSTADDR (struct sockaddr_in),
+        UDP_GRO (int). With MSG_ERRQUEUE: what IP_RECVERR has kept, as struct sock_extended_err.
         """
         _check_ancillary_size(ancbufsize, "recvmsg")
+        if flags & _MSG_ERRQUEUE and self.type == socket.SOCK_DGRAM:
+            return self._recvmsg_error(bufsize, ancbufsize)
         data, full, details, address = self._recvmsg(bufsize, flags)
-        ancillary, message_flags = _ancillary(details, ancbufsize)
+        ancillary, message_flags = self._ancillary(details, ancbufsize)
         return data, ancillary, message_flags | (socket.MSG_TRUNC if full > len(data) else 0), address
 
     def recvmsg_into(
@@ -167,8 +173,38 @@ class Socket(SocketCore):
         """recvmsg into several buffers, one after another -> (bytes, ancillary data, flags, address)."""
         _check_ancillary_size(ancbufsize, "recvmsg_into")
         count, full, details, address = self._recvmsg_into(buffers, flags)
-        ancillary, message_flags = _ancillary(details, ancbufsize)
+        ancillary, message_flags = self._ancillary(details, ancbufsize)
         return count, ancillary, message_flags | (socket.MSG_TRUNC if full > count else 0), address
+
+    def _ancillary(
+        self, details: tuple[int, int, int, int, str, int] | None, room: int
+    ) -> tuple[list[tuple[int, int, bytes]], int]:
+        port = self._names()[0][1] if details is not None and details[0] & _WANTS_ORIGDST else 0
+        return _fitting(_messages(details, port), room)
+
+    def _recvmsg_error(
+        self, size: int, room: int
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int] | None]:
+        data, full, details, offender, sent_to = udpcalls.recv_error(self, size)
+        ancillary, flags = _fitting([ipoptions.extended_error(details, offender)], room)
+        flags |= _MSG_ERRQUEUE | (socket.MSG_TRUNC if full > len(data) else 0)
+        return data, ancillary, flags, sent_to
+
+    def recv_many(self, count: int, size: int = 65535, flags: int = 0) -> list[tuple[bytes, tuple[str, int]]]:
+        """Datagrams that are there, at most `count` of them -> [(data, address), …]; waits for the first as recv().
+
+        size: bytes of each at most; the rest of a longer one is lost. One call takes up to 256 at a time. flags:
+        MSG_DONTWAIT. Raises as recv(); ValueError; OSError: EOPNOTSUPP for other flags and for streams.
+        """
+        return udpcalls.recv_many(self, count, size, flags)
+
+    def send_many(self, messages: Sequence[Any], flags: int = 0) -> int:
+        """Send datagrams -> how many were sent. messages: each data, or (data, address).
+
+        Stops at the first that cannot be sent: its error is raised if it is the first of all. Raises as sendto();
+        OSError: EOPNOTSUPP for flags but MSG_DONTWAIT and for streams.
+        """
+        return udpcalls.send_many(self, messages, flags)
 
     def sendmsg(
         self,
@@ -180,20 +216,25 @@ class Socket(SocketCore):
     ) -> int:
         """sendmsg(buffers[, ancillary data[, flags[, address]]]) -> bytes sent: as socket.socket.sendmsg.
 
-        Ancillary data may give a datagram's IP_TTL and IP_TOS; anything else of IPPROTO_IP is OSError (EINVAL).
+        Ancillary data may give a datagram's IP_TTL, IP_TOS and IP_PKTINFO (its source and interface), and UDP_SEGMENT;
+        anything else of IPPROTO_IP is OSError (EINVAL).
         """
-        ttl, tos = 0, -1
+        ttl, tos, source, index, segment = 0, -1, 0, 0, 0
         for level, kind, data in ancdata:
             raw = bytes(data)
+            if level == socket.IPPROTO_UDP and kind == ipoptions.UDP_SEGMENT and len(raw) == 2:
+                segment = int.from_bytes(raw, sys.byteorder)
             if level != socket.IPPROTO_IP:
                 continue
             if kind == _IP["IP_TTL"] and len(raw) == _INT.size and 1 <= _INT.unpack(raw)[0] <= 255:
                 ttl = _INT.unpack(raw)[0]
             elif kind == _IP["IP_TOS"] and len(raw) in (1, _INT.size) and not any(raw[1:]):
                 tos = raw[0]  # a little-endian int's first byte is its value
+            elif kind == _IP["IP_PKTINFO"] and self.type == socket.SOCK_DGRAM:
+                index, source = ipoptions.packet_info(raw)
             else:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self._sendmsg(buffers, flags, address, ttl, tos)
+        return self._sendmsg(buffers, flags, address, ttl, tos, source, index, segment)
 
     def sendmsg_afalg(self, *arguments: Any, **keywords: Any) -> int:
         """For sockets of the kernel's crypto interface only. Raises OSError."""
@@ -332,12 +373,11 @@ def _check_ancillary_size(size: int, caller: str) -> None:
         raise ValueError(f"invalid ancillary data buffer length in {caller}()")
 
 
-def _ancillary(details: tuple[int, int, int, int, str] | None, room: int) -> tuple[list[tuple[int, int, bytes]], int]:
-    """(messages that fit into `room` bytes as CMSG_SPACE counts, MSG_CTRUNC or 0)."""
+def _messages(details: tuple[int, int, int, int, str, int] | None, port: int) -> list[tuple[int, int, bytes]]:
     messages: list[tuple[int, int, bytes]] = []
     if details is None:
-        return messages, 0
-    wants, ttl, tos, index, destination = details
+        return messages
+    wants, ttl, tos, index, destination, gro_size = details
     if wants & _WANTS_PKTINFO:
         here = socket.inet_aton(destination)
         messages.append((socket.IPPROTO_IP, _IP["IP_PKTINFO"], _INT.pack(index) + here + here))
@@ -345,6 +385,16 @@ def _ancillary(details: tuple[int, int, int, int, str] | None, room: int) -> tup
         messages.append((socket.IPPROTO_IP, _IP["IP_TTL"], _INT.pack(ttl)))
     if wants & _WANTS_TOS:
         messages.append((socket.IPPROTO_IP, _IP["IP_TOS"], bytes([tos])))
+    if wants & _WANTS_ORIGDST:
+        there = ipoptions.sockaddr_in((destination, port))
+        messages.append((socket.IPPROTO_IP, ipoptions.IP_ORIGDSTADDR, there))
+    if wants & _WANTS_GRO and gro_size:
+        messages.append((socket.IPPROTO_UDP, ipoptions.UDP_GRO, _INT.pack(gro_size)))
+    return messages
+
+
+def _fitting(messages: list[tuple[int, int, bytes]], room: int) -> tuple[list[tuple[int, int, bytes]], int]:
+    """(messages that fit into `room` bytes as CMSG_SPACE counts, MSG_CTRUNC or 0)."""
     for i, (_, _, data) in enumerate(messages):
         if room < socket.CMSG_LEN(len(data)):
             return messages[:i], socket.MSG_CTRUNC

@@ -17,6 +17,7 @@ cdef enum EntryKind:
     ENTRY_PING
     ENTRY_PMTU
     ENTRY_IFACE6
+    ENTRY_IGMP
 
 cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
     TimerLink *next

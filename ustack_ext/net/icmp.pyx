@@ -157,12 +157,24 @@ cdef bint may_complain(Net *n, const RxPkt *rx) noexcept nogil:
 
 
 cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil:
-    """Sends an error about a received packet if the rules and limits allow it; from the address the packet was for."""
-    if not may_complain(n, rx) or not is_ours(n, &rx.dst):
+    """Sends an error about a received packet if the rules and limits allow it; from the address the packet was for, or,
+    for a router, from that of the interface it goes out by (RFC 1812 §4.3.2.4)."""
+    cdef Addr src = rx.dst
+    if not may_complain(n, rx):
+        return
+    if not is_ours(n, &src) and (not n.knobs.ip_forward or source_for(n, &rx.src, &src) != 0):
         return
     if not rx.flags & RX_LOOPBACK and not (icmp_target_allows(n, &rx.src) and icmp_global_allows(n)):
         return
-    send_error(n, &rx.dst, &rx.src, type, code, rest, rx.l3, rx.l3_len)
+    send_error(n, &src, &rx.src, type, code, rest, rx.l3, rx.l3_len)
+
+
+cdef void from_router(Net *n, const Addr *to, const uint8_t *packet, uint32_t length) noexcept nogil:
+    """Host unreachable about a packet that was forwarded (RFC 1812 §5.2.7.1)."""
+    cdef Addr own
+    if addr_is_any(to) or source_for(n, to, &own) != 0 or not (target_allows(n, to) and global_allows(n)):
+        return
+    send_error(n, &own, to, ICMP_UNREACH, ICMP_UNREACH_HOST, 0, packet, length)
 
 
 cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexcept nogil:
@@ -174,7 +186,9 @@ cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexc
     if packet[9] == IPPROTO_ICMP_ and (length <= IP4_HLEN or is_icmp_error_type(packet[IP4_HLEN])):
         return
     src = addr_v4(get_be32(packet + 12))
-    if is_ours(n, &src):
+    if n.knobs.ip_forward and not is_ours(n, &src):
+        from_router(n, &src, packet, length)
+    elif is_ours(n, &src):
         send_error(n, &src, &src, ICMP_UNREACH, ICMP_UNREACH_HOST, 0, packet, length)
 
 

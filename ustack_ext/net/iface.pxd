@@ -11,6 +11,8 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
 cdef void iface_free(Net *n, Iface *i) noexcept nogil
 cdef Iface *iface_find(Net *n, const char *name) noexcept nogil
 cdef Iface *iface_by_index(Net *n, uint32_t index) noexcept nogil
+# The interface's usable address in `near`'s prefix, else its first one of that family, else NULL.
+cdef const Addr *iface_address(Iface *i, const Addr *near) noexcept nogil
 cdef int addr_insert(Net *n, Iface *i, const Addr *a, int plen, AddrState state, IfAddr **out) noexcept nogil
 cdef int addr_activate(Net *n, IfAddr *ia) noexcept nogil        # usable from now on: connected route, local, broadcast
 cdef void addr_disable(Net *n, IfAddr *ia, AddrState state) noexcept nogil

@@ -12,10 +12,11 @@ from ustack_ext.wire.addr cimport (addr_has_zone, addr_in_prefix, addr_is_any, a
                                    addr_is_multicast, addr_is_v4,
                                    addr_mask, addr_none, addr_v4, addr_zone, V4_BITS)
 from ustack_ext.wire.ip6 cimport IP6_MIN_MTU
-from ustack_ext.base.entry cimport ENTRY_IFACE6, ENTRY_IFADDR
+from ustack_ext.base.entry cimport ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport (IFA_STATIC, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
                                    MEDIUM_LOOPBACK, Route)
+from ustack_ext.net.groups cimport groups_forget
 from ustack_ext.net.source6 cimport source6
 from ustack_ext.net.route cimport net_changed, route_forget_iface, route_forget_source, route_insert, route_lookup
 
@@ -33,6 +34,8 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
     i.net = n
     i.six.iface = i
     i.six.entry.kind = ENTRY_IFACE6
+    i.igmp.iface = i
+    i.igmp.entry.kind = ENTRY_IGMP
     i.index = 1
     for k in range(n.n_ifaces):              # an index is not used again while a later interface lives
         if n.ifaces[k].index >= i.index:
@@ -65,6 +68,7 @@ cdef void iface_free(Net *n, Iface *i) noexcept nogil:
     for k in range(MAX_IFADDRS):
         wheel_cancel(&n.core.wheel, &i.addrs[k].entry)
     wheel_cancel(&n.core.wheel, &i.six.entry)
+    groups_forget(n, i)
     route_forget_iface(n, i)
     n.n_ifaces -= 1
     for k in range(at, n.n_ifaces):
@@ -224,7 +228,7 @@ cdef Iface *iface_for_group(Net *n, const Addr *src, const Addr *dst) noexcept n
     return r.iface if r != NULL and r.iface.medium != MEDIUM_LOOPBACK else first
 
 
-cdef const Addr *best_on_iface(Iface *i, const Addr *near) noexcept nogil:
+cdef const Addr *iface_address(Iface *i, const Addr *near) noexcept nogil:
     """The interface's address in `near`'s prefix, else its first usable one, else NULL."""
     cdef int k
     cdef const Addr *first = NULL
@@ -267,7 +271,7 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
             return -ENETUNREACH
         if not addr_is_v4(dst):
             return source6(n, i, dst, source)
-        a = best_on_iface(i, dst)
+        a = iface_address(i, dst)
         source[0] = a[0] if a != NULL else addr_v4(0)
         return 0
     r = route_lookup(n, dst, NULL)
@@ -280,11 +284,11 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
         return source6(n, r.iface, dst, source)
     if not addr_is_any(&r.gateway):
         hop = &r.gateway
-    a = best_on_iface(r.iface, hop)
+    a = iface_address(r.iface, hop)
     k = 0
     while a == NULL and k < n.n_ifaces:
         if n.ifaces[k].medium != MEDIUM_LOOPBACK:
-            a = best_on_iface(n.ifaces[k], hop)
+            a = iface_address(n.ifaces[k], hop)
         k += 1
     if a == NULL:
         return -EADDRNOTAVAIL

@@ -1,8 +1,8 @@
 """One received frame, checked from the outside in (RFC 894, RFC 791, RFC 1122 §3.2.1, RFC 1812 §5.3.7 for martians).
 
 Responsible for deciding whether a frame is for us and whole, and for finding its transport packet. Every refusal is
-counted under its reason; nothing is believed about a length before it was compared with what was captured. No
-forwarding: a packet that is not for us ends here, source-routed ones too.
+counted under its reason; nothing is believed about a length before it was compared with what was captured. What is for
+others goes to forward, if the stack is a router, or ends here.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp
@@ -18,21 +18,26 @@ from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP4, OFF_GSO_TCP6, OFF_GSO_UDP
 from ustack_ext.net.arp cimport arp_input
 from ustack_ext.net.frag cimport frag_input
+from ustack_ext.net.forward cimport forward_input, reverse_path_ok
 from ustack_ext.net.frame cimport mac_is_group
+from ustack_ext.net.groups cimport group_joined
 from ustack_ext.net.icmp cimport icmp_error_about, icmp_input
 from ustack_ext.net.input6 cimport ip6_input
 from ustack_ext.net.iface cimport is_our_broadcast, is_ours
+from ustack_ext.net.igmp cimport igmp_input
 from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated, DropEthType, DropIfaceDown,
                                  DropIpChecksum, DropIpHeader, DropIpMartianDestination, DropIpMartianSource,
-                                 DropIpNotOurs, DropIpOptions, DropIpSourceRoute, DropIpTruncated,
-                                 DropIpUnknownProtocol, DropIpVersion, IpInAddrErrors, IpInDelivers, IpInHdrErrors,
-                                 IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
+                                 DropIpNotOurs, DropIpOptions, DropIpReversePath, DropIpSourceRoute,
+                                 DropIpTruncated, DropIpUnknownProtocol, DropIpVersion, IpInAddrErrors,
+                                 IpInDelivers, IpInHdrErrors,
+                                 IpInMcastPkts, IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
 from ustack_ext.net.state cimport (ACCEPTED, Accepted, Fragment, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP,
                                    NET_UDP,
                                    NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST,
                                    RX_LOOPBACK)
 
 cdef enum:
+    IPPROTO_IGMP_ = 2
     ALL_HOSTS = 0xE0000001     # 224.0.0.1: the one group every host is in (RFC 1112 §4)
 
 cdef extern from *:
@@ -100,7 +105,8 @@ cdef inline int link_filter(const Iface *i, const uint8_t *dst, const uint8_t *s
     if memcmp(dst, i.mac, 6) == 0 and not mac_is_group(dst):
         return MIB_COUNT
     if (memcmp(dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(dst, USTACK_MAC_ALL_HOSTS, 6) != 0
-            and (dst[0] != 0x33 or dst[1] != 0x33)):   # IPv6's groups (RFC 2464 §7): which are ours, input6 says
+            and (dst[0] != 0x33 or dst[1] != 0x33)     # IPv6's groups (RFC 2464 §7): which are ours, input6 says
+            and (i.igmp.groups == NULL or memcmp(dst, USTACK_MAC_ALL_HOSTS, 3) != 0)):
         return DropEthNotOurs
     rx.flags |= RX_LINK_BROADCAST
     return MIB_COUNT
@@ -135,11 +141,13 @@ cdef int source_check(Net *n, const RxPkt *rx) noexcept nogil:
         return MIB_COUNT if is_ours(n, &rx.src) else DropIpMartianSource
     if ip == 0 and addr_is_broadcast(&rx.dst) and rx.proto == IPPROTO_UDP_:
         return MIB_COUNT                               # a host without an address asks for one (RFC 2131 §4.1)
+    if ip == 0 and addr_is_multicast(&rx.dst) and rx.proto == IPPROTO_IGMP_:
+        return MIB_COUNT                               # a switch asks for groups (RFC 4541 §2.1.1)
     if ip >> 24 == 0 or ip >> 24 == 127 or ip >> 28 >= 0xE:
         return DropIpMartianSource
     if is_our_broadcast(n, &rx.src) or is_ours(n, &rx.src):
         return DropIpMartianSource
-    return MIB_COUNT
+    return MIB_COUNT if reverse_path_ok(n, rx) else DropIpReversePath
 
 
 cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
@@ -154,7 +162,8 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
     if is_our_broadcast(n, &rx.dst):
         rx.flags |= RX_IP_BROADCAST
         return MIB_COUNT
-    if addr_is_multicast(&rx.dst) and addr_to_v4(&rx.dst) == ALL_HOSTS:
+    if addr_is_multicast(&rx.dst) and (addr_to_v4(&rx.dst) == ALL_HOSTS or group_joined(rx.iface, &rx.dst)):
+        count(n.core, IpInMcastPkts)
         rx.flags |= RX_IP_MULTICAST
         return MIB_COUNT
     return DropIpNotOurs
@@ -175,7 +184,7 @@ cdef int addresses_learn(Net *n, RxPkt *rx, Accepted *known) noexcept nogil:
     cdef int reason = source_check(n, rx)
     if reason == MIB_COUNT:
         reason = destination_check(n, rx)
-    if (reason == MIB_COUNT
+    if (reason == MIB_COUNT and n.knobs.rp_filter == 0
             and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST)):
         known.src = rx.src
         known.dst = rx.dst
@@ -208,9 +217,17 @@ cdef inline int ip4_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpEr
     fill(rx, p, IP4_HLEN, get_be16(p + 2))
     reason = addresses_check(n, rx)
     if reason != MIB_COUNT:
-        count(n.core, IpInAddrErrors)
-        return drop(n, rx.iface, reason)
+        return not_ours(n, rx, reason)
     return dispatch(n, rx, err)
+
+
+cdef int not_ours(Net *n, RxPkt *rx, int reason) noexcept nogil:
+    """For somebody else, which a router sends on; or for nobody."""
+    if reason == DropIpNotOurs and n.knobs.ip_forward:
+        reason = forward_input(n, rx)
+        return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
+    count(n.core, IpInAddrErrors)
+    return drop(n, rx.iface, reason)
 
 
 cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *err, Buf **owned) noexcept nogil:
@@ -226,8 +243,7 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
     fill(rx, p, h.hlen, h.total_len)
     reason = addresses_check(n, rx)
     if reason != MIB_COUNT:
-        count(n.core, IpInAddrErrors)
-        return drop(n, i, reason)
+        return not_ours(n, rx, reason)
     if h.hlen > IP4_HLEN and not options_input(n, rx, h.hlen):
         return NET_DONE
     if h.frag_off != 0 or h.flags & IP4_MF:
@@ -273,6 +289,10 @@ cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     if rx.proto == IPPROTO_ICMP_:
         count(n.core, IpInDelivers)
         return icmp_input(n, rx, err)
+    if rx.proto == IPPROTO_IGMP_:
+        count(n.core, IpInDelivers)
+        igmp_input(n, rx)
+        return NET_DONE
     count(n.core, IpInUnknownProtos)
     drop(n, rx.iface, DropIpUnknownProtocol)
     return NET_UNKNOWN_PROTO

@@ -224,6 +224,20 @@ cdef enum Mib:
     DropTxQueueFull
     DropTxTooBig
     DropIfaceDown
+    IpForwDatagrams
+    IpInMcastPkts
+    IpOutMcastPkts
+    IgmpInQueries
+    IgmpInReports
+    IgmpOutReports
+    UdpIgnoredMulti
+    UdpMemErrors
+    DropIgmpMalformed
+    DropIpReversePath
+    DropForwardTtl
+    DropForwardMartian
+    DropForwardNoRoute
+    DropForwardTooBig
     MIB_COUNT
 
 cdef const char *mib_name(int which) noexcept nogil      # "" past the end

@@ -61,6 +61,10 @@ cdef extern from *:
     "DropTcpBroadcast", "DropTcpNoSocket", "DropTcpOutOfWindow", "DropTcpOldAck",
     "DropTcpBadAck", "DropTcpNoAck", "DropTcpPaws", "DropTcpRst", "DropTcpClosedData", "DropTxQueueFull",
     "DropTxTooBig", "DropIfaceDown",
+    /* routing and groups */
+    "IpForwDatagrams", "IpInMcastPkts", "IpOutMcastPkts", "IgmpInQueries", "IgmpInReports", "IgmpOutReports",
+    "UdpIgnoredMulti", "UdpMemErrors", "DropIgmpMalformed", "DropIpReversePath", "DropForwardTtl",
+    "DropForwardMartian", "DropForwardNoRoute", "DropForwardTooBig",
     };
     _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 256, "more counters than MAX_COUNTERS");
     """

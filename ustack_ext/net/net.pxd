@@ -74,7 +74,7 @@ cdef inline void net_count_in(Net *n, Iface *i, uint32_t frame, uint32_t packet)
     count(n.core, IpInDelivers)
 
 
-# A timer of ENTRY_NEIGH, ENTRY_IFADDR, ENTRY_FRAG or ENTRY_PMTU fired.
+# A timer of ENTRY_NEIGH, ENTRY_IFADDR, ENTRY_FRAG, ENTRY_PMTU or ENTRY_IGMP fired.
 cdef void net_timer(Net *n, Entry *e) noexcept nogil
 
 # ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate

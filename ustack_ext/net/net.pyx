@@ -14,7 +14,8 @@ from ustack_ext.wire.ip6 cimport (
 )
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_FRAG, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_NEIGH, ENTRY_PMTU
+from ustack_ext.base.entry cimport (ENTRY_FRAG, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP, ENTRY_NEIGH,
+                                    ENTRY_PMTU)
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.rng cimport rng_key, rng_u64
 from ustack_ext.base.slab cimport slab_destroy, slab_init
@@ -27,6 +28,7 @@ from ustack_ext.net.icmp6 cimport icmp6_echo_out, icmp6_error_about, icmp6_tell_
 from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert,
                                    is_our_broadcast,
                                    is_ours, source_for)
+from ustack_ext.net.igmp cimport igmp_timer
 from ustack_ext.net.input cimport frame_input
 from ustack_ext.net.mib cimport NeighQueueDrops
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
@@ -35,7 +37,7 @@ from ustack_ext.net.output cimport output_packet, output_resolve
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
 from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
-from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, MAX_IFADDRS,
+from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, Igmp, MAX_IFADDRS,
                                    MEDIUM_ETHERNET, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
 
 cdef enum:
@@ -76,6 +78,9 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.router_solicitation_interval = 4
     k.temp_valid_lft = 604800
     k.temp_prefered_lft = 86400
+    k.igmp_max_memberships = 20
+    k.igmp_max_msf = 10
+    k.igmp_qrv = 2
 
 
 cdef int net_init(Net *n, Core *core) noexcept nogil:
@@ -273,6 +278,8 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
         frag_timer(n, <FragQueue *>e)
     elif e.kind == ENTRY_PMTU:
         pmtu_timer(n, <Pmtu *>e)
+    elif e.kind == ENTRY_IGMP:
+        igmp_timer(n, <Igmp *>e)
 
 
 # --- ICMP ---

@@ -95,6 +95,36 @@ cdef struct Iface6:
     uint64_t answer_at         # ns: ... and of the kind that answers a query
     DnsServer dns[3]
 
+cdef enum:
+    GROUP_SOURCES = 64         # a group on an interface; with more, all sources are taken
+
+cdef struct GroupSource:
+    Addr addr
+    uint8_t listed             # in the source list
+    uint8_t left               # state-change reports that have to name it still
+    uint8_t asked              # by a query that is not answered yet
+
+cdef struct Group:             # a group that sockets want on an interface (RFC 3376 §3.2), or that was just left
+    Group *next
+    Addr addr
+    uint8_t exclude            # filter mode: EXCLUDE the listed sources, or INCLUDE them only
+    uint8_t mode_left          # reports of a change of the mode still due
+    uint8_t ask_sources        # answer_at's query asks for the sources marked `asked` only
+    uint8_t n_sources
+    uint64_t answer_at         # ns: when a query about it is answered; 0: none asked
+    GroupSource sources[64]
+
+cdef struct Igmp:              # of an interface
+    Entry entry                # ENTRY_IGMP: the earliest of what is due
+    Iface *iface
+    Group *groups
+    uint32_t n_groups
+    uint8_t robustness         # a querier's; 0: none said
+    uint64_t v1_until          # ns: a version 1 (2) querier was heard, and counts so long (RFC 3376 §7.2.1)
+    uint64_t v2_until
+    uint64_t answer_at         # ns: when a general query is answered; 0: none
+    uint64_t change_at         # ns: the next state-change report; 0: none
+
 cdef struct Iface:
     Net *net
     int index                  # 1-based, as if_nametoindex
@@ -115,6 +145,7 @@ cdef struct Iface:
     uint64_t tx_packets
     uint64_t tx_bytes
     uint64_t tx_dropped
+    Igmp igmp
 
 cdef enum NeighState:          # RFC 4861's names, used for ARP as Linux does
     NUD_INCOMPLETE
@@ -243,6 +274,12 @@ cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint32_t router_solicitation_interval  # s: 4
     uint32_t temp_valid_lft                # s: 604800
     uint32_t temp_prefered_lft             # s: 86400
+    uint32_t igmp_max_memberships          # a socket's groups: 20
+    uint32_t igmp_max_msf                  # ... and a group's sources: 10
+    uint8_t igmp_qrv                       # the robustness variable (RFC 3376 §8.1) until a querier says another: 2
+    uint8_t force_igmp_version             # 0: by what queries are heard
+    uint8_t ip_forward                     # 0
+    uint8_t rp_filter                      # 0; 1: strict, 2: loose (RFC 3704)
 
 cdef struct IcmpTarget:        # per-destination limit of ICMP errors (RFC 1812 §4.3.2.8): a small direct-mapped cache
     Addr addr

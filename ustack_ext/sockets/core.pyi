@@ -6,7 +6,7 @@ from ustack_ext.sockets.lend import Completion, View
 
 _Address = tuple[str, int]
 _Self = TypeVar("_Self", bound=SocketCore)
-_Details = tuple[int, int, int, int, str] | None
+_Details = tuple[int, int, int, int, str, int] | None
 
 class SocketCore(SocketHandle):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes: ...
@@ -22,7 +22,17 @@ class SocketCore(SocketHandle):
         self, data: Any, flags: int = 0, *, callback: Callable[[Completion], object] | None = None
     ) -> Completion: ...
     def sendto(self, data: Any, *args: Any) -> int: ...
-    def _sendmsg(self, buffers: Iterable[Any], flags: int, address: _Address | None, ttl: int, tos: int) -> int: ...
+    def _sendmsg(
+        self,
+        buffers: Iterable[Any],
+        flags: int,
+        address: _Address | None,
+        ttl: int,
+        tos: int,
+        source: int = 0,
+        ifindex: int = 0,
+        gso_size: int = 0,
+    ) -> int: ...
     def bind(self, address: _Address, /) -> None: ...
     def listen(self, backlog: int = 128, /) -> None: ...
     def _accept(self: _Self) -> tuple[_Self, _Address]: ...

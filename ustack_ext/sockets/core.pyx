@@ -11,7 +11,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint64_t
 from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Driver
-from ustack_ext.sockets.address cimport format_address, parse_address
+from ustack_ext.sockets.address cimport addr_from_int, format_address, parse_address
 from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
 from ustack_ext.sockets.handle cimport PROTO_ICMP, PROTO_ICMPV6, SocketHandle, check, closed_error, error, op_init
@@ -167,7 +167,7 @@ cdef class SocketCore(SocketHandle):
         return n, self.sender(&op)
 
     def _recvmsg(self, Py_ssize_t bufsize, int flags):
-        """-> (bytes, bytes of the whole datagram, None or (cmsg, ttl, tos, ifindex, destination), address)."""
+        """-> (bytes, length of the datagram, None or (cmsg, ttl, tos, ifindex, destination, gro size), address)."""
         cdef Op op
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
@@ -186,7 +186,7 @@ cdef class SocketCore(SocketHandle):
             return taken, None, None
         if self.state.cmsg:
             here = format_address(&op.meta.dst, 0, self.is_six())[0]
-            details = (self.state.cmsg, op.meta.ttl, op.meta.tos, op.meta.ifindex, here)
+            details = (self.state.cmsg, op.meta.ttl, op.meta.tos, op.meta.ifindex, here, op.meta.gro_size)
         return op.full, details, self.sender(op)
 
     cdef object sender(self, Op *op):
@@ -305,13 +305,17 @@ cdef class SocketCore(SocketHandle):
         self._set_destination(&op, args[last], "sendto")
         return self.transmit(what, op.flags, &op, False)
 
-    def _sendmsg(self, buffers, int flags, address, int ttl, int tos):
-        """ttl: 0 for the socket's; tos: -1 for the socket's."""
+    def _sendmsg(self, buffers, int flags, address, int ttl, int tos, source=0, unsigned int ifindex=0,
+                 uint16_t gso_size=0):
+        """ttl: 0 for the socket's; tos: -1 for the socket's; source, ifindex, gso_size: 0 for the socket's."""
         cdef Op op
         op_init(&op, OP_SEND, flags, EV_WRITABLE)
         op.ttl = ttl
         op.has_tos = tos >= 0
         op.tos = max(tos, 0)
+        op.source = addr_from_int(source)
+        op.ifindex = ifindex
+        op.gso_size = gso_size
         if address is not None:
             self._set_destination(&op, address, "sendmsg")
         return self.transmit(many_buffers(buffers, False), flags, &op, False)

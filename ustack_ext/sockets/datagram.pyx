@@ -5,6 +5,7 @@ ancillary data). Not for: waiting (sockets/core), UDP itself (udp/).
 """
 from libc.errno cimport EINVAL, ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memset
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_OOB, MSG_PEEK
@@ -40,19 +41,20 @@ cdef long recv(Engine *e, UdpSock *u, Op *op) noexcept nogil:
 
 
 cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
-    cdef uint8_t ttl = u.ttl
     cdef uint8_t tos = u.tos
     cdef long n
     if op.flags & MSG_OOB:
         return -EOPNOTSUPP
     if op.has_to and op.port == 0 and not u.flags & UDP_IS_PING:
         return -EINVAL
-    if op.ttl:
-        u.ttl = op.ttl
+    e.udp.via.ttl = op.ttl
+    e.udp.via.src = op.source
+    e.udp.via.ifindex = op.ifindex
+    e.udp.via.gso_size = op.gso_size
     if op.has_tos:
         u.tos = op.tos
     n = udp_send(&e.udp, u, op.iov, op.niov, &op.to if op.has_to else NULL, op.port, op.flags)
-    u.ttl = ttl
+    memset(&e.udp.via, 0, sizeof(e.udp.via))
     u.tos = tos
     return n
 

@@ -6,6 +6,7 @@ platform's numbers and byte layouts (ustack/options.py). The engine's lock is he
 from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOTCONN, EPERM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
+from ustack_ext.sockets.ipoptions cimport IPOPT_FIRST, ipoption_get, ipoption_set
 from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
     CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SHAPE_V6, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, SOCK_V6ONLY, Draft, SockState,
@@ -117,6 +118,8 @@ cdef int take_error(SockState *s) noexcept nogil:
 
 cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil:
     cdef const TcpConf *conf
+    if which >= IPOPT_FIRST:
+        return ipoption_get(e, s, which)
     if which == OPT_ERROR:
         return take_error(s)
     if which == OPT_ACCEPTCONN:
@@ -240,6 +243,8 @@ cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcep
     cdef const TcpConf *now
     cdef TcpConf conf
     cdef int rc
+    if which >= IPOPT_FIRST:
+        return ipoption_set(e, s, which, value)
     if which == OPT_ERROR or which == OPT_ACCEPTCONN or which == OPT_MTU:
         return -ENOPROTOOPT
     if which == OPT_TTL and value == -1:         # ip(7): back to the default, which is 0 inside

@@ -86,6 +86,8 @@ cdef enum:                         # SockState.cmsg
     CMSG_TOS = 2
     CMSG_PKTINFO = 4
     SOCK_V6ONLY = 0x80             # IPV6_V6ONLY, in the same byte
+    CMSG_ORIGDST = 8
+    CMSG_GRO = 16
 
 cdef enum OpKind:
     OP_RECV
@@ -109,6 +111,9 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     uint8_t started                # OP_CONNECT: this call sent the SYN
     uint16_t port
     uint16_t want                  # EV_* worth another attempt
+    uint16_t gso_size              # a datagram's own UDP_SEGMENT, source and interface; zeros: the socket's
+    uint32_t ifindex
+    Addr source
     int flags                      # MSG_*
     int niov
     const IoVec *iov

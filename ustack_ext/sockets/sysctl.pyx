@@ -86,6 +86,17 @@ cdef list net_knobs(NetKnobs *n):
     ]
 
 
+cdef list routing_knobs(NetKnobs *n):
+    return [
+        knob("net.ipv4.ip_forward", &n.ip_forward, 1, 0, 1),
+        knob("net.ipv4.conf.all.rp_filter", &n.rp_filter, 1, 0, 2),
+        knob("net.ipv4.conf.all.force_igmp_version", &n.force_igmp_version, 1, 0, 3),
+        knob("net.ipv4.igmp_max_memberships", &n.igmp_max_memberships, 4, 0, 65535),
+        knob("net.ipv4.igmp_max_msf", &n.igmp_max_msf, 4, 0, 64),
+        knob("net.ipv4.igmp_qrv", &n.igmp_qrv, 1, 1, 7),
+    ]
+
+
 cdef list tcp_switches(TcpKnobs *t):
     cdef str tcp = "net.ipv4.tcp_"
     return [
@@ -147,6 +158,7 @@ cdef list core_knobs(StackCore stack):
         knob("net.core.wmem_max", &stack.wmem_max, 4, 4608, U31),
         knob("net.core.rmem_default", &e.udp.rmem_default, 4, 2304, U31),
         knob("net.core.wmem_default", &e.udp.wmem_default, 4, 4608, U31),
+        knob("net.ipv4.udp_mem", &e.udp.mem[0], 4, 0, U31, 3),
     ]
 
 
@@ -159,7 +171,8 @@ cdef class Knobs:
         cdef Engine *e = running(stack).engine
         cdef list found = net_knobs(&e.net.knobs) + tcp_switches(&e.tcp.knobs) + tcp_figures(&e.tcp.knobs)
         self.stack = stack
-        self.knobs = {(<Knob>one).name: one for one in found + core_knobs(stack)}
+        found += routing_knobs(&e.net.knobs) + core_knobs(stack)
+        self.knobs = {(<Knob>one).name: one for one in found}
 
     def names(self):
         return sorted(self.knobs)
@@ -189,6 +202,7 @@ cdef class Knobs:
         collecting = hold(d)
         try:
             k.write(values)
+            e.net.generation += 1              # what was found good or resolved by the old rules is stale
             e.udp.port_lo = e.tcp.knobs.port_lo
             e.udp.port_hi = e.tcp.knobs.port_hi
             if name.startswith("net.ipv4.icmp_msgs"):

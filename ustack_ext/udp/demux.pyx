@@ -32,10 +32,15 @@ cdef UdpSock *next_on_port(UdpSock *s) noexcept nogil:
     return on_port(table_next(&s.entry), s.lport, s.entry.kind)
 
 
-cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil:
+cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uint16_t rport,
+                     uint32_t ifindex) noexcept nogil:
     """A connected socket hears only its peer, and hears it before all others; a bound address comes before the
     wildcard."""
     cdef int score = 1
+    if s.more != NULL and s.more.bound_if != 0 and ifindex != 0:
+        if s.more.bound_if != ifindex:
+            return 0
+        score += 1
     if not addr_is_any(&s.laddr):
         if not addr_eq(&s.laddr, laddr):
             return 0
@@ -50,13 +55,13 @@ cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uin
 
 
 cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr,
-                         uint16_t rport) noexcept nogil:
+                         uint16_t rport, uint32_t ifindex) noexcept nogil:
     """Of equals (SO_REUSEADDR) the latest bound, as Linux."""
     cdef UdpSock *s = first_on_port(u, port, ping)
     cdef UdpSock *best = NULL
     cdef int score, top = 0
     while s != NULL:
-        score = match_score(s, laddr, raddr, rport)
+        score = match_score(s, laddr, raddr, rport, ifindex)
         if score > top or (score == top and score > 0 and <int>(s.bind_order - best.bind_order) > 0):
             top = score
             best = s
@@ -64,11 +69,17 @@ cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, co
     return best
 
 
+cdef bint apart(const UdpSock *s, const UdpSock *other) noexcept nogil:
+    """SO_BINDTODEVICE: on two devices the same port is two."""
+    return (s.more != NULL and other.more != NULL and s.more.bound_if != 0 and other.more.bound_if != 0
+            and s.more.bound_if != other.more.bound_if)
+
+
 cdef bint conflicts(Udp *u, const UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
     """Another socket with the port and an address in common, unless both said SO_REUSEADDR."""
     cdef UdpSock *other = first_on_port(u, port, s.flags & UDP_IS_PING != 0)
     while other != NULL:
-        if addr_meet(a, &other.laddr) and not (
+        if not apart(s, other) and addr_meet(a, &other.laddr) and not (
                 s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR):
             return True
         other = next_on_port(other)

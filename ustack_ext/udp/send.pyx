@@ -1,14 +1,14 @@
 """Sends datagrams: UDP (RFC 768) and the echo requests of ping sockets.
 
-Responsible for source address, header and checksum. Datagrams may be fragmented, here or on the way: DF is not set, as
-there is no path MTU discovery for UDP (RFC 8085 §3.2 leaves sizes to the application), and so no cache that forged
-"fragmentation needed" messages could fill.
+Responsible for source address, way, header and checksum, and for UDP_SEGMENT. Datagrams may be fragmented, here or on
+the way: DF is not set unless IP_MTU_DISCOVER asks for it (RFC 8085 §3.2 leaves sizes to the application), and so forged
+"fragmentation needed" messages say nothing to other sockets.
 """
-from libc.errno cimport EACCES, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS
+from libc.errno cimport EACCES, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS, ENODEV
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4
+from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_to_v4
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit
@@ -16,15 +16,26 @@ from ustack_ext.wire.ip6 cimport ICMP6_ECHO
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED
-from ustack_ext.net.mib cimport UdpOutDatagrams, UdpSndbufErrors
+from ustack_ext.net.groups cimport group_joined
+from ustack_ext.net.iface cimport iface_by_index
+from ustack_ext.net.mib cimport IpOutMcastPkts, UdpOutDatagrams, UdpSndbufErrors
 from ustack_ext.net.net cimport icmp_send_echo, net_is_broadcast, net_output, net_resolve, net_room, net_source_for
 from ustack_ext.net.output cimport tx_csum
-from ustack_ext.net.state cimport Dst, TX_IOV_MAX, TxPkt, tx_init, tx_payload, tx_push
+from ustack_ext.net.state cimport (Dst, Iface, RX_IP_MULTICAST, RxPkt, TX_IOV_MAX, TxPkt, tx_init, tx_payload,
+                                   tx_push)
+from ustack_ext.net.via cimport resolve_via
+from ustack_ext.udp.errqueue cimport queue_too_big
+from ustack_ext.udp.member cimport deliver_group
 from ustack_ext.udp.state cimport UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING
 
 cdef enum:
     DATAGRAM_MAX = 65535 - IP4_HLEN - UDP_HLEN
     PIECES_MAX = TX_IOV_MAX - 8
+    SEGMENTS_MAX = 128         # Linux's UDP_MAX_SEGMENTS
+    ALL_HOSTS = 0xE0000001
+    PMTUDISC_WANT = 1
+    PMTUDISC_DO = 2
+    PMTUDISC_PROBE = 3
 
 
 cdef int check_destination(Udp *u, const UdpSock *s, const Addr *a) noexcept nogil:
@@ -45,6 +56,8 @@ cdef void push_header(UdpSock *s, const Dst *d, const Addr *src, const Addr *dst
     h.length = <uint16_t>(UDP_HLEN + t.payload_len)
     h.checksum = 0
     udp_emit(p, &h)
+    if s.more != NULL and s.more.no_check:
+        return                                         # RFC 768: zero says that there is none
     pseudo = csum_pseudo(src, dst, IPPROTO_UDP_, h.length)
     if d.iface.offloads & OFF_CSUM_WANTED and h.length <= net_room(d, dst):
         t.off.flags |= OFF_CSUM_WANTED
@@ -56,18 +69,76 @@ cdef void push_header(UdpSock *s, const Dst *d, const Addr *src, const Addr *dst
     csum_store(p + 6, sum if sum != 0 else 0xFFFF)     # RFC 768: zero would say "no checksum"
 
 
+cdef void loop_back(Udp *u, UdpSock *s, Iface *i, const Addr *src, const Addr *dst, uint16_t port,
+                    const TxPkt *t, uint8_t ttl) noexcept nogil:
+    """A group's members on this host hear it, too (RFC 1112 §7.2), as if it had come by the interface."""
+    cdef Buf *b = buf_alloc(&u.core.pool, t.payload_len)
+    cdef RxPkt rx
+    cdef uint32_t at = 0
+    cdef int k
+    if b == NULL:
+        return
+    for k in range(1, t.niov):
+        memcpy(b.data + at, t.iov[k].base, t.iov[k].len)
+        at += <uint32_t>t.iov[k].len
+    memset(&rx, 0, sizeof(rx))
+    rx.buf = b
+    rx.iface = i
+    rx.src = src[0]
+    rx.dst = dst[0]
+    rx.ttl = ttl
+    rx.tos = s.tos
+    rx.flags = RX_IP_MULTICAST
+    deliver_group(u, &rx, b.data, at, s.lport, port)
+    buf_unref(&u.core.pool, b)
+
+
+cdef int send_group(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, uint16_t port,
+                    TxPkt *t) noexcept nogil:
+    """IP_MULTICAST_TTL and IP_MULTICAST_LOOP; with a TTL of 0 it stays on this host (RFC 1112 §6.1: 1 unless said)."""
+    cdef uint8_t ttl = s.more.group_ttl if s.more != NULL else 1
+    cdef int status = 0
+    if u.via.ttl != 0:
+        ttl = u.via.ttl
+    if (s.more == NULL or s.more.group_loop) and (group_joined(d.iface, dst) or is_all_hosts(dst)):
+        loop_back(u, s, d.iface, src, dst, port, t, ttl)
+    if ttl > 0:
+        push_header(s, d, src, dst, port, t)
+        count(u.core, IpOutMcastPkts)
+        status = net_output(u.net, d, src, dst, IPPROTO_UDP_, ttl, s.tos, False, t)
+    return status
+
+
+cdef inline bint is_all_hosts(const Addr *a) noexcept nogil:
+    return addr_is_v4(a) and addr_to_v4(a) == ALL_HOSTS
+
+
+cdef bint dont_fragment(const UdpSock *s, const Dst *d, uint32_t length, const Addr *dst) noexcept nogil:
+    """IP_MTU_DISCOVER: WANT sets DF on what fits; DO and PROBE always, and what doesn't fit is refused."""
+    cdef uint8_t mode = s.more.pmtudisc if s.more != NULL else 0
+    if mode == PMTUDISC_WANT:
+        return length <= net_room(d, dst)
+    return mode == PMTUDISC_DO or mode == PMTUDISC_PROBE
+
+
 cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, uint16_t port, TxPkt *t) noexcept nogil:
     cdef int status
-    cdef uint8_t ttl = s.ttl
+    cdef bint df
     if port == 0:
         return -EINVAL
     status = net_resolve(u.net, d, src, dst)
     if status != 0:
         return status
-    push_header(s, d, src, dst, port, t)
-    if ttl == 0 and addr_is_multicast(dst):
-        ttl = 1                                        # RFC 1112 §6.1
-    status = net_output(u.net, d, src, dst, IPPROTO_UDP_, ttl, s.tos, False, t)
+    if addr_is_multicast(dst):
+        status = send_group(u, s, d, src, dst, port, t)
+    else:
+        df = dont_fragment(s, d, UDP_HLEN + t.payload_len, dst)
+        if s.more != NULL and s.more.pmtudisc == PMTUDISC_PROBE:
+            d.mtu = max(d.mtu, d.iface.mtu)            # ip(7): whatever is known of the path
+        push_header(s, d, src, dst, port, t)
+        status = net_output(u.net, d, src, dst, IPPROTO_UDP_, u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, df, t)
+        if status == -EMSGSIZE and s.want_err:
+            queue_too_big(u, s, dst, port, d.mtu)
     if status == 0:
         count(u.core, UdpOutDatagrams)
     return status
@@ -79,7 +150,8 @@ cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst,
     checksum ours."""
     if head[0] != (ICMP_ECHO if addr_is_v4(dst) else ICMP6_ECHO) or head[1] != 0:
         return -EINVAL
-    return icmp_send_echo(u.net, d, src, dst, s.ttl, s.tos, s.lport, get_be16(head + 6), t)
+    return icmp_send_echo(u.net, d, src, dst, u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, s.lport,
+                          get_be16(head + 6), t)
 
 
 cdef long total_length(const IoVec *iov, int niov, size_t most) noexcept nogil:
@@ -130,8 +202,85 @@ cdef Buf *add_payload(Udp *u, const IoVec *iov, int niov, size_t skip, size_t to
     return b
 
 
+cdef int choose_way(Udp *u, UdpSock *s, Dst **d, Dst *other, Addr *src, const Addr *to) noexcept nogil:
+    """The interface that the datagram, the socket or its group option names, else by the routes; the source that goes
+    with it. -ENODEV, and what net says."""
+    cdef uint32_t index = u.via.ifindex
+    cdef Iface *i
+    if not addr_is_any(&u.via.src):
+        src[0] = u.via.src
+    elif addr_is_multicast(src) or net_is_broadcast(u.net, src):
+        src[0] = addr_none()
+    if index == 0 and s.more != NULL:
+        index = s.more.bound_if
+        if index == 0 and addr_is_multicast(to):
+            index = s.more.group_if
+    if index != 0:
+        i = iface_by_index(u.net, index)
+        if i == NULL:
+            return -ENODEV
+        d[0] = other
+        return resolve_via(u.net, other, i, src, to)
+    if addr_is_any(src):
+        return net_source_for(u.net, to, src)
+    return 0
+
+
+cdef int slice_pieces(const IoVec *iov, int niov, size_t at, size_t length, IoVec *out, int most) noexcept nogil:
+    """References [at, at + length). Entries used, or -EMSGSIZE."""
+    cdef int k, used = 0
+    cdef size_t piece
+    for k in range(niov):
+        if iov[k].len <= at:
+            at -= iov[k].len
+            continue
+        if length == 0:
+            break
+        if used == most:
+            return -EMSGSIZE
+        piece = min(iov[k].len - at, length)
+        out[used].base = <uint8_t *>iov[k].base + at
+        out[used].len = piece
+        used += 1
+        length -= piece
+        at = 0
+    return used
+
+
+cdef long send_segments(Udp *u, UdpSock *s, const IoVec *iov, int niov, uint16_t size, const Addr *to,
+                        uint16_t port) noexcept nogil:
+    """UDP_SEGMENT (udp(7)): one call, as many datagrams of `size` bytes as it takes, the last one shorter."""
+    cdef IoVec part[TX_IOV_MAX]
+    cdef long total = total_length(iov, niov, DATAGRAM_MAX)
+    cdef long n
+    cdef size_t at = 0
+    cdef int used
+    if total < 0:
+        return total
+    if total > <long>size * SEGMENTS_MAX:
+        return -EINVAL
+    while at < <size_t>total:
+        used = slice_pieces(iov, niov, at, min(<size_t>size, <size_t>total - at), part, TX_IOV_MAX)
+        if used < 0:
+            return used
+        n = send_one(u, s, part, used, to, port)
+        if n < 0:
+            return n if at == 0 else <long>at
+        at += <size_t>n
+    return total
+
+
 cdef long send_datagram(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port) noexcept nogil:
     """The socket is bound. Returns the bytes sent or -errno."""
+    cdef uint16_t size = u.via.gso_size
+    if size == 0 and s.more != NULL:
+        size = s.more.gso_size
+    if size != 0 and not s.flags & UDP_IS_PING:
+        return send_segments(u, s, iov, niov, size, to, port)
+    return send_one(u, s, iov, niov, to, port)
+
+
+cdef long send_one(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port) noexcept nogil:
     cdef uint8_t head[ICMP_HLEN]
     # an echo request comes with its ICMP header, a UDP datagram without one
     cdef long total = total_length(iov, niov, DATAGRAM_MAX + (ICMP_HLEN if s.flags & UDP_IS_PING else 0))
@@ -153,8 +302,8 @@ cdef long send_datagram(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Ad
         memset(&other, 0, sizeof(other))
         d = &other
     status = check_destination(u, s, to)
-    if status == 0 and (addr_is_any(&src) or addr_is_multicast(&src) or net_is_broadcast(u.net, &src)):
-        status = net_source_for(u.net, to, &src)
+    if status == 0:
+        status = choose_way(u, s, &d, &other, &src, to)
     if status != 0:
         return status
     if s.flags & UDP_IS_PING:

@@ -31,7 +31,55 @@ cdef struct UdpMeta:
     uint16_t sport
     uint8_t tos
     uint8_t ttl
+    uint16_t ifindex
+    uint16_t gro_size          # of a superframe that UDP_GRO let whole: bytes a datagram; else 0
+
+cdef struct UdpSock
+cdef struct Member
+
+cdef enum:
+    MEMBER_SOURCES = 64        # a membership's, whatever igmp_max_msf says
+
+cdef struct Member:            # a socket's membership of a group on an interface, with its source filter
+    Member *next               # the socket's others
+    Member *before             # all of the stack's
+    Member *after
+    Addr group
     uint32_t ifindex
+    uint8_t exclude            # filter mode: EXCLUDE the sources, or INCLUDE them only
+    uint8_t n_sources
+    Addr sources[64]
+
+cdef struct UdpMore:           # what few sockets have: there once one of it was asked for
+    Member *members
+    uint32_t n_members
+    uint32_t group_if          # IP_MULTICAST_IF, an index; 0: by the routes
+    uint32_t bound_if          # SO_BINDTODEVICE; 0: any
+    uint16_t gso_size          # UDP_SEGMENT
+    uint8_t gro                # UDP_GRO
+    uint8_t group_ttl          # IP_MULTICAST_TTL
+    uint8_t group_loop         # IP_MULTICAST_LOOP
+    uint8_t group_all          # IP_MULTICAST_ALL
+    uint8_t pmtudisc           # IP_MTU_DISCOVER
+    uint8_t no_check           # SO_NO_CHECK: datagrams leave without a checksum
+    BufQueue errors            # MSG_ERRQUEUE: an UdpError and what was quoted
+    uint32_t errors_used       # truesize
+
+cdef struct UdpError:          # struct sock_extended_err, and the addresses around it
+    Addr offender              # who said so; addr_none(): this host
+    Addr dst                   # where the datagram was sent
+    uint16_t port
+    uint16_t error             # errno
+    uint8_t origin             # 1: local, 2: ICMP
+    uint8_t type
+    uint8_t code
+    uint32_t info              # the MTU of "too big"
+
+cdef struct UdpVia:            # how one datagram is sent, where that differs from the socket's way; zeros: as ever
+    Addr src
+    uint32_t ifindex
+    uint16_t gso_size
+    uint8_t ttl
 
 cdef struct UdpSock:
     Entry entry                # in udp.socks, hashed by local port (ENTRY_UDP) or by ident (ENTRY_PING)
@@ -52,6 +100,7 @@ cdef struct UdpSock:
     uint32_t rcv_used
     BufQueue queue
     Dst dst                    # of the connected peer
+    UdpMore *more              # or NULL
 
 cdef struct Udp:
     Core *core
@@ -63,3 +112,7 @@ cdef struct Udp:
     uint16_t port_lo           # ip_local_port_range: 32768
     uint16_t port_hi           # 60999
     uint32_t bind_count
+    uint32_t mem[3]            # net.ipv4.udp_mem, pages: the last is the most that all queues may hold
+    uint64_t mem_used          # bytes
+    Member *members
+    UdpVia via                 # of the datagram being sent

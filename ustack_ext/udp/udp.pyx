@@ -23,14 +23,20 @@ from ustack_ext.base.slab cimport slab_alloc, slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init, table_remove
 from ustack_ext.net.mib cimport (DropIcmpUnmatched, DropUdpMalformed, UdpInCsumErrors, UdpInErrors, UdpNoPorts)
 from ustack_ext.net.net cimport icmp_send_unreach, net_is_broadcast, net_is_local, net_source_for
-from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST
-from ustack_ext.udp.demux cimport best_match, claim_port, first_on_port, match_score, next_on_port
+from ustack_ext.net.state cimport IP_MAX, RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST
+from ustack_ext.net.pmtu cimport pmtu_too_big
+from ustack_ext.udp.demux cimport best_match, claim_port
+from ustack_ext.udp.errqueue cimport queue_icmp_error
+from ustack_ext.udp.member cimport deliver_group, more_free
 from ustack_ext.udp.recv cimport deliver, set_error, take
 from ustack_ext.udp.send cimport check_destination, send_datagram
 from ustack_ext.udp.state cimport UDP_IPV4, UDP_IPV6
 
 cdef enum:
     SOCKS_MAX = 1 << 20
+    PAGE = 4096
+    MOST_PAGES = 1 << 28
+    PMTUDISC_DO = 2
 
 
 # --- life ---
@@ -43,6 +49,9 @@ cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil:
     u.wmem_default = 212992
     u.port_lo = 32768
     u.port_hi = 60999
+    u.mem[0] = <uint32_t>min(core.pool.budget // 8 // PAGE, <uint64_t>MOST_PAGES)
+    u.mem[1] = u.mem[0] // 3 * 4
+    u.mem[2] = u.mem[0] * 2                            # as Linux: in these proportions; a quarter of the memory
     slab_init(&u.slab, sizeof(UdpSock), SOCKS_MAX)
     return 0 if table_init(&u.socks, 64) == 0 else -ENOMEM
 
@@ -50,6 +59,8 @@ cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil:
 cdef void udp_destroy(Udp *u) noexcept nogil:
     """Sockets still open lose their queues and their memory."""
     cdef uint32_t k
+    for k in range(<uint32_t>u.net.n_ifaces):          # the links are gone: nobody is told of groups that were left
+        u.net.ifaces[k].up = 0
     for k in range(table_buckets(&u.socks)):           # removing moves no bucket
         while table_bucket(&u.socks, k)[0] != NULL:
             udp_close(u, <UdpSock *>table_bucket(&u.socks, k)[0])
@@ -77,6 +88,8 @@ cdef void udp_set_family(UdpSock *s, int family) noexcept nogil:
 
 
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
+    more_free(u, s)
+    u.mem_used -= s.rcv_used
     bufq_clear(&s.queue, &u.core.pool)
     table_remove(&u.socks, &s.entry)
     event_forget(&u.core.events, &s.source)
@@ -193,7 +206,7 @@ cdef uint16_t udp_ready(UdpSock *s) noexcept nogil:
     cdef uint16_t ready = EV_WRITABLE
     if s.queue.count != 0 or s.flags & UDP_SHUT_RD or s.error != 0:
         ready |= EV_READABLE
-    if s.error != 0:
+    if s.error != 0 or (s.more != NULL and s.more.errors.count != 0):
         ready |= EV_ERROR
     if s.flags & UDP_SHUT_RD and s.flags & UDP_SHUT_WR:
         ready |= EV_HANGUP
@@ -202,18 +215,8 @@ cdef uint16_t udp_ready(UdpSock *s) noexcept nogil:
 
 # --- from the network ---
 
-cdef void deliver_all(Udp *u, RxPkt *rx, uint8_t *data, uint32_t length, const UdpHdr *h) noexcept nogil:
-    """A broadcast or multicast goes to every socket that matches (RFC 1122 §4.1.3.3 wants nothing said if there is
-    none)."""
-    cdef UdpSock *s = first_on_port(u, h.dport, False)
-    cdef bint any = False
-    while s != NULL:
-        if match_score(s, &rx.dst, &rx.src, h.sport) > 0:
-            deliver(u, s, rx, data, length, h.sport, False)
-            any = True
-        s = next_on_port(s)
-    if not any:
-        count(u.core, UdpNoPorts)
+cdef inline bint takes_whole(const UdpSock *s) noexcept nogil:
+    return s.more != NULL and s.more.gro
 
 
 cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
@@ -238,14 +241,15 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
     length = h.length - UDP_HLEN
     if rx.flags & (RX_IP_BROADCAST | RX_IP_MULTICAST):
         while rx.gso_size != 0 and length > rx.gso_size:
-            deliver_all(u, rx, data, rx.gso_size, &h)
+            deliver_group(u, rx, data, rx.gso_size, h.sport, h.dport)
             data += rx.gso_size
             length -= rx.gso_size
-        deliver_all(u, rx, data, length, &h)
+        deliver_group(u, rx, data, length, h.sport, h.dport)
         return
-    s = best_match(u, h.dport, False, &rx.dst, &rx.src, h.sport)
+    s = best_match(u, h.dport, False, &rx.dst, &rx.src, h.sport, rx.iface.index)
     if s != NULL:
-        while rx.gso_size != 0 and length > rx.gso_size:   # a superframe (UDP_SEGMENT) is as many datagrams
+        # a superframe (UDP_SEGMENT) is as many datagrams
+        while rx.gso_size != 0 and length > rx.gso_size and not takes_whole(s):
             deliver(u, s, rx, data, rx.gso_size, h.sport, False)
             data += rx.gso_size
             length -= rx.gso_size
@@ -257,7 +261,7 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
 
 cdef void ping_input(Udp *u, RxPkt *rx) noexcept nogil:
     """An echo reply (net has verified it) to the ping socket with its identifier; header and data are delivered."""
-    cdef UdpSock *s = best_match(u, get_be16(rx.l4 + 4), True, &rx.dst, &rx.src, 0)
+    cdef UdpSock *s = best_match(u, get_be16(rx.l4 + 4), True, &rx.dst, &rx.src, 0, rx.iface.index)
     if s == NULL:
         count(u.core, DropIcmpUnmatched)
         return
@@ -269,25 +273,34 @@ cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     asks for."""
     cdef UdpSock *s = NULL
     if e.l4_len >= ICMP_HLEN and e.l4[0] == (ICMP_ECHO if addr_is_v4(&e.dst) else ICMP6_ECHO):
-        s = best_match(u, get_be16(e.l4 + 4), True, &e.src, &e.dst, 0)
+        s = best_match(u, get_be16(e.l4 + 4), True, &e.src, &e.dst, 0, 0)
     if s == NULL:
         count(u.core, DropIcmpUnmatched)
         return
+    if s.want_err:
+        queue_icmp_error(u, s, e, 0)
     set_error(u, s, e.error)
 
 
 cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
-    """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors unless it wants
-    all (IP_RECVERR);
-    "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented. All as Linux."""
+    """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors, unless it wants
+    all (IP_RECVERR); "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented, and to one
+    that doesn't what the path carries. All as Linux."""
     cdef UdpSock *s
     if e.proto == IPPROTO_ICMP_ or e.proto == IPPROTO_ICMPV6_:
         ping_icmp_error(u, e)
         return
-    s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2))
-    if s == NULL or not s.flags & UDP_CONNECTED or not addr_eq(&s.raddr, &e.dst):
+    s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2), 0)
+    if s == NULL or not (s.want_err or (s.flags & UDP_CONNECTED and addr_eq(&s.raddr, &e.dst))):
         count(u.core, DropIcmpUnmatched)
         return
-    if e.error == EMSGSIZE or not (e.hard or s.want_err):
+    if e.error == EMSGSIZE:
+        if s.more == NULL or s.more.pmtudisc == 0:
+            return
+        if s.more.pmtudisc <= PMTUDISC_DO:
+            pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
+    elif not (e.hard or s.want_err):
         return
+    if s.want_err:
+        queue_icmp_error(u, s, e, UDP_HLEN)
     set_error(u, s, e.error)

@@ -1,0 +1,54 @@
+"""The way out of one interface: for sockets that name it (IP_PKTINFO, IP_MULTICAST_IF, SO_BINDTODEVICE).
+
+Responsible for the same answers as output_resolve's, with the interface given.
+"""
+from libc.errno cimport EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOBUFS
+from libc.string cimport memset
+
+from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_v4
+from ustack_ext.net.iface cimport iface_address, is_our_broadcast, is_ours
+from ustack_ext.net.neigh cimport neigh_create, neigh_find
+from ustack_ext.net.route cimport route_lookup
+from ustack_ext.net.state cimport MEDIUM_ETHERNET, NUD_FAILED, Route
+
+
+cdef int resolve_via(Net *n, Dst *d, Iface *i, Addr *src, const Addr *dst) noexcept nogil:
+    cdef const Addr *own
+    cdef const Addr *hop = dst
+    cdef Route *r = NULL
+    memset(d, 0, sizeof(d[0]))
+    if not i.up:
+        return -ENETDOWN
+    d.mtu = i.mtu
+    if is_ours(n, dst):
+        i = n.lo
+        if i == NULL:
+            return -ENETUNREACH
+        d.mtu = i.mtu
+        if addr_is_any(src):
+            src[0] = dst[0]
+    elif not (is_our_broadcast(n, dst) or addr_is_multicast(dst)):
+        r = route_lookup(n, dst, i)
+        if r == NULL:
+            return -ENETUNREACH
+        if not addr_is_any(&r.gateway):
+            hop = &r.gateway
+        if r.mtu != 0 and r.mtu < i.mtu:
+            d.mtu = r.mtu
+        if i.medium == MEDIUM_ETHERNET:
+            d.neigh = neigh_find(n, i, hop)
+            if d.neigh == NULL:
+                d.neigh = neigh_create(n, i, hop)
+            if d.neigh == NULL:
+                return -ENOBUFS
+            if d.neigh.state == NUD_FAILED:
+                return -EHOSTUNREACH
+    if addr_is_any(src):
+        own = iface_address(i, hop)
+        if own != NULL:
+            src[0] = own[0]
+        else:
+            src[0] = addr_v4(0) if addr_is_v4(dst) else addr_none()
+    d.iface = i
+    d.generation = n.generation
+    return 0
