@@ -49,7 +49,7 @@ cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uin
 
 cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr,
                          uint16_t rport) noexcept nogil:
-    """Of equals (SO_REUSEADDR) the latest bound, as Linux."""
+    """Of equals the latest bound, as Linux (SO_REUSEADDR); or one chosen by a keyed hash of the peer (SO_REUSEPORT)."""
     cdef UdpSock *s = first_on_port(u, port, ping)
     cdef UdpSock *best = NULL
     cdef int score, top = 0
@@ -59,15 +59,39 @@ cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, co
             top = score
             best = s
         s = next_on_port(s)
+    if best != NULL and best.reuseport and not ping:
+        return shared(u, best, top, laddr, raddr, rport)
+    return best
+
+
+cdef UdpSock *shared(Udp *u, UdpSock *best, int top, const Addr *laddr, const Addr *raddr,
+                     uint16_t rport) noexcept nogil:
+    """One of those with SO_REUSEPORT that match as well as the best."""
+    cdef UdpSock *s = first_on_port(u, best.lport, False)
+    cdef uint32_t members = 0, which
+    while s != NULL:
+        if s.reuseport and match_score(s, laddr, raddr, rport) == top:
+            members += 1
+        s = next_on_port(s)
+    if members <= 1:
+        return best
+    which = table_hash(&u.net.key, raddr.hi, raddr.lo, rport, laddr.lo, best.lport) % members
+    s = first_on_port(u, best.lport, False)
+    while s != NULL:
+        if s.reuseport and match_score(s, laddr, raddr, rport) == top:
+            if which == 0:
+                return s
+            which -= 1
+        s = next_on_port(s)
     return best
 
 
 cdef bint conflicts(Udp *u, const UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
-    """Another socket with the port and an address in common, unless both said SO_REUSEADDR."""
+    """Another socket with the port and an address in common, unless both said SO_REUSEADDR, or both SO_REUSEPORT."""
     cdef UdpSock *other = first_on_port(u, port, s.flags & UDP_IS_PING != 0)
     while other != NULL:
         if (addr_is_any(a) or addr_is_any(&other.laddr) or addr_eq(a, &other.laddr)) and not (
-                s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR):
+                s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR) and not (s.reuseport and other.reuseport):
             return True
         other = next_on_port(other)
     return False

@@ -38,6 +38,7 @@ cdef struct UdpSock:
     uint8_t flags
     uint8_t tos
     uint8_t ttl                # 0: default
+    uint8_t reuseport          # SO_REUSEPORT: shares its port by a hash of the peer
     uint8_t want_err           # IP_RECVERR: soft ICMP errors count too
     uint32_t bind_order        # of equal matches the latest bound gets the datagram
     int error                  # pending SO_ERROR (positive errno)
