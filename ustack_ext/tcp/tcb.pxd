@@ -272,6 +272,7 @@ cdef struct Tx:
     uint8_t timer_what             # TimerWhat
     uint8_t backoff
     uint8_t retries                # RTOs in a row
+    uint8_t chrono                 # Chrono: since chrono_ms
     uint32_t snd_sml               # end of the last small segment sent (Minshall's Nagle)
     uint32_t cc_acked              # congestion avoidance's remainder
     uint32_t dupacks
@@ -285,6 +286,7 @@ cdef struct Tx:
     uint32_t prior_ssthresh
     uint32_t max_out               # most bytes outstanding since usage_seq was sent (RFC 7661: was the window used?)
     uint32_t usage_seq
+    uint32_t chrono_ms
     Cc *cc                         # NULL: the window has not moved yet
     Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
     Seg *sack_hint                 # last segment a SACK touched
@@ -294,10 +296,8 @@ cdef struct Tx:
     # a segment larger than the path is known to carry
     uint32_t probe_end
     uint16_t probe_mtu
-    uint8_t probe                  # MtuProbe
     uint16_t fastopen              # bytes of data in the SYN
-    uint8_t chrono                 # Chrono: since chrono_ms
-    uint32_t chrono_ms
+    uint8_t probe                  # MtuProbe
 
 cdef union TcbOwner:
     Bind *bind                     # a port bound before connect
