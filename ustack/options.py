@@ -34,6 +34,8 @@ _NAMES = {
         "SO_SNDBUF": Opt.OPT_SNDBUF,
         "SO_BUSY_POLL": Opt.OPT_BUSY_POLL,
         "SO_MAX_PACING_RATE": Opt.OPT_MAX_PACING_RATE,
+        "SO_REUSEPORT": Opt.OPT_REUSEPORT,
+        "SO_RCVLOWAT": Opt.OPT_RCVLOWAT,
     },
     "IPPROTO_TCP": {
         "TCP_KEEPIDLE": Opt.OPT_KEEPIDLE,
@@ -44,6 +46,16 @@ _NAMES = {
         "TCP_USER_TIMEOUT": Opt.OPT_USER_TIMEOUT,
         "TCP_QUICKACK": Opt.OPT_QUICKACK,
         "TCP_CONGESTION": Opt.OPT_CONGESTION,
+        "TCP_CORK": Opt.OPT_CORK,
+        "TCP_SYNCNT": Opt.OPT_SYNCNT,
+        "TCP_DEFER_ACCEPT": Opt.OPT_DEFER_ACCEPT,
+        "TCP_NOTSENT_LOWAT": Opt.OPT_NOTSENT_LOWAT,
+        "TCP_WINDOW_CLAMP": Opt.OPT_WINDOW_CLAMP,
+        "TCP_LINGER2": Opt.OPT_LINGER2,
+        "TCP_FASTOPEN": Opt.OPT_FASTOPEN,
+        "TCP_FASTOPEN_CONNECT": Opt.OPT_FASTOPEN_CONNECT,
+        "TCP_FASTOPEN_NO_COOKIE": Opt.OPT_FASTOPEN_NO_COOKIE,
+        "TCP_TIMESTAMP": Opt.OPT_TIMESTAMP,
     },
     "IPPROTO_IP": {
         "IP_TTL": Opt.OPT_TTL,
@@ -52,6 +64,8 @@ _NAMES = {
         "IP_RECVTOS": Opt.OPT_RECVTOS,
         "IP_PKTINFO": Opt.OPT_PKTINFO,
         "IP_MTU": Opt.OPT_MTU,
+        "IP_MTU_DISCOVER": Opt.OPT_MTU_DISCOVER,
+        "IP_RECVERR": Opt.OPT_RECVERR,
     },
     "IPPROTO_IPV6": {
         "IPV6_V6ONLY": Opt.OPT_V6ONLY,
@@ -64,8 +78,14 @@ _NAMES = {
     },
 }
 # Linux's numbers, for names that the socket module of this Python does not have.
-IP_NUMBERS = {"IP_TTL": 2, "IP_TOS": 1, "IP_RECVTTL": 12, "IP_RECVTOS": 13, "IP_PKTINFO": 8, "IP_MTU": 14}
-_NUMBERS = {"SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, "IPV6_MTU": 24, **IP_NUMBERS}
+IP_NUMBERS = {
+    "IP_TTL": 2, "IP_TOS": 1, "IP_RECVTTL": 12, "IP_RECVTOS": 13, "IP_PKTINFO": 8, "IP_MTU": 14, "IP_MTU_DISCOVER": 10,
+    "IP_RECVERR": 11,
+}  # fmt: skip
+_NUMBERS = {
+    "SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, "TCP_NOTSENT_LOWAT": 25, "TCP_FASTOPEN_CONNECT": 30,
+    "TCP_FASTOPEN_NO_COOKIE": 34, "TCP_TIMESTAMP": 24, "IPV6_MTU": 24, **IP_NUMBERS,
+}  # fmt: skip
 _OPTIONS = {
     (getattr(socket, level), number): which
     for level, names in _NAMES.items()
@@ -118,6 +138,8 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
         raise _error(errno.ENOPROTOOPT)
     else:
         value = sock._get_option(which)
+        if which not in (Opt.OPT_LINGER, Opt.OPT_MAX_PACING_RATE) and value >> 31:
+            value -= 1 << 32  # unsigned inside, an int outside
     if which == Opt.OPT_CONGESTION:
         raw = algorithms()[value].encode().ljust(_CA_NAME_MAX, b"\0")
         return raw[:size] if size else int(_INT.unpack_from(raw)[0])
@@ -131,7 +153,7 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
     if not size:
         return value
     # ip(7)'s options answer with one byte where there is room for no more.
-    return _INT.pack(value)[:size] if size >= _INT.size else value.to_bytes(4, "little")[:size]
+    return _INT.pack(value)[:size] if size >= _INT.size else (value & 0xFFFFFFFF).to_bytes(4, "little")[:size]
 
 
 def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> None:
@@ -156,6 +178,17 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
         sock.getsockname()
         raise _error(errno.ENOPROTOOPT)
     sock._set_option(which, value)
+
+
+# ioctl(2) by Linux's numbers: FIONREAD is SIOCINQ, TIOCOUTQ is SIOCOUTQ.
+_QUEUES = {0x541B: Opt.OPT_INQ, 0x5411: Opt.OPT_OUTQ, 0x894B: Opt.OPT_OUTQNSD}
+
+
+def queued(sock: Any, request: int) -> int:
+    """Bytes in one of the socket's queues. Raises OSError: EINVAL."""
+    if request not in _QUEUES:
+        raise _error(errno.EINVAL)
+    return int(sock._get_option(_QUEUES[request]))
 
 
 def _algorithm(raw: bytes) -> int:
@@ -192,8 +225,10 @@ def _from_bytes(raw: bytes, which: Opt | None) -> int:
     raise _error(errno.EINVAL)
 
 
-# struct tcp_info of linux/tcp.h up to tcpi_min_rtt: 8 bytes, 24 numbers, 4 long ones, 4 numbers.
-_TCP_INFO_STRUCT = struct.Struct("=8B24I4Q4I")
+# struct tcp_info of linux/tcp.h up to tcpi_total_rto_time: 8 bytes, 24 numbers, 4 long ones, 6, 4 long, 2, 2 long, 6,
+# 2 short, 1.
+_TCP_INFO_STRUCT = struct.Struct("=8B24I4Q6I4Q2I2Q6I2HI")
+_TCP_INFO_FIELDS = 8 + 24 + 4 + 6 + 4 + 2 + 2 + 6 + 2 + 1
 
 
 def tcp_info(sock: Any) -> bytes:
@@ -201,15 +236,21 @@ def tcp_info(sock: Any) -> bytes:
     d = connection_details(sock)
     if d is None:
         sock.getsockname()
-        return _TCP_INFO_STRUCT.pack(7, *[0] * 39)
+        return _TCP_INFO_STRUCT.pack(10 if sock._get_option(Opt.OPT_ACCEPTCONN) else 7, *[0] * (_TCP_INFO_FIELDS - 1))
     mss = max(d["mss"], 1)
     return _TCP_INFO_STRUCT.pack(
         d["state_number"], d["ca_state"], d["retransmits"], d["probes"], min(d["backoff"], 255), d["options"],
-        d["snd_wscale"] | d["rcv_wscale"] << 4, 0,
+        d["snd_wscale"] | d["rcv_wscale"] << 4, d["app_limited"],
         d["rto"], d["ato"], d["mss"], d["rcv_mss"], d["unacked"], d["sacked"] // mss, d["lost"] // mss, d["retrans"], 0,
-        _u32(d["last_data_sent_ms"]), 0, _u32(d["last_data_recv_ms"]), 0, d["pmtu"], d["rcv_ssthresh"], d["rtt"],
-        d["rttvar"], min(d["ssthresh"] // mss, 0x7FFFFFFF), d["cwnd"] // mss, d["advmss"], 3, 0, d["rcv_wnd"], 0,
-        d["pacing_rate"], d["max_pacing_rate"], 0, 0, 0, 0, 0, d["min_rtt"],
+        _u32(d["last_data_sent_ms"]), 0, _u32(d["last_data_recv_ms"]), _u32(d["last_data_recv_ms"]), d["pmtu"],
+        d["rcv_ssthresh"], d["rtt"], d["rttvar"], min(d["ssthresh"] // mss, 0x7FFFFFFF), d["cwnd"] // mss, d["advmss"],
+        3, d["rcv_rtt"], d["rcv_space"], _u32(d["total_retrans"]),
+        d["pacing_rate"], d["max_pacing_rate"], d["bytes_acked"], d["bytes_received"],
+        d["segs_out"], d["segs_in"], d["notsent_bytes"], d["min_rtt"], d["data_segs_in"], d["data_segs_out"],
+        d["delivery_rate"], d["busy_time"], d["rwnd_limited"], d["sndbuf_limited"],
+        d["delivered"], d["delivered_ce"], d["bytes_sent"], d["bytes_retrans"],
+        d["dsack_dups"], d["reord_seen"], d["rcv_ooopack"], d["snd_wnd"], d["rcv_wnd"], 0,
+        d["total_rto"], 0, 0,
     )  # fmt: skip
 
 

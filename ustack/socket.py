@@ -149,6 +149,13 @@ class Socket(SocketCore):
         """setsockopt(level, name, int | bytes). Raises OSError: ENOPROTOOPT, EINVAL."""
         options.put(self, level, optname, value, optlen)
 
+    def ioctl(self, request: int, /) -> int:
+        """ioctl(request): what ioctl(2) answers to SIOCINQ (FIONREAD), SIOCOUTQ and SIOCOUTQNSD, in bytes (tcp(7)).
+
+        The descriptor of fileno() cannot be asked. Raises OSError: EINVAL, for a listener and for other requests.
+        """
+        return options.queued(self, request)
+
     # -- messages
 
     def recvmsg(

@@ -15,11 +15,14 @@ from tap_harness.packetdrill.script import ANY, Call
 
 CALLS = (
     "socket", "bind", "listen", "accept", "accept4", "connect", "read", "write", "send", "recv", "sendto",
-    "recvfrom", "close", "shutdown", "setsockopt", "getsockopt", "fcntl", "poll",
+    "recvfrom", "close", "shutdown", "setsockopt", "getsockopt", "fcntl", "poll", "ioctl", "epoll_create",
+    "epoll_create1", "epoll_ctl", "epoll_wait", "sendmsg", "recvmsg", "writev", "readv",
 )  # fmt: skip
 _NUMBERS = {
     "SOL_TCP": 6, "SOL_IP": 0, "SOL_UDP": 17, "F_GETFL": fcntl.F_GETFL, "F_SETFL": fcntl.F_SETFL, "INADDR_ANY": 0,
     "SO_ZEROCOPY": 60, "SO_MAX_PACING_RATE": 47, "IP_MTU": 14, "IP_MTU_DISCOVER": 10, "TCP_INQ": 36,
+    "SIOCINQ": 0x541B, "FIONREAD": 0x541B, "SIOCOUTQ": 0x5411, "SIOCOUTQNSD": 0x894B, "IP_RECVERR": 11,
+    "MSG_FASTOPEN": 0x20000000, "TCP_TIMESTAMP": 24, "TCP_FASTOPEN_NO_COOKIE": 34, "TCP_FASTOPEN": 23,
     "TCP_NOTSENT_LOWAT": 25, "TCP_FASTOPEN_CONNECT": 30, "EPOLL_CTL_ADD": 1, "EPOLL_CTL_DEL": 2,
     "EPOLL_CTL_MOD": 3,
 }  # fmt: skip
@@ -121,8 +124,9 @@ def _struct(scan: Scanner) -> dict[str, Any]:
         if found:
             scan.need(",", ", or }")
         name = str(len(found))
-        if scan.looks_at(r"\.?[a-z_][A-Za-z_0-9.]*\s*="):
+        if scan.looks_at(r"\.?[a-z_][A-Za-z_0-9.]*(\((\d+|\.\.\.)\))?\s*="):
             name = scan.need(r"\.?[a-z_][A-Za-z_0-9.]*", "a field").lstrip(".")
+            name += scan.take(r"\((\d+|\.\.\.)\)") or ""  # msg_iov(2)=
             scan.need("=", "=")
         found[name] = _expression(scan)
     return found

@@ -7,6 +7,7 @@ offset of the stream a byte is). Not for: when they are made and how long they m
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -17,9 +18,14 @@ from tap_harness.packetdrill.script import ANY, Call, Unsupported
 from tap_harness.packetdrill.wire import pattern
 
 _NONBLOCK = os.O_NONBLOCK
+_MSG_FASTOPEN = 0x20000000
 _INT = struct.Struct("i")
+_EPOLL_ADD, _EPOLL_DEL = 1, 2
+_EPOLL_DATA = ("fd", "ptr", "u32", "u64")
 _NEVER_BLOCKS = {
-    "socket", "bind", "listen", "shutdown", "setsockopt", "getsockopt", "fcntl", }  # fmt: skip
+    "socket", "bind", "listen", "shutdown", "setsockopt", "getsockopt", "fcntl", "ioctl", "epoll_create",
+    "epoll_create1", "epoll_ctl",
+}  # fmt: skip
 
 
 class Wrong(Exception):
@@ -35,6 +41,21 @@ class Descriptor:
         self.consumed = 0
 
 
+class Epoll:
+    """What a script's epoll_create() made. data: of each script's descriptor, the real one and what epoll_wait says."""
+
+    def __init__(self) -> None:
+        self.poll = select.epoll()
+        self.data: dict[int, tuple[int, Any]] = {}
+
+    def settimeout(self, timeout: float | None) -> None:
+        """As a socket's: nothing here."""
+
+    def close(self) -> None:
+        """Close it."""
+        self.poll.close()
+
+
 class Calls:
     """The system calls on one target. local, remote: what `...` stands for where an address is needed."""
 
@@ -42,6 +63,8 @@ class Calls:
         self._target = target
         self._local = local
         self._remote = remote
+        self._family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+        self._any = "::" if ":" in local[0] else "0.0.0.0"
         self.open: dict[int, Descriptor] = {}
         self.main: Descriptor | None = None  # whose tcp_info %{ }% sees
 
@@ -90,21 +113,21 @@ class Calls:
         if isinstance(host, bytes):
             host = host.decode()
         elif host is not ANY:
-            host = "0.0.0.0"
+            host = self._any
         return (default[0] if host is ANY else host, default[1] if port is ANY else port)
 
     # -- opening and closing
 
     def _socket(self, call: Call, family: Any, kind: int, proto: Any = 0) -> int:
-        if family not in (ANY, socket.AF_INET):
-            raise Unsupported("only AF_INET")
+        if family not in (ANY, self._family):
+            raise Unsupported("the family is ... or that of --ip_version")
         proto = 0 if proto is ANY else proto
-        sock = self._target.stack.socket(socket.AF_INET, kind & ~socket.SOCK_NONBLOCK & ~socket.SOCK_CLOEXEC, proto)
+        sock = self._target.socket(self._family, kind & ~socket.SOCK_NONBLOCK & ~socket.SOCK_CLOEXEC, proto)
         sock.settimeout(0.0 if kind & socket.SOCK_NONBLOCK else None)
         return self._number(call, sock)
 
     def _bind(self, call: Call, fd: int, address: Any, length: Any = ANY) -> int:
-        self._of(fd).sock.bind(self._address(address, ("0.0.0.0", self._local[1])))
+        self._of(fd).sock.bind(self._address(address, (self._any, self._local[1])))
         return 0
 
     def _listen(self, call: Call, fd: int, backlog: int) -> int:
@@ -138,9 +161,10 @@ class Calls:
 
     # -- data
 
-    def _send(self, call: Call, fd: int, data: Any, size: int, flags: int = 0) -> int:
+    def _send(self, call: Call, fd: int, data: Any, size: int, flags: int = 0, to: Any = None) -> int:
         one = self._of(fd)
-        taken = int(one.sock.send(self._outgoing(one, data, size), flags))
+        outgoing = self._outgoing(one, data, size)
+        taken = int(one.sock.send(outgoing, flags) if to is None else one.sock.sendto(outgoing, flags, to))
         one.written += self._outgoing(one, data, size)[:taken]
         return taken
 
@@ -168,7 +192,10 @@ class Calls:
     def _sendto(self, call: Call, fd: int, data: Any, size: int, flags: int = 0, address: Any = ANY, *_: Any) -> int:
         one = self._of(fd)
         if one.sock.type == socket.SOCK_STREAM:
-            return self._send(call, fd, data, size, flags)
+            to = self._address(address, self._remote) if flags & _MSG_FASTOPEN else None
+            if to is not None:
+                self.main = one
+            return self._send(call, fd, data, size, flags, to)
         to = self._address(address, self._remote)
         return int(one.sock.sendto(data[:size] if isinstance(data, bytes) else pattern(0, size), flags, to))
 
@@ -218,13 +245,8 @@ class Calls:
     # -- readiness
 
     def _wait(self, ready: Any, milliseconds: int) -> list[Any]:
-        """What `ready` returns when it is not empty, after at most so many ms of virtual time (-1: whenever)."""
-        found: list[Any] = ready()
-        if not found and milliseconds:
-            network = self._target.network
-            network.run(duration=1e6 if milliseconds < 0 else milliseconds / 1000, until=ready)
-            found = ready()
-        return found
+        """What `ready` returns when it is not empty, after at most so many ms (-1: whenever)."""
+        return list(self._target.wait(ready, None if milliseconds < 0 else milliseconds / 1000))
 
     def _poll(self, call: Call, items: list[dict[str, Any]], count: int, timeout: int) -> int:
         poll = select.poll()
@@ -239,6 +261,86 @@ class Calls:
             if expected not in (ANY, got):
                 raise Wrong(f"poll() gave {poll_names(got)} for descriptor {item['fd']}, not {poll_names(expected)}")
         return len(found)
+
+    def _epoll_create(self, call: Call, flags: int = 0) -> int:
+        return self._number(call, Epoll())
+
+    _epoll_create1 = _epoll_create
+
+    def _epoll_ctl(self, call: Call, epfd: int, operation: int, fd: int, event: Any = ANY) -> int:
+        epoll = self._epoll(epfd)
+        real = self._of(fd).sock.fileno()
+        if operation == _EPOLL_DEL:
+            epoll.poll.unregister(real)
+            epoll.data.pop(fd, None)
+            return 0
+        if not isinstance(event, dict):
+            raise Unsupported("epoll_ctl(): {events=EPOLLIN, fd=4} is needed")
+        change = epoll.poll.register if operation == _EPOLL_ADD else epoll.poll.modify
+        change(real, event["events"])
+        epoll.data[fd] = (real, next((event[name] for name in _EPOLL_DATA if name in event), fd))
+        return 0
+
+    def _epoll(self, epfd: Any) -> Epoll:
+        found = self._of(epfd).sock
+        if not isinstance(found, Epoll):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return found
+
+    def _epoll_wait(self, call: Call, epfd: int, events: Any, most: int, timeout: int) -> int:
+        epoll = self._epoll(epfd)
+        found = self._wait(lambda: epoll.poll.poll(0, most), timeout)
+        data = dict(epoll.data.values())
+        expected = events if isinstance(events, list) else [] if events is ANY else [events]
+        for one in expected[: len(found)]:
+            value = next((one[name] for name in _EPOLL_DATA if name in one), ANY)
+            got = next((mask for real, mask in found if value is ANY or data.get(real) == value), None)
+            if got is None or one.get("events", ANY) not in (ANY, got):
+                named = "nothing" if got is None else poll_names(got)
+                raise Wrong(f"epoll_wait() gave {named} for {value}, not {poll_names(one.get('events', 0))}")
+        return len(found)
+
+    # -- several buffers, and what waits in the queues
+
+    @staticmethod
+    def _vector(message: Any) -> tuple[list[int], Any]:
+        """(the lengths of msg_iov, the first buffer's contents)."""
+        vector = next((value for name, value in message.items() if name.startswith("msg_iov")), None)
+        if not isinstance(vector, list):
+            raise Unsupported("msg_iov(N)=[{..., length}, ...] is needed")
+        return [one["1"] for one in vector], vector[0]["0"] if vector else ANY
+
+    def _writev(self, call: Call, fd: int, vector: list[dict[str, Any]], count: int) -> int:
+        return self._write(call, fd, vector[0]["0"] if vector else ANY, sum(one["1"] for one in vector[:count]))
+
+    def _readv(self, call: Call, fd: int, vector: list[dict[str, Any]], count: int) -> int:
+        return self._recv(call, fd, vector[0]["0"] if vector else ANY, sum(one["1"] for one in vector[:count]))
+
+    def _sendmsg(self, call: Call, fd: int, message: Any, flags: int = 0) -> int:
+        lengths, data = self._vector(message)
+        one = self._of(fd)
+        name = next((value for key, value in message.items() if key.startswith("msg_name")), ANY)
+        to = self._address(name, self._remote) if one.sock.type != socket.SOCK_STREAM or flags & _MSG_FASTOPEN else None
+        whole = self._outgoing(one, data, sum(lengths))
+        cuts = [sum(lengths[:k]) for k in range(len(lengths) + 1)]
+        pieces = [whole[cuts[k] : cuts[k + 1]] for k in range(len(lengths))]
+        taken = int(one.sock.sendmsg(pieces, [], flags, to) if to else one.sock.sendmsg(pieces, [], flags))
+        one.written += whole[:taken]
+        return taken
+
+    def _recvmsg(self, call: Call, fd: int, message: Any, flags: int = 0) -> int:
+        lengths, data = self._vector(message)
+        return self._recv(call, fd, data, sum(lengths), flags)
+
+    def _ioctl(self, call: Call, fd: int, request: int, value: Any) -> int:
+        sock = self._of(fd).sock
+        if isinstance(sock, socket.socket):
+            found = int(_INT.unpack(fcntl.ioctl(sock, request, bytes(_INT.size)))[0])
+        else:
+            found = int(sock.ioctl(request))
+        if isinstance(value, list) and value and value[0] not in (ANY, found):
+            raise Wrong(f"ioctl() gave {found}, not {value[0]}")
+        return 0
 
     def close_all(self) -> None:
         """Close what the script left open, without waiting for anything."""

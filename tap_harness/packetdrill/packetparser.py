@@ -119,6 +119,8 @@ def _option(scan: Scanner) -> TcpOption:
         value = scan.number("a timestamp")
         scan.need(r"ecr\b", "ecr")
         return (name, value, scan.number("a timestamp"))
+    if name in ("FO", "FOEXP"):
+        return (name, _cookie(scan))
     if name == "sack":
         blocks = []
         while scan.looks_at("[0-9]"):
@@ -128,12 +130,27 @@ def _option(scan: Scanner) -> TcpOption:
         if not blocks:
             scan.fail("sack without a block first:last")
         return (name, *blocks)
-    raise scan.fault(f"{name!r} is no TCP option known here (mss, nop, eol, sackOK, sack, TS, wscale)", start)
+    raise scan.fault(
+        f"{name!r} is no TCP option known here (mss, nop, eol, sackOK, sack, TS, wscale, FO, FOEXP)", start
+    )
+
+
+def _cookie(scan: Scanner) -> bytes | None:
+    """Of fast open: hexadecimal digits; none: one is asked for; `...` (as None): the last the stack gave, or any."""
+    if scan.take(r"\.\.\."):
+        return None
+    start = scan.at
+    digits = scan.take(r"[0-9a-fA-F]+") or ""
+    if len(digits) % 4 or len(digits) > 32:
+        scan.fail(f"a cookie has 0 to 16 bytes, an even number of them, and two digits each: {digits}", start)
+    return bytes.fromhex(digits)
 
 
 def option_length(option: TcpOption) -> int:
     """Bytes of a TCP option on the wire."""
     fixed = {"nop": 1, "eol": 1, "mss": 4, "wscale": 3, "sackOK": 2, "TS": 10}
+    if option[0] in ("FO", "FOEXP"):
+        return (2 if option[0] == "FO" else 4) + len(option[1] or bytes(8))
     return fixed.get(option[0]) or 2 + 8 * (len(option) - 1)
 
 

@@ -62,4 +62,6 @@ def _option_text(option: TcpOption) -> str:
         return f"TS val {values[0]} ecr {values[1]}"
     if name == "sack":
         return "sack " + " ".join(f"{first}:{last}" for first, last in values)
+    if name in ("FO", "FOEXP"):
+        return f"{name} ..." if values[0] is None else f"{name} {values[0].hex()}".rstrip()
     return " ".join(str(one) for one in option)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from tap_harness.packetdrill import tcpinfo, wire
 from tap_harness.packetdrill.calls import Calls, Wrong
 from tap_harness.packetdrill.compare import differences, relative
+from tap_harness.packetdrill.kernel_target import KernelTarget
 from tap_harness.packetdrill.packetparser import ECN
 from tap_harness.packetdrill.report import Mismatch, seconds, segment_text
 from tap_harness.packetdrill.script import ANY, Call, Code, Command, Event, Icmp, Script, Tcp, Udp, Unsupported, When
@@ -25,6 +26,10 @@ from tap_harness.packetdrill.wire import Addresses, Got
 _IGNORED = {"gateway_ip", "non_fatal", "speed", "verbose", "v", "send_omit_free", "dry_run", "so_filename", "tun_dev"}
 _KNOWN = {"ip_version", "local_ip", "remote_ip", "netmask_ip", "mtu", "tolerance_usecs", "bind_port", "connect_port"}
 _TOLERANCE = "4000"  # µs, the public tool's
+_KERNEL_TOLERANCE = "50000"  # µs: this process has to be woken for each packet, on a machine that does other things
+_HERE4 = ("192.168.0.1", "192.0.2.1")
+_HERE6 = ("fd3d:a0b:17d6::1", "2001:db8::1")
+STACK, KERNEL = "stack", "kernel"
 _PEER_PORT = 40000
 _LARGEST = 65000  # payload of a packet in, bytes
 _REMOTE_SHIFT = 0xFFFF0000  # the peer's numbers on the wire are the script's plus this: they wrap soon
@@ -40,19 +45,21 @@ class Conversation:
     local_shift: int = 0
     ts_shift: int | None = None
     stack_seen: bool = False
+    cookie: bytes = b""  # of fast open: the last that the stack gave
 
 
 class Run:
     """One run of one script on one target."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, target: str = STACK) -> None:
         self._script = script
+        self._target_name = target
         options = script.options
         for name in options:
             if name not in _KNOWN | _IGNORED:
                 raise Unsupported(f"--{name} is not known here")
-        if options.get("ip_version", "ipv4") not in ("ipv4", "4"):
-            raise Unsupported(f"--ip_version={options['ip_version']}: this stack has no IPv6")
+        if options.get("ip_version", "ipv4") not in ("ipv4", "ipv6"):
+            raise Unsupported(f"--ip_version={options['ip_version']}: ipv4 or ipv6")
         try:
             self._read_options(options)
         except ValueError as error:
@@ -65,12 +72,20 @@ class Run:
         self._history: list[str] = []
 
     def _read_options(self, options: dict[str, str]) -> None:
-        self._ends = Addresses(options.get("local_ip", "192.168.0.1"), options.get("remote_ip", "192.0.2.1"))
-        prefix = ipaddress.IPv4Network("0.0.0.0/" + options.get("netmask_ip", "255.255.0.0")).prefixlen
-        self._tolerance = int(options.get("tolerance_usecs", _TOLERANCE)) * 1000
+        v6 = options.get("ip_version") == "ipv6"
+        local, remote = _HERE6 if v6 else _HERE4
+        self._ends = Addresses(options.get("local_ip", local), options.get("remote_ip", remote))
+        if any(ipaddress.ip_address(one).version != (6 if v6 else 4) for one in (self._ends.local, self._ends.remote)):
+            raise ValueError("local_ip and remote_ip are of --ip_version")
+        prefix = 64
+        if not v6:
+            prefix = ipaddress.IPv4Network("0.0.0.0/" + options.get("netmask_ip", "255.255.0.0")).prefixlen
+        on_kernel = self._target_name == KERNEL
+        self._tolerance = int(options.get("tolerance_usecs", _KERNEL_TOLERANCE if on_kernel else _TOLERANCE)) * 1000
         self._bind_port = int(options.get("bind_port", "8080"))
         self._connect_port = int(options.get("connect_port", "8080"))
-        self._target = SimTarget(self._ends, prefix, int(options.get("mtu", "1500")))
+        make = KernelTarget if on_kernel else SimTarget
+        self._target: Any = make(self._ends, prefix, int(options.get("mtu", "1500")))
 
     def run(self) -> None:
         """Run it. Raises Mismatch, Unsupported."""
@@ -109,7 +124,8 @@ class Run:
             self._code(event, action)
         else:
             self._inject(event, action)
-        self._before = self._target.now if start is None or isinstance(action, Command) else start
+        late = start is None or isinstance(action, Command) or self._target.real_time
+        self._before = self._target.now if late else start or 0
 
     def _moment(self, when: When) -> tuple[int | None, int]:
         """The event's time and the end of its range in ns; None: any time."""
@@ -126,7 +142,7 @@ class Run:
     def _conversation(self, port: int | None) -> Conversation:
         if port is None or port == self._main.remote_port:
             return self._main
-        return self._others.setdefault(port, Conversation(port, self._bind_port))
+        return self._others.setdefault(port, Conversation(port, self._bind_port, cookie=self._main.cookie))
 
     def _inject(self, event: Event, action: Tcp | Udp | Icmp) -> None:
         one = self._conversation(action.port)
@@ -137,6 +153,8 @@ class Run:
         elif isinstance(action, Udp):
             data = wire.pattern(0, action.length)
             packet = wire.udp_packet(self._ends, one.remote_port, one.local_port, data, ECN[action.ecn or "noecn"])
+        elif self._ends.is_v6:
+            raise Unsupported("ICMP of IPv6 is not known here")
         elif action.seq is None:
             quoted = wire.quoted_udp(one.local_port, one.remote_port)
             packet = wire.icmp_packet(self._ends, action.kind, action.code, action.mtu, 17, quoted)
@@ -156,7 +174,7 @@ class Run:
             ack=None if segment.ack is None else (segment.ack + one.local_shift) % (1 << 32),
             options=tuple(self._live_option(one, option) for option in segment.options or ()),
         )
-        data = wire.pattern(segment.seq - 1, segment.length)
+        data = wire.pattern(segment.seq - ("S" not in segment.flags), segment.length)
         return wire.tcp_packet(
             self._ends, one.remote_port, one.local_port, live, data, ECN[(segment.ecn or "noecn").replace("01", "0")]
         )
@@ -168,6 +186,8 @@ class Run:
             return (name, *(tuple((edge + one.local_shift) % (1 << 32) for edge in block) for block in values))
         if name == "TS" and one.ts_shift is not None:
             return (name, values[0], (values[1] + one.ts_shift) % (1 << 32))
+        if name in ("FO", "FOEXP") and values[0] is None:
+            return (name, one.cookie)
         return option
 
     # -- packets out
@@ -191,12 +211,14 @@ class Run:
             shown += [("differs", f"{field}: {text}") for field, text in rows]
             self._fail(event, "a packet is not as the script says", shown)
         self._history.append(f"{seconds(got.time)} > {self._describe(got, one)}")
-        exact = start is not None and start == end
+        exact = start is not None and start == end and not self._target.real_time
         self._before = start if exact and start is not None else max(got.time, self._before)
 
     def _meet(self, wanted: Tcp | Udp, got: Got) -> Conversation:
         """The conversation the line is about; an own SYN fixes its ports and the stack's first number."""
         one = self._conversation(wanted.port)
+        if got.flags == "S" and got.sport != one.local_port:  # another connection to the same place
+            one.stack_seen, one.ts_shift = False, None
         if isinstance(wanted, Tcp) and "S" in wanted.flags and "S" in got.flags and not one.stack_seen:
             if "." not in got.flags:
                 one.remote_port, one.local_port = got.dport, got.sport
@@ -204,6 +226,8 @@ class Run:
             one.stack_seen = True
         elif isinstance(wanted, Udp):
             one.remote_port, one.local_port = got.dport, got.sport
+        if cookie := next((option[1] for option in got.options if option[0] in ("FO", "FOEXP")), b""):
+            one.cookie = self._main.cookie = cookie
         if isinstance(wanted, Tcp) and one.ts_shift is None:
             mine = next((option for option in wanted.options or () if option[0] == "TS"), None)
             theirs = next((option for option in got.options if option[0] == "TS"), None)
@@ -215,7 +239,7 @@ class Run:
         stream = self._calls.stream(got.dport)
         if stream is None or not got.data:
             return []
-        at = wanted.seq - 1
+        at = wanted.seq - ("S" not in wanted.flags)
         if 0 <= at <= len(stream.written) and bytes(stream.written[at : at + len(got.data)]) == got.data:
             return []
         return [("data", f"the {len(got.data)} bytes are not those that were written at {at}")]
@@ -246,7 +270,7 @@ class Run:
         if call.end is not None:
             self._pending.append((event, call, pending, call.end + (base if event.when.relative else 0)))
             return
-        if not pending.done:
+        if not pending.returns():
             self._fail(event, f"{call.name}() blocks", [("expected", self._result_text(call))])
         self._finish(event, call, pending)
 
@@ -295,8 +319,7 @@ class Run:
                 names.update(tcpinfo.fields(self._calls.main.sock))
             except OSError as error:
                 names["tcpi_error"] = error.errno
-        names["counters"] = self._target.stack.counters()
-        names["live"] = self._target.stack.live()
+        names.update(self._target.facts())
         text = "\n" * (code.line - 1) + code.text
         try:
             exec(compile(text, self._script.name, "exec"), names)
@@ -309,6 +332,9 @@ class Run:
             self._fail(event, sentence, rows)
 
 
-def run(script: Script) -> None:
-    """Run a script against a fresh stack in virtual time. Raises Mismatch; Unsupported."""
-    Run(script).run()
+def run(script: Script, target: str = STACK) -> None:
+    """Run a script against a fresh stack in virtual time, or against the kernel in real time ("kernel": needs root).
+
+    Raises Mismatch; Unsupported.
+    """
+    Run(script, target).run()

@@ -33,6 +33,10 @@ class Pending:
         """Whether it has ended."""
         return bool(self._task.done)
 
+    def returns(self) -> bool:
+        """Whether it ends without anything else that happens."""
+        return self.done
+
     def result(self) -> Any:
         """What it returned; raises what it raised."""
         return self._task.result()
@@ -41,14 +45,20 @@ class Pending:
 class SimTarget:
     """A stack on one side of a wire without delay. Its times are ns of virtual time since the target was made."""
 
+    real_time = False
+
     def __init__(self, ends: Addresses, prefix: int, mtu: int, seed: int = 0) -> None:
         self.network = sim.Network(seed=seed)
         self.stack = self.network.stack("target")
-        self._wire = self.network.wire(
-            self.stack, None, addresses=(f"{ends.local}/{prefix}", None), medium="ip", mtu=mtu, name="script"
-        )
-        device = next(one.name for one in self.stack.interfaces() if one.medium != "loopback")
-        self.stack.add_route("default", interface=device)
+        try:
+            self._wire = self.network.wire(
+                self.stack, None, addresses=(f"{ends.local}/{prefix}", None), medium="ip", mtu=mtu, name="script"
+            )
+            device = next(one.name for one in self.stack.interfaces() if one.medium != "loopback")
+            self.stack.add_route("::/0" if ends.is_v6 else "default", interface=device)
+        except (OSError, ValueError) as error:
+            self.network.close()
+            raise Unsupported(f"an address of the script: {error}") from None
         self._sent: deque[Got] = deque()
         self._wire.a_to_b.filter = self._note
 
@@ -89,6 +99,22 @@ class SimTarget:
         made = Pending(self.network, function)
         self.settle()
         return made
+
+    def wait(self, ready: Callable[[], Any], seconds: float | None) -> Any:
+        """What `ready` returns when it is true, after at most so many seconds (None: whenever)."""
+        found = ready()
+        if not found and seconds != 0:
+            self.network.run(duration=1e6 if seconds is None else seconds, until=ready)
+            found = ready()
+        return found
+
+    def socket(self, family: int, kind: int, proto: int) -> Any:
+        """A socket of the stack."""
+        return self.stack.socket(family, kind, proto)
+
+    def facts(self) -> dict[str, Any]:
+        """What %{ }% sees beside tcp_info."""
+        return {"counters": self.stack.counters(), "live": self.stack.live(), "target": "stack"}
 
     def command(self, text: str) -> None:
         """A set-up command: sysctl on this stack, sleep in virtual time. Raises Unsupported."""

@@ -1,4 +1,4 @@
-"""What %{ Python }% sees: struct tcp_info's fields by Linux's names (linux/tcp.h up to tcpi_min_rtt), and constants."""
+"""What %{ Python }% sees: struct tcp_info's fields by the names of linux/tcp.h, and constants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import Any
 
-_STRUCT = struct.Struct("=8B24I4Q4I")
+_STRUCT = struct.Struct("=8B24I4Q6I4Q2I2Q6I2HI")
 _BYTES = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "flags",
 )  # fmt: skip
@@ -15,6 +15,9 @@ _WORDS = (
     "last_ack_sent", "last_data_recv", "last_ack_recv", "pmtu", "rcv_ssthresh", "rtt", "rttvar", "snd_ssthresh",
     "snd_cwnd", "advmss", "reordering", "rcv_rtt", "rcv_space", "total_retrans", "pacing_rate",
     "max_pacing_rate", "bytes_acked", "bytes_received", "segs_out", "segs_in", "notsent_bytes", "min_rtt",
+    "data_segs_in", "data_segs_out", "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited", "delivered",
+    "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack", "snd_wnd", "rcv_wnd",
+    "rehash", "total_rto", "total_rto_recoveries", "total_rto_time",
 )  # fmt: skip
 _STATES = (
     "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT",
@@ -30,12 +33,15 @@ CONSTANTS: dict[str, Any] = {
     "TCPI_OPT_SACK": 2,
     "TCPI_OPT_WSCALE": 4,
     "TCPI_OPT_ECN": 8,
+    "TCPI_OPT_ECN_SEEN": 16,
+    "TCPI_OPT_SYN_DATA": 32,
 }
 
 
 def fields(sock: Any) -> dict[str, int]:
     """tcpi_… of a socket. Raises OSError."""
     raw = sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_INFO", 11), _STRUCT.size)
+    raw = bytes(raw).ljust(_STRUCT.size, b"\0")  # an older kernel knows less
     names = [f"tcpi_{name}" for name in (*_BYTES, *_WORDS)]
     found = dict(zip(names, _STRUCT.unpack(raw), strict=True))
     found["tcpi_snd_wscale"] = found["tcpi_wscale"] & 15

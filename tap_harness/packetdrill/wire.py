@@ -1,4 +1,4 @@
-"""Script packets as IPv4 bytes, and IPv4 bytes as what a script can say about them. RFC 791, 792, 768, 9293 §3.1."""
+"""Script packets as IP bytes, and IP bytes as what a script can say about them. RFC 791, 792, 8200, 768, 9293 §3.1."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tap_harness.segment import checksum
 _FLAG_BITS = {"F": 1, "S": 2, "R": 4, "P": 8, ".": 16, "U": 32, "E": 64, "W": 128}
 _ICMP, _TCP, _UDP = 1, 6, 17
 _PERIOD = 251
+_FASTOPEN_MAGIC = b"\xf9\x89"  # RFC 7413 §6
 _BYTES = bytes(range(_PERIOD)) * 600
 
 
@@ -21,6 +22,11 @@ class Addresses:
 
     local: str
     remote: str
+
+    @property
+    def is_v6(self) -> bool:
+        """Whether they are of IPv6."""
+        return ":" in self.local
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ def option_bytes(options: tuple[TcpOption, ...]) -> bytes:
         elif name == "sack":
             made += struct.pack("!BB", 5, 2 + 8 * len(values))
             made += b"".join(struct.pack("!II", *block) for block in values)
+        elif name == "FO":
+            made += bytes([34, 2 + len(values[0])]) + values[0]
+        elif name == "FOEXP":
+            made += bytes([254, 4 + len(values[0])]) + _FASTOPEN_MAGIC + values[0]
         else:
             made += struct.pack("!BBII", 8, 10, *values)
     return made + b"\0" * (-len(made) % 4)
@@ -110,22 +120,40 @@ def _read_option(kind: int, body: bytes) -> TcpOption:
         return ("sackOK",)
     if kind == 5 and body and len(body) % 8 == 0:
         return ("sack", *struct.iter_unpack("!II", body))
+    if kind == 34:
+        return ("FO", body)
+    if kind == 254 and body[:2] == _FASTOPEN_MAGIC:
+        return ("FOEXP", body[2:])
     if kind == 8 and len(body) == 8:
         return ("TS", *struct.unpack("!II", body))
     return (f"kind {kind} {body.hex()}",)
 
 
 def ip_packet(source: str, destination: str, protocol: int, payload: bytes, ecn: int = 0) -> bytes:
-    """An IPv4 packet with DF."""
-    ends = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(destination).packed
-    header = struct.pack("!BBHHHBBH", 0x45, ecn, 20 + len(payload), 0, 0x4000, 255, protocol, 0) + ends
+    """An IPv4 packet with DF, or an IPv6 packet."""
+    if ":" in source:
+        return (
+            struct.pack("!IHBB", 6 << 28 | ecn << 20, len(payload), protocol, 255)
+            + _ends(source, destination)
+            + payload
+        )
+    header = struct.pack("!BBHHHBBH", 0x45, ecn, 20 + len(payload), 0, 0x4000, 255, protocol, 0)
+    header += _ends(source, destination)
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
+
+
+def _ends(source: str, destination: str) -> bytes:
+    return ipaddress.ip_address(source).packed + ipaddress.ip_address(destination).packed
+
+
+def _pseudo(ends: bytes, protocol: int, length: int) -> bytes:
+    """What the transport's checksum is also over (RFC 9293 §3.1, RFC 8200 §8.1)."""
+    return ends + (struct.pack("!BBH", 0, protocol, length) if len(ends) == 8 else struct.pack("!II", length, protocol))
 
 
 def _sealed(source: str, destination: str, protocol: int, payload: bytes, at: int, ecn: int) -> bytes:
     """The IP packet with the transport's checksum put at offset `at`."""
-    ends = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(destination).packed
-    total = checksum(ends + struct.pack("!BBH", 0, protocol, len(payload)) + payload)
+    total = checksum(_pseudo(_ends(source, destination), protocol, len(payload)) + payload)
     payload = payload[:at] + struct.pack("!H", total) + payload[at + 2 :]
     return ip_packet(source, destination, protocol, payload, ecn)
 
@@ -172,12 +200,16 @@ def quoted_udp(sport: int, dport: int) -> bytes:
 
 
 def read_packet(time: int, packet: bytes) -> Got:
-    """An IPv4 packet of the stack."""
-    start = (packet[0] & 15) * 4
-    total = int.from_bytes(packet[2:4], "big")
-    protocol, ecn, payload = packet[9], packet[1] & 3, packet[start:total]
-    pseudo = packet[12:20] + struct.pack("!BBH", 0, protocol, len(payload))
-    right = checksum(packet[:start]) == 0 and (protocol == _ICMP or checksum(pseudo + payload) == 0)
+    """An IP packet of the stack."""
+    if packet[0] >> 4 == 6:
+        total, protocol, ecn = int.from_bytes(packet[4:6], "big"), packet[6], packet[1] >> 4 & 3
+        payload, ends, right = packet[40 : 40 + total], packet[8:40], True
+    else:
+        start = (packet[0] & 15) * 4
+        total = int.from_bytes(packet[2:4], "big")
+        protocol, ecn, payload, ends = packet[9], packet[1] & 3, packet[start:total], packet[12:20]
+        right = checksum(packet[:start]) == 0
+    right = right and (protocol == _ICMP or checksum(_pseudo(ends, protocol, len(payload)) + payload) == 0)
     if protocol == _TCP and len(payload) >= 20:
         sport, dport, seq, ack, offset, bits, win, _, urg = struct.unpack_from("!HHIIBBHHH", payload)
         letters = "".join(letter for letter in "SFRP.EWU" if bits & _FLAG_BITS[letter])

@@ -1,4 +1,4 @@
-"""`ustack packetdrill`: run scripts in packetdrill's language on a stack in virtual time.
+"""`ustack packetdrill`: run scripts in packetdrill's language on a stack in virtual time, or on the kernel.
 
 The runner is part of the test harness, which is a user of ustack and not the other way round: it runs as a program of
 its own, `python -m tap_harness.packetdrill`, where it is installed.
@@ -25,6 +25,7 @@ is not. docs/packetdrill.md says how much of the language is known.
 
 example:
   ustack packetdrill tests/scripts/handshake_passive.pkt
+  ustack packetdrill --target kernel tests/scripts/handshake_passive.pkt
 """
 
 
@@ -38,6 +39,12 @@ def register(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a script, or a directory of *.pkt")
+    parser.add_argument(
+        "--target",
+        choices=("stack", "kernel"),
+        default="stack",
+        help="stack: a stack in virtual time (the default); kernel: Linux in real time, in a namespace (needs root)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of scripts that pass")
     parser.set_defaults(run=run)
 
@@ -47,4 +54,5 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec(_RUNNER) is None:
         raise CommandError(f"the package {_RUNNER} is not installed: run `pip install -e .` in a checkout of ustack")
     quiet = ["--quiet"] if args.quiet else []
-    return subprocess.run([sys.executable, "-m", f"{_RUNNER}.packetdrill", *quiet, "--", *args.files]).returncode
+    command = [sys.executable, "-m", f"{_RUNNER}.packetdrill", *quiet, f"--target={args.target}", "--", *args.files]
+    return subprocess.run(command).returncode

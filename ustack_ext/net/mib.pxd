@@ -174,6 +174,18 @@ cdef enum Mib:
     TCPDSACKIgnoredNoUndo
     TCPLossFailures
     TCPSackFailures
+    SyncookiesSent
+    SyncookiesRecv
+    SyncookiesFailed
+    TCPReqQFullDoCookies
+    TCPDeferAcceptDrop
+    TCPFastOpenActive
+    TCPFastOpenActiveFail
+    TCPFastOpenPassive
+    TCPFastOpenPassiveFail
+    TCPFastOpenListenOverflow
+    TCPFastOpenCookieReqd
+    TCPFastOpenBlackhole
     # frames and packets dropped, by reason
     DropNoBuffer
     DropEthTruncated

@@ -48,6 +48,9 @@ cdef extern from *:
     "TCPMTUPFail", "TCPMTUPSuccess", "TCPFullUndo", "TCPPartialUndo", "TCPDSACKUndo", "TCPLossUndo",
     "TCPSpuriousRTOs", "TCPDSACKOfoRecv", "TCPSACKReorder", "TCPDSACKIgnoredOld", "TCPDSACKIgnoredNoUndo",
     "TCPLossFailures", "TCPSackFailures",
+    "SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed", "TCPReqQFullDoCookies", "TCPDeferAcceptDrop",
+    "TCPFastOpenActive", "TCPFastOpenActiveFail", "TCPFastOpenPassive", "TCPFastOpenPassiveFail",
+    "TCPFastOpenListenOverflow", "TCPFastOpenCookieReqd", "TCPFastOpenBlackhole",
     /* frames and packets dropped, by reason */
     "DropNoBuffer", "DropEthTruncated", "DropEthType", "DropEthNotOurs", "DropEthSource", "DropArpMalformed",
     "DropArpNotOurs", "DropIpTruncated", "DropIpVersion", "DropIpHeader", "DropIpChecksum", "DropIpOptions",

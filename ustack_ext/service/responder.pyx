@@ -19,7 +19,7 @@ from ustack_ext.base.event cimport Source
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.table cimport table_bucket, table_buckets
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.tcp.tcb cimport TF_DEAD, TF_FIN_RCVD, Bind, Tcb, Tcp, TcpConf
+from ustack_ext.tcp.tcb cimport REUSE_ADDR, TF_DEAD, TF_FIN_RCVD, Bind, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.tcp cimport (
     tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_consume, tcp_listen, tcp_send,
     tcp_unbind,
@@ -82,7 +82,7 @@ cdef int service_listen(Service *s, const Addr *a, uint16_t port, uint32_t backl
     cdef Tcp *t = &s.engine.tcp
     cdef Bind *b = NULL
     cdef TcpConf conf
-    cdef int rc = tcp_bind(t, a, port, True, &b)
+    cdef int rc = tcp_bind(t, a, port, REUSE_ADDR, &b)
     if rc != 0:
         return rc
     tcp_conf_default(t, &conf)

@@ -240,6 +240,8 @@ cdef class SocketCore(SocketHandle):
         op.room = data.total
         while True:
             n = self.perform(op, deadline)
+            if n == -EAGAIN and op.started:                # MSG_FASTOPEN: the SYN went, without data
+                n = -EINPROGRESS
             if n < 0 and done and not all_of_it:
                 return done
             done += check(n)

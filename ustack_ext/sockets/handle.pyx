@@ -227,6 +227,7 @@ cdef class SocketHandle:
         if w != NULL:
             waiter_unlink(&self.state, w)
             w.spin_us = self.state.watch.busy_poll if self.state.watch != NULL else 0
+        op.waits = w != NULL
         n = attempt(d.engine, &self.state, op)
         if n == -EAGAIN and w != NULL:
             waiter_link(&self.state, w)

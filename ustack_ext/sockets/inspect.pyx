@@ -5,6 +5,7 @@ it is presented (ustack/stack.py). A walk holds the lock for its whole length, s
 moment.
 """
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, Entry
 from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
@@ -19,8 +20,10 @@ from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
 from ustack_ext.tcp.congestion.bbr cimport Bbr, bbr_state
 from ustack_ext.tcp.congestion.cc cimport cc_ops, cc_pacing_rate
 from ustack_ext.tcp.tcb cimport (
-    SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tcb, TimeWait, tcb_rcv_wnd, tcp_ms,
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WS_OK,
+    Listener, Seg, SynReq, Tally, Tcb, TimeWait, tcb_notsent, tcb_rcv_wnd, tcp_ms,
 )
+from ustack_ext.tcp.output cimport mss_to_tell
 from ustack_ext.tcp.rtt cimport rtt_rto_us
 from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf
 from ustack_ext.udp.udp cimport UDP_CONNECTED, UDP_IS_PING, UdpSock
@@ -54,16 +57,17 @@ cdef dict tcb_details(Engine *e, Tcb *c):
     cdef uint32_t retransmitted = 0
     cdef Seg *s = c.tx.seg_head
     while s != NULL:
-        segments += 1
+        segments += (s.end - s.seq + c.mss - 1) // c.mss if c.mss else 1
         retransmitted += (s.flags & SEG_RETRANS) != 0
         s = s.next
-    return congestion_details(c) | {
+    return congestion_details(c) | tally_details(e, c, segments) | {
         "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.tx.retries, "probes": c.probes,
         "backoff": c.tx.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
-        | ((c.flags & TF_WS_OK) != 0) << 2,
+        | ((c.flags & TF_WS_OK) != 0) << 2 | ((c.flags & TF_SYN_DATA) != 0) << 5,
         "snd_wscale": c.snd_wscale, "rcv_wscale": c.rcv_wscale, "rto": rtt_rto_us(&e.tcp, c) << c.tx.backoff,
         "ato": c.ato * 1000, "mss": c.mss,
-        "rcv_mss": c.rcv_mss, "advmss": c.peer_mss, "unacked": segments, "unacked_bytes": c.snd_nxt - c.snd_una,
+        "rcv_mss": c.rcv_mss, "advmss": mss_to_tell(&e.tcp, &c.dst, &c.raddr, c.conf.maxseg),
+        "unacked": segments, "unacked_bytes": c.snd_nxt - c.snd_una,
         "sacked": c.tx.sacked, "lost": c.tx.lost, "retrans": retransmitted, "pmtu": c.dst.mtu,
         "rcv_ssthresh": c.rcv_ssthresh,
         "rtt": c.srtt, "rttvar": c.rttvar, "min_rtt": c.min_rtt, "ssthresh": c.ssthresh, "cwnd": c.cwnd,
@@ -71,6 +75,32 @@ cdef dict tcb_details(Engine *e, Tcb *c):
         "rcvbuf": tcp_rcvbuf(&e.tcp, c), "sndbuf": tcp_sndbuf(&e.tcp, c),
         "last_data_sent_ms": ms_since(e, c.last_send), "last_data_recv_ms": ms_since(e, c.last_recv),
         "out_of_order_bytes": c.reasm.truesize if c.reasm != NULL else 0,
+    }
+
+
+cdef dict tally_details(Engine *e, Tcb *c, uint32_t segments):
+    """What is counted from a connection's first data on."""
+    cdef Tally none
+    cdef Tally *y = c.tally
+    cdef uint32_t waited = tcp_ms(&e.core) - c.tx.chrono_ms if c.tx.chrono != CHRONO_NONE else 0
+    cdef uint32_t in_flight = c.snd_nxt - c.snd_una
+    cdef uint32_t sacked = c.tx.sacked // c.mss if c.mss else 0
+    cdef uint64_t sent
+    if y == &e.tcp.no_tally:
+        memset(&none, 0, sizeof(Tally))
+        y = &none
+    sent = y.data_segs_out - min(y.data_segs_out, y.total_retrans)
+    return {
+        "bytes_sent": y.bytes_sent + y.bytes_retrans, "bytes_retrans": y.bytes_retrans,
+        "bytes_acked": y.bytes_sent - min(y.bytes_sent, <uint64_t>in_flight), "bytes_received": y.bytes_received,
+        "segs_out": y.segs_out, "segs_in": y.segs_in, "data_segs_out": y.data_segs_out, "data_segs_in": y.data_segs_in,
+        "total_retrans": y.total_retrans, "delivered": 1 + sent - min(sent, <uint64_t>segments) + sacked,
+        "delivered_ce": 0, "notsent_bytes": tcb_notsent(c),
+        "busy_time": (y.busy_ms + waited) * 1000,
+        "rwnd_limited": (y.rwnd_ms + (waited if c.tx.chrono == CHRONO_RWND else 0)) * 1000,
+        "sndbuf_limited": (y.sndbuf_ms + (waited if c.tx.chrono == CHRONO_SNDBUF else 0)) * 1000,
+        "dsack_dups": y.dsack_dups, "reord_seen": y.reord_seen, "total_rto": y.total_rto,
+        "rcv_ooopack": c.reasm.count if c.reasm != NULL else 0, "rcv_space": c.rcv_ssthresh, "rcv_rtt": 0,
     }
 
 
@@ -250,7 +280,7 @@ cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
     cdef uint64_t buckets = (<uint64_t>table_buckets(&e.tcp.conns) + table_buckets(&e.tcp.listeners)
                              + table_buckets(&e.tcp.binds))
     return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
-            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.rate_segs.held
+            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.rate_segs.held + e.tcp.tallies.held
             + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
 
 
@@ -272,7 +302,8 @@ def live(StackCore stack not None):
             "sockets": sockets, "tcbs": e.tcp.tcbs.live, "listeners": e.tcp.listeners_slab.live,
             "binds": e.tcp.binds_slab.live, "synreqs": e.tcp.synreqs.live, "timewaits": e.tcp.timewaits.live,
             "segments": e.tcp.segs.live + e.tcp.rate_segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
-            "settings": e.tcp.confs.live, "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
+            "settings": e.tcp.confs.live, "tallies": e.tcp.tallies.live,
+            "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
             "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,
             "buffers": e.core.pool.live - d.ready, "buffer_bytes": e.core.pool.used, "pool_bytes": e.core.pool.held,
             "object_bytes": object_bytes(e),

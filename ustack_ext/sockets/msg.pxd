@@ -17,7 +17,11 @@ cdef extern from * nogil:
     #ifndef MSG_ERRQUEUE
     #define MSG_ERRQUEUE 0
     #endif
+    #ifndef MSG_FASTOPEN
+    #define MSG_FASTOPEN 0
+    #endif
     """
     enum:
         MSG_MORE
         MSG_ERRQUEUE
+        MSG_FASTOPEN

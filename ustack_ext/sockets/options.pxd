@@ -28,6 +28,23 @@ cpdef enum Opt:
     OPT_CONGESTION             # an index of algorithms()
     OPT_MAX_PACING_RATE        # bytes/s; 0: none
     OPT_V6ONLY
+    OPT_REUSEPORT
+    OPT_RCVLOWAT
+    OPT_CORK
+    OPT_SYNCNT
+    OPT_DEFER_ACCEPT           # s
+    OPT_NOTSENT_LOWAT
+    OPT_WINDOW_CLAMP
+    OPT_LINGER2                # s
+    OPT_FASTOPEN               # of a listener
+    OPT_FASTOPEN_CONNECT
+    OPT_FASTOPEN_NO_COOKIE
+    OPT_TIMESTAMP
+    OPT_MTU_DISCOVER
+    OPT_RECVERR
+    OPT_INQ                    # bytes received and not read (SIOCINQ)
+    OPT_OUTQ                   # bytes not acknowledged (SIOCOUTQ)
+    OPT_OUTQNSD                # bytes not sent (SIOCOUTQNSD)
 
 cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil               # the value, or -errno
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil    # 0 or -errno

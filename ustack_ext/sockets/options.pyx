@@ -3,8 +3,8 @@
 Responsible for: where an option lives (the socket's TcpConf, the Tcb, the UDP socket) and what it may be. Not for: the
 platform's numbers and byte layouts (ustack/options.py). The engine's lock is held.
 """
-from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOTCONN, EPERM
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.ipoptions cimport IPOPT_FIRST, ipoption_get, ipoption_set
 from ustack_ext.sockets.ready cimport watch_of
@@ -13,7 +13,10 @@ from ustack_ext.sockets.state cimport (
 )
 from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
 from ustack_ext.tcp.congestion.cc cimport cc_name
-from ustack_ext.tcp.tcb cimport TCP_CLOSED, TCP_MSS_DEFAULT_V4, Tcb, TcpConf
+from ustack_ext.tcp.output cimport ts_now
+from ustack_ext.tcp.tcb cimport (
+    FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Tcb, TcpConf, tcb_notsent,
+)
 from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport (
     UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_IPV6, UDP_IS_PING, UDP_REUSEADDR, UdpSock, udp_set_family,
@@ -27,6 +30,11 @@ cdef enum:
     MAX_KEEPTIME = 32767       # s
     MAX_KEEPCNT = 127
     QUICKACKS = 16             # Linux's TCP_MAX_QUICKACKS
+    MAX_SYNCNT = 127
+    MAX_LINGER2 = 120          # s, Linux's TCP_FIN_TIMEOUT_MAX
+    RTO_MAX_S = 120
+    PMTUDISC_WANT = 1          # ip(7)
+    PMTUDISC_OMIT = 5
 
 
 cdef uint32_t doubled(long long value, uint32_t least) noexcept nogil:
@@ -82,6 +90,73 @@ cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) 
         return conf.max_pacing_rate
     if which == OPT_BROADCAST:
         return 0
+    return tcp_mode_get(e, s, conf, c, which)
+
+
+cdef long long queue_get(const SockState *s, const Tcb *c, int which) noexcept nogil:
+    """tcp(7), SIOCINQ, SIOCOUTQ and SIOCOUTQNSD; -EINVAL for a listener."""
+    if s.kind == SK_LISTENER:
+        return -EINVAL
+    if c == NULL:
+        return 0
+    if which == OPT_INQ:
+        return c.rcvq_bytes
+    return c.tx.sndq_bytes if which == OPT_OUTQ else tcb_notsent(c)
+
+
+cdef uint8_t secs_to_retrans(long long seconds) noexcept nogil:
+    """How many SYN-ACK time-outs cover so many seconds (Linux's TCP_DEFER_ACCEPT)."""
+    cdef long long period = 1, timeout = 1
+    cdef uint8_t n = 1
+    if seconds <= 0:
+        return 0
+    while seconds > period and n < 255:
+        n += 1
+        timeout = min(2 * timeout, <long long>RTO_MAX_S)
+        period += timeout
+    return n
+
+
+cdef long long retrans_to_secs(uint8_t n) noexcept nogil:
+    cdef long long period = 0, timeout = 1
+    while n > 0:
+        period += timeout
+        timeout = min(2 * timeout, <long long>RTO_MAX_S)
+        n -= 1
+    return period
+
+
+cdef long long tcp_mode_get(Engine *e, SockState *s, const TcpConf *conf, const Tcb *c, int which) noexcept nogil:
+    if which == OPT_REUSEPORT:
+        return conf.reuseport
+    if which == OPT_RCVLOWAT:
+        return conf.rcvlowat if conf.rcvlowat else 1
+    if which == OPT_CORK:
+        return conf.cork
+    if which == OPT_SYNCNT:
+        return conf.syncnt if conf.syncnt else e.tcp.knobs.syn_retries
+    if which == OPT_DEFER_ACCEPT:
+        return retrans_to_secs(conf.defer_accept)
+    if which == OPT_NOTSENT_LOWAT:
+        return conf.notsent_lowat
+    if which == OPT_WINDOW_CLAMP:
+        return conf.window_clamp
+    if which == OPT_LINGER2:
+        return <uint32_t>conf.linger2 if conf.linger2 else e.tcp.knobs.fin_timeout
+    if which == OPT_FASTOPEN:
+        return conf.fastopen
+    if which == OPT_FASTOPEN_CONNECT:
+        return conf.fastopen_connect
+    if which == OPT_FASTOPEN_NO_COOKIE:
+        return conf.fastopen_no_cookie
+    if which == OPT_TIMESTAMP:
+        return ts_now(&e.tcp, c.ts_offset if c != NULL else 0)
+    if which == OPT_MTU_DISCOVER:
+        return conf.pmtudisc - 1 if conf.pmtudisc else PMTUDISC_WANT
+    if which == OPT_RECVERR:
+        return conf.recverr
+    if which == OPT_INQ or which == OPT_OUTQ or which == OPT_OUTQNSD:
+        return queue_get(s, c, which)
     return -ENOPROTOOPT
 
 
@@ -90,6 +165,16 @@ cdef long long udp_get(Engine *e, UdpSock *u, int which) noexcept nogil:
         return (u.flags & UDP_BROADCAST) != 0
     if which == OPT_REUSEADDR:
         return (u.flags & UDP_REUSEADDR) != 0
+    if which == OPT_REUSEPORT:
+        return u.reuseport
+    if which == OPT_RECVERR:
+        return u.want_err
+    if which == OPT_RCVLOWAT:
+        return 1
+    if which == OPT_INQ:
+        return u.queue.head.len if u.queue.head != NULL else 0
+    if which == OPT_OUTQ:
+        return 0
     if which == OPT_RCVBUF:
         return u.rcvbuf
     if which == OPT_SNDBUF:
@@ -164,17 +249,88 @@ cdef int congestion_set(Engine *e, TcpConf *conf, long long value) noexcept nogi
     return 0
 
 
+cdef void reuse_set(SockState *s, const TcpConf *conf) noexcept nogil:
+    """What a port that is bound already allows to others follows the options."""
+    cdef Bind *b = NULL
+    if s.kind == SK_NONE and s.obj != NULL:
+        b = (<Draft *>s.obj).bind
+    elif s.kind == SK_LISTENER:
+        b = (<Listener *>s.obj).bind
+    if b != NULL:
+        b.reuse = (REUSE_ADDR if conf.reuseaddr else 0) | (REUSE_PORT if conf.reuseport else 0)
+
+
+cdef int fastopen_set(Engine *e, SockState *s, TcpConf *conf, int which, long long value) noexcept nogil:
+    cdef bint fresh = s.kind == SK_NONE and not (s.obj != NULL and (<Draft *>s.obj).deferred)
+    if which == OPT_FASTOPEN:
+        if value < 0 or not (fresh or s.kind == SK_LISTENER):
+            return -EINVAL
+        conf.fastopen = <uint32_t>value
+        return 0
+    if value < 0 or value > 1:
+        return -EINVAL
+    if which == OPT_FASTOPEN_CONNECT:
+        if not e.tcp.knobs.fastopen & FASTOPEN_CLIENT:
+            return -EOPNOTSUPP
+        if not fresh:
+            return -EINVAL
+        conf.fastopen_connect = <uint8_t>value
+        return 0
+    if not (fresh or s.kind == SK_LISTENER):
+        return -EINVAL
+    conf.fastopen_no_cookie = <uint8_t>value
+    return 0
+
+
+cdef int tcp_mode_set(Engine *e, SockState *s, TcpConf *conf, int which, long long value) noexcept nogil:
+    cdef uint32_t most
+    if which == OPT_REUSEPORT:
+        conf.reuseport = value != 0
+        reuse_set(s, conf)
+    elif which == OPT_RCVLOWAT:
+        most = (conf.rcvbuf if conf.rcvbuf else e.tcp.knobs.rmem_max) // 2
+        conf.rcvlowat = most if value < 0 or value > most else <uint32_t>value
+    elif which == OPT_CORK:
+        conf.cork = value != 0
+    elif which == OPT_SYNCNT:
+        if not 1 <= value <= MAX_SYNCNT:
+            return -EINVAL
+        conf.syncnt = <uint8_t>value
+    elif which == OPT_DEFER_ACCEPT:
+        conf.defer_accept = secs_to_retrans(value)
+    elif which == OPT_NOTSENT_LOWAT:
+        conf.notsent_lowat = <uint32_t>value
+    elif which == OPT_WINDOW_CLAMP:
+        if value <= 0 and s.kind != SK_NONE:
+            return -EINVAL
+        conf.window_clamp = <uint32_t>max(value, <long long>MIN_RCVBUF // 2) if value else 0
+    elif which == OPT_LINGER2:
+        conf.linger2 = -1 if value < 0 else <int16_t>min(value, <long long>MAX_LINGER2)
+    elif which == OPT_MTU_DISCOVER:
+        if not 0 <= value <= PMTUDISC_OMIT:
+            return -EINVAL
+        conf.pmtudisc = <uint8_t>value + 1
+    elif which == OPT_RECVERR:
+        conf.recverr = value != 0
+    elif which == OPT_TIMESTAMP:
+        return -EPERM                            # only a socket in repair mode (tcp(7)) may; there is none here
+    else:
+        return -ENOPROTOOPT
+    return 0
+
+
 cdef int tcp_set(Engine *e, SockState *s, TcpConf *conf, int which, long long value) noexcept nogil:
     if OPT_KEEPALIVE <= which <= OPT_KEEPCNT:
         return keepalive_set(conf, which, value)
+    if OPT_FASTOPEN <= which <= OPT_FASTOPEN_NO_COOKIE:
+        return fastopen_set(e, s, conf, which, value)
     if which == OPT_LINGER:
         conf.linger = value >> 32 != 0
         value = <uint32_t>value
         conf.linger_time = 0xFFFF if value > 0xFFFF else <uint16_t>value
     elif which == OPT_REUSEADDR:
         conf.reuseaddr = value != 0
-        if s.kind == SK_NONE and (<Draft *>s.obj).bind != NULL:
-            (<Draft *>s.obj).bind.reuse = conf.reuseaddr
+        reuse_set(s, conf)
     elif which == OPT_NODELAY:
         conf.nodelay = value != 0
     elif which == OPT_QUICKACK:
@@ -202,7 +358,7 @@ cdef int tcp_set(Engine *e, SockState *s, TcpConf *conf, int which, long long va
     elif which == OPT_MAX_PACING_RATE:
         conf.max_pacing_rate = value
     elif which != OPT_BROADCAST:
-        return -ENOPROTOOPT
+        return tcp_mode_set(e, s, conf, which, value)
     return 0
 
 
@@ -211,6 +367,10 @@ cdef int udp_set(UdpSock *u, int which, long long value) noexcept nogil:
         set_bit(&u.flags, UDP_BROADCAST, value != 0)
     elif which == OPT_REUSEADDR:
         set_bit(&u.flags, UDP_REUSEADDR, value != 0)
+    elif which == OPT_REUSEPORT:
+        u.reuseport = value != 0
+    elif which == OPT_RECVERR:
+        u.want_err = value != 0
     elif which == OPT_RCVBUF:
         u.rcvbuf = doubled(value, MIN_RCVBUF)
     elif which == OPT_SNDBUF:

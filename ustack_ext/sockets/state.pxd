@@ -30,6 +30,9 @@ cdef enum SockConnect:             # what connect() has done so far, as Linux's 
 cdef struct Draft:                 # a TCP socket before there is a Tcb or a Listener to hold this
     TcpConf conf
     Bind *bind                     # a port claimed by bind(), or NULL
+    Addr to                        # TCP_FASTOPEN_CONNECT: where the first write connects to, if deferred
+    uint16_t port
+    uint8_t deferred
 
 cdef struct Interest
 cdef struct Hub
@@ -108,7 +111,8 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     uint8_t ttl                    # a datagram's own TTL and TOS (sendmsg's ancillary data); 0: the socket's
     uint8_t has_tos
     uint8_t tos
-    uint8_t started                # OP_CONNECT: this call sent the SYN
+    uint8_t started                # OP_CONNECT, OP_SEND: this call sent the SYN
+    uint8_t waits                  # the call may wait: SO_RCVLOWAT counts
     uint16_t port
     uint16_t want                  # EV_* worth another attempt
     uint16_t gso_size              # a datagram's own UDP_SEGMENT, source and interface; zeros: the socket's

@@ -5,22 +5,24 @@ connect(2), listen(2), accept(2) and shutdown(2) describe them), and for handing
 them next. Not for: waiting (sockets/core), TCP itself (tcp/).
 """
 from libc.errno cimport (
-    EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH, ENOMEM, ENOTCONN, EPIPE,
+    EAGAIN, ECONNABORTED, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE,
 )
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from ustack_ext.base.event cimport EV_CLOSED, EV_HANGUP
+from ustack_ext.base.iov cimport IoVec
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.sockets.msg cimport MSG_MORE, MSG_OOB, MSG_PEEK
+from ustack_ext.sockets.msg cimport MSG_FASTOPEN, MSG_MORE, MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SK_LISTENER, SK_NONE, SK_TCB, SS_CONNECTED, SS_CONNECTING,
     SS_STOPPED, SS_UNCONNECTED, Draft, Op, SockState, sock_enlist, sock_wildcard,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
+from ustack_ext.tcp.fastopen cimport fastopen_may_send
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT, TF_FIN_RCVD, TF_RD_SHUT, Listener, Tcb,
-    TcpConf,
+    FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_FIN_WAIT2, TCP_SYN_SENT, TCP_TIME_WAIT, TF_FIN_RCVD,
+    TF_RD_SHUT, FastopenPeer, Listener, Tcb, TcpConf, tcb_connecting,
 )
 from ustack_ext.tcp.tcp cimport (
     tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_connect, tcp_lend, tcp_listen,
@@ -36,6 +38,7 @@ cdef int stream_open(Engine *e, SockState *s) noexcept nogil:
         return -ENOMEM
     tcp_conf_default(&e.tcp, &d.conf)
     d.bind = NULL
+    d.deferred = 0
     s.obj = d
     return 0
 
@@ -63,6 +66,7 @@ cdef Draft *draft_again(SockState *s) noexcept nogil:
     if d != NULL:
         d.conf = stream_conf(s)[0]
         d.bind = NULL
+        d.deferred = 0
     return d
 
 
@@ -72,8 +76,11 @@ cdef void stream_forget(SockState *s) noexcept nogil:
         s.obj = NULL
 
 
-cdef bint connecting(const Tcb *c) noexcept nogil:
-    return c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV
+cdef inline size_t wanted(const Tcb *c, const Op *op) noexcept nogil:
+    """As much as must be there: MSG_PEEK | MSG_WAITALL's, or what SO_RCVLOWAT asks of a call that may wait."""
+    if op.waits and c.conf.rcvlowat:
+        return max(op.lowat, min(<size_t>c.conf.rcvlowat, op.room))
+    return op.lowat
 
 
 cdef long recv(Engine *e, SockState *s, Op *op) noexcept nogil:
@@ -82,12 +89,12 @@ cdef long recv(Engine *e, SockState *s, Op *op) noexcept nogil:
         return -EINVAL
     if s.kind != SK_TCB:
         return -ENOTCONN
-    if connecting(c):
+    if tcb_connecting(c):
         return -EAGAIN
     op.full = c.rcvq_bytes
     if op.grow and c.rcvq_bytes > op.room:
         return OP_GROW
-    if c.rcvq_bytes < op.lowat and not c.flags & (TF_FIN_RCVD | TF_RD_SHUT) and c.state != TCP_CLOSED:
+    if c.rcvq_bytes < wanted(c, op) and not c.flags & (TF_FIN_RCVD | TF_RD_SHUT) and c.state != TCP_CLOSED:
         return -EAGAIN
     if op.lent != NULL:
         op.tcb = c
@@ -96,9 +103,11 @@ cdef long recv(Engine *e, SockState *s, Op *op) noexcept nogil:
 
 
 cdef long send(Engine *e, SockState *s, Op *op) noexcept nogil:
+    if s.kind == SK_NONE and s.obj != NULL and (op.flags & MSG_FASTOPEN or (<Draft *>s.obj).deferred):
+        return fast_open(e, s, op)
     if s.kind != SK_TCB:
         return -EPIPE
-    if connecting(<Tcb *>s.obj):
+    if tcb_connecting(<Tcb *>s.obj):
         return -EAGAIN
     if op.owner != NULL:
         return tcp_send_owned(&e.tcp, <Tcb *>s.obj, op.iov, op.owner, (op.flags & MSG_MORE) != 0)
@@ -122,10 +131,46 @@ cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:
     return 0
 
 
-cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
+cdef int open_draft(Engine *e, SockState *s, const Addr *to, uint16_t port, const IoVec *iov, int niov,
+                    long *taken) noexcept nogil:
+    """Sends the SYN; a fast one where `taken` is given. 0, or -errno."""
     cdef Tcb *c = NULL
     cdef Draft *d = <Draft *>s.obj
-    cdef Addr wild
+    cdef Addr wild = sock_wildcard(s)
+    cdef int rc
+    if not addr_any_holds(&wild, to):
+        return -ENETUNREACH
+    rc = tcp_connect(&e.tcp, d.bind, to, port, &d.conf, s, iov, niov, taken, &c)
+    if rc != 0 and rc != -EINPROGRESS:
+        return rc
+    free(d)
+    s.obj = c
+    s.kind = SK_TCB
+    s.connect = SS_CONNECTING
+    return 0
+
+
+cdef long fast_open(Engine *e, SockState *s, Op *op) noexcept nogil:
+    """A write that opens the connection (RFC 7413 §4.2.1): MSG_FASTOPEN, or the first after a deferred connect()."""
+    cdef Draft *d = <Draft *>s.obj
+    cdef long taken = 0
+    cdef int rc
+    if not d.deferred and not op.has_to:
+        return -EINVAL
+    if not e.tcp.knobs.fastopen & FASTOPEN_CLIENT:
+        return -EOPNOTSUPP
+    rc = open_draft(e, s, &d.to if d.deferred else &op.to, d.port if d.deferred else op.port, op.iov, op.niov, &taken)
+    if rc != 0:
+        return rc
+    op.started = 1
+    return taken if taken > 0 else -EAGAIN
+
+
+cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef Draft *d = <Draft *>s.obj
+    cdef FastopenPeer *peer = NULL
+    cdef long taken = 0
+    cdef bint fast
     cdef int rc
     if s.kind == SK_LISTENER:
         return -EISCONN
@@ -136,16 +181,16 @@ cdef long start_connect(Engine *e, SockState *s, Op *op) noexcept nogil:
         tcp_close(&e.tcp, <Tcb *>s.obj)
         s.kind = SK_NONE
         s.obj = d
-    wild = sock_wildcard(s)
-    if not addr_any_holds(&wild, &op.to):
-        return -ENETUNREACH
-    rc = tcp_connect(&e.tcp, d.bind, &op.to, op.port, &d.conf, s, &c)
-    if rc != 0 and rc != -EINPROGRESS:
+    fast = d.conf.fastopen_connect and e.tcp.knobs.fastopen & FASTOPEN_CLIENT
+    if fast and fastopen_may_send(&e.tcp, &op.to, &d.conf, &peer):
+        d.to = op.to
+        d.port = op.port
+        d.deferred = 1
+        s.connect = SS_CONNECTED
+        return 0
+    rc = open_draft(e, s, &op.to, op.port, NULL, 0, &taken if fast else NULL)
+    if rc != 0:
         return rc
-    free(d)
-    s.obj = c
-    s.kind = SK_TCB
-    s.connect = SS_CONNECTING
     op.started = 1
     return -EAGAIN
 
@@ -158,7 +203,7 @@ cdef long connect(Engine *e, SockState *s, Op *op) noexcept nogil:
     if s.connect != SS_CONNECTING:
         # Started by this call and no longer there: shutdown() in another thread.
         return -ECONNABORTED if op.started else start_connect(e, s, op)
-    if connecting(c):
+    if tcb_connecting(c):
         return -EAGAIN
     if c.state == TCP_CLOSED:
         s.connect = SS_UNCONNECTED
@@ -187,6 +232,10 @@ cdef long stream_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
     return linger(s)
 
 
+cdef int reuse_of(const TcpConf *conf) noexcept nogil:
+    return (REUSE_ADDR if conf.reuseaddr else 0) | (REUSE_PORT if conf.reuseport else 0)
+
+
 cdef int stream_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
     cdef Draft *d = <Draft *>s.obj
     cdef Addr wild = sock_wildcard(s)
@@ -196,7 +245,7 @@ cdef int stream_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noex
         a = &wild
     elif not addr_any_holds(&wild, a):                  # an IPv4 address, and IPV6_V6ONLY
         return -EINVAL
-    return tcp_bind(&e.tcp, a, port, d.conf.reuseaddr, &d.bind)
+    return tcp_bind(&e.tcp, a, port, reuse_of(&d.conf), &d.bind)
 
 
 cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
@@ -212,7 +261,7 @@ cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
     if s.kind != SK_NONE:
         return -EINVAL
     if d.bind == NULL:
-        rc = tcp_bind(&e.tcp, &any_address, 0, d.conf.reuseaddr, &d.bind)
+        rc = tcp_bind(&e.tcp, &any_address, 0, reuse_of(&d.conf), &d.bind)
     if rc == 0:
         rc = tcp_listen(&e.tcp, d.bind, queue, &d.conf, s, &l)
     if rc != 0:
@@ -228,7 +277,7 @@ cdef int stream_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
     cdef Draft *d
     if s.kind == SK_NONE:
         return -ENOTCONN
-    if s.kind == SK_TCB and not connecting(<Tcb *>s.obj):
+    if s.kind == SK_TCB and not tcb_connecting(<Tcb *>s.obj):
         return tcp_shutdown(&e.tcp, <Tcb *>s.obj, how)
     if s.kind == SK_LISTENER and how == 1:
         return 0
@@ -251,7 +300,7 @@ cdef int stream_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
 cdef bint stream_begin_linger(Engine *e, SockState *s) noexcept nogil:
     cdef Tcb *c = <Tcb *>s.obj
     # With unread data close() resets the connection; there is nothing to wait for then.
-    if s.kind != SK_TCB or not c.conf.linger or c.conf.linger_time == 0 or c.rcvq_bytes or connecting(c):
+    if s.kind != SK_TCB or not c.conf.linger or c.conf.linger_time == 0 or c.rcvq_bytes or tcb_connecting(c):
         return False
     tcp_shutdown(&e.tcp, c, 1)
     return linger(s) != 0

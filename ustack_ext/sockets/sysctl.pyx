@@ -117,6 +117,8 @@ cdef list tcp_switches(TcpKnobs *t):
         knob(tcp + "frto", &t.frto, 1, 0, 2),
         knob(tcp + "recovery", &t.recovery, 1, 0, 7),
         knob(tcp + "early_retrans", &t.early_retrans, 1, 0, 4),
+        knob(tcp + "syncookies", &t.syncookies, 1, 0, 2),
+        knob(tcp + "tw_reuse", &t.tw_reuse, 1, 0, 2),
         knob(tcp + "congestion_control", &t.congestion, 1, 0, CC_COUNT - 1),
         knob(tcp + "allowed_congestion_control", &t.congestion_allowed, 1, 0, (1 << CC_COUNT) - 1),
     ]
@@ -136,6 +138,8 @@ cdef list tcp_figures(TcpKnobs *t):
         knob(tcp + "keepalive_probes", &t.keepalive_probes, 4, 1, 127),
         knob(tcp + "invalid_ratelimit", &t.invalid_ratelimit, 4, 0, U31),
         knob(tcp + "challenge_ack_limit", &t.challenge_ack_limit, 4, 0, U31),
+        knob(tcp + "fastopen", &t.fastopen, 4, 0, 0xFFFF),
+        knob(tcp + "notsent_lowat", &t.notsent_lowat, 4, 0, 0xFFFFFFFF),
         knob(tcp + "rto_min_us", &t.rto_min_us, 4, 1, U31),
         knob(tcp + "rto_max_ms", &t.rto_max_ms, 4, 1000, 120000),
         knob(tcp + "base_mss", &t.base_mss, 4, 48, 65535),

@@ -42,6 +42,8 @@ cdef void tcp_conf_default(Tcp *t, TcpConf *conf) noexcept nogil:
     conf.keepidle = t.knobs.keepalive_time
     conf.keepintvl = <unsigned short>t.knobs.keepalive_intvl
     conf.keepcnt = <unsigned char>t.knobs.keepalive_probes
+    if t.knobs.notsent_lowat != <uint32_t>0xFFFFFFFF:
+        conf.notsent_lowat = t.knobs.notsent_lowat
     conf.cc = t.knobs.congestion
 
 

@@ -10,16 +10,19 @@ cdef Conn *conn_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *radd
 cdef Conn *conn_find_hashed(Tcp *t, uint32_t hash, const Addr *laddr, uint16_t lport, const Addr *raddr,
                             uint16_t rport) noexcept nogil
 # a specific address before the wildcard
-cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept nogil
+cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr,
+                             uint16_t rport) noexcept nogil
 # RFC 6528
 cdef uint32_t isn(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
 cdef uint32_t ts_offset_of(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t lport, uint16_t rport) noexcept nogil
 
 cdef Tcb *tcb_new(Tcp *t) noexcept nogil                               # zeroed, defaults set, timers off; NULL: limit
+cdef void tally_take(Tcp *t, Tcb *c) noexcept nogil                    # before it counts its first data
 cdef void tcb_insert(Tcp *t, Tcb *c, uint32_t hash) noexcept nogil     # into the table; hash: conn_hash of its tuple
 cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil                     # has something to send, or its timer changed
 # arms the wheel for its earliest deadline, or leaves it armed for an earlier moment
 cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil
+cdef void fastopen_done(Tcp *t, Tcb *c) noexcept nogil                  # the handshake of a TF_FASTOPEN is over
 cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil
 # CLOSED: out of the table, timers off, nothing more is sent. error (positive errno, 0: none) is what the application
 # learns. Freed when nobody holds it.
@@ -30,8 +33,10 @@ cdef void acceptq_push(Listener *l, Tcb *c) noexcept nogil             # at its 
 cdef Tcb *acceptq_pop(Listener *l) noexcept nogil                      # NULL: empty
 cdef Tcb *aq_next(const Tcb *c) noexcept nogil
 
-cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil
+cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, int reuse, Bind **out) noexcept nogil      # REUSE_*
 cdef void bind_free(Tcp *t, Bind *b) noexcept nogil
 cdef bint bind_blocks_listen(Tcp *t, Bind *b) noexcept nogil           # another listener has the address and port
 # 0: all are taken
+# nobody has it, or only a TIME-WAIT that may be used again (tcp_tw_reuse)
+cdef bint tuple_unused(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil
 cdef uint16_t ephemeral_port(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil

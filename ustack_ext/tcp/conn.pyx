@@ -4,7 +4,7 @@
 from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, ENOBUFS
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 
-from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, Entry
+from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.event cimport (
     EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source, event_forget, event_raise,
 )
@@ -20,8 +20,8 @@ from ustack_ext.tcp.conf cimport conf_unref
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSED, TF_ACCEPTQ, TF_ACK_DELAYED, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FREE, TF_ORPHAN, Bind, Conn, Listener,
-    Tcb, Tcp, tcb_deadline,
+    REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TF_ACCEPTQ, TF_ACK_DELAYED, TF_CONNECTED, TF_DEAD, TF_DIRTY,
+    TF_FASTOPEN, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tally, Tcb, Tcp, TimeWait, tcb_deadline,
 )
 from ustack_ext.tcp.rtt cimport rtt_init
 from ustack_ext.wire.addr cimport (
@@ -32,6 +32,8 @@ from ustack_ext.wire.addr cimport (
 cdef enum:
     EPHEMERAL_TRIES = 64           # random tries before the range is walked
     DELACK_MAX_MS = 1000           # delack_at holds less than 2**31 ns
+    TW_REUSE_S = 1                 # after which a TIME-WAIT may be used again: the peer's clock has ticked
+    NS = 1000000000
     ISN_TICK_NS = 4000             # RFC 9293 §3.4.1: the clock ticks every 4 us
 
 cdef struct TupleKey:
@@ -70,19 +72,38 @@ cdef Conn *conn_find_hashed(Tcp *t, uint32_t hash, const Addr *laddr, uint16_t l
     return NULL
 
 
-cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport) noexcept nogil:
-    cdef Entry *e = table_first(&t.listeners, table_hash(&t.key, lport, 0, 0, 0, 0))
+cdef Listener *listener_find(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr,
+                             uint16_t rport) noexcept nogil:
+    """A listener on the address goes before one on any. Of several (SO_REUSEPORT) a keyed hash of the peer chooses."""
+    cdef uint32_t hash = table_hash(&t.key, lport, 0, 0, 0, 0), exact = 0, wild = 0, which
+    cdef Entry *e = table_first(&t.listeners, hash)
     cdef Listener *l
-    cdef Listener *wild = NULL
+    cdef Listener *found = NULL
     while e != NULL:
         l = <Listener *>e
         if l.lport == lport:
             if addr_eq(&l.laddr, laddr):
-                return l
-            if addr_is_any(&l.laddr) and addr_any_holds(&l.laddr, laddr):
-                wild = l
+                exact += 1
+                found = l
+            elif addr_is_any(&l.laddr) and addr_any_holds(&l.laddr, laddr):
+                wild += 1
+                if exact == 0:
+                    found = l
         e = table_next(e)
-    return wild
+    if (exact if exact > 0 else wild) <= 1:
+        return found
+    which = (table_hash(&t.key, raddr.hi, raddr.lo, rport, laddr.hi, laddr.lo) >> 8) % (exact if exact > 0 else wild)
+    e = table_first(&t.listeners, hash)
+    while e != NULL:
+        l = <Listener *>e
+        if l.lport == lport and (
+                addr_eq(&l.laddr, laddr) if exact > 0
+                else addr_is_any(&l.laddr) and addr_any_holds(&l.laddr, laddr)):
+            if which == 0:
+                return l
+            which -= 1
+        e = table_next(e)
+    return found
 
 
 cdef uint64_t keyed(const HashKey *key, const Addr *laddr, uint16_t lport, const Addr *raddr,
@@ -110,12 +131,26 @@ cdef Tcb *tcb_new(Tcp *t) noexcept nogil:
     c.source.kind = ENTRY_TCB
     c.state = TCP_CLOSED
     c.tx = &t.no_tx
+    c.tally = &t.no_tally
     c.idle_at = UINT64_MAX
     c.rcv_ssthresh = t.knobs.rmem_default // 2
     c.ato = <uint16_t>min(t.knobs.delack_min_us // 1000, <uint32_t>DELACK_MAX_MS)
     c.quick = 16
     rtt_init(t, c)
     return c
+
+
+cdef void tally_take(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Tally *y
+    if c.tally != &t.no_tally:
+        return
+    y = <Tally *>slab_alloc(&t.tallies)
+    if y == NULL:
+        return
+    y.segs_in = 1                                # the handshake's, less what carries the first data
+    y.segs_out = 1
+    y.rcvq_epoch = <uint32_t>(t.core.now // 1000)
+    c.tally = y
 
 
 cdef void tcb_insert(Tcp *t, Tcb *c, uint32_t hash) noexcept nogil:
@@ -153,6 +188,9 @@ cdef void tcb_free(Tcp *t, Tcb *c) noexcept nogil:
         c.owner.bind = NULL
     conf_unref(t, c.conf)
     c.conf = NULL
+    if c.tally != &t.no_tally:
+        slab_free(&t.tallies, c.tally)
+        c.tally = &t.no_tally
     event_forget(&t.core.events, &c.source)
     if c.flags & TF_DIRTY:                      # tcp_flush frees it when it comes to it
         c.flags |= TF_FREE
@@ -213,9 +251,16 @@ cdef void acceptq_remove(Tcb *c) noexcept nogil:
     aq_leave(l, c)
 
 
+cdef void fastopen_done(Tcp *t, Tcb *c) noexcept nogil:
+    c.flags &= ~<uint32_t>TF_FASTOPEN
+    t.n_fastopen -= 1
+
+
 cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil:
     if c.flags & TF_DEAD:
         return
+    if c.flags & TF_FASTOPEN:
+        fastopen_done(t, c)
     if c.flags & TF_CONNECTED:
         t.n_established -= 1
     c.state = TCP_CLOSED
@@ -267,15 +312,20 @@ cdef bint port_has_connections(Tcp *t, const Addr *a, uint16_t port) noexcept no
     return False
 
 
-cdef bint port_free(Tcp *t, const Addr *a, uint16_t port, bint reuse) noexcept nogil:
+cdef inline bint both_allow(int reuse, const Bind *b) noexcept nogil:
+    """socket(7): SO_REUSEADDR unless the other listens; SO_REUSEPORT even then."""
+    return (reuse & b.reuse & REUSE_ADDR and not b.listening) or reuse & b.reuse & REUSE_PORT
+
+
+cdef bint port_free(Tcp *t, const Addr *a, uint16_t port, int reuse) noexcept nogil:
     cdef Entry *e = table_first(&t.binds, table_hash(&t.key, port, 0, 0, 0, 0))
     cdef Bind *b
     while e != NULL:
         b = <Bind *>e
-        if b.port == port and ports_clash(b, a) and not (reuse and b.reuse and not b.listening):
+        if b.port == port and ports_clash(b, a) and not both_allow(reuse, b):
             return False
         e = table_next(e)
-    return reuse or not port_has_connections(t, a, port)
+    return reuse != 0 or not port_has_connections(t, a, port)
 
 
 cdef bint port_bound(Tcp *t, const Addr *a, uint16_t port) noexcept nogil:
@@ -296,7 +346,7 @@ cdef uint16_t some_free_port(Tcp *t, const Addr *a) noexcept nogil:
     return 0
 
 
-cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil:
+cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, int reuse, Bind **out) noexcept nogil:
     cdef Bind *b
     if not addr_is_any(a) and (addr_is_multicast(a) or addr_is_broadcast(a) or not net_is_local(t.net, a)):
         return -EADDRNOTAVAIL
@@ -312,7 +362,7 @@ cdef int bind_port(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out)
     b.entry.kind = ENTRY_BIND
     b.addr = a[0]
     b.port = port
-    b.reuse = reuse
+    b.reuse = <uint8_t>reuse
     table_insert(&t.binds, &b.entry, table_hash(&t.key, port, 0, 0, 0, 0))
     out[0] = b
     return 0
@@ -328,14 +378,31 @@ cdef bint bind_blocks_listen(Tcp *t, Bind *b) noexcept nogil:
     cdef Bind *o
     while e != NULL:
         o = <Bind *>e
-        if o != b and o.port == b.port and o.listening and ports_clash(o, &b.addr):
+        if (o != b and o.port == b.port and o.listening and ports_clash(o, &b.addr)
+                and not o.reuse & b.reuse & REUSE_PORT):
             return True
         e = table_next(e)
     return False
 
 
+cdef bint tuple_unused(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
+    cdef Conn *who = conn_find(t, laddr, lport, raddr, rport)
+    cdef TimeWait *w = <TimeWait *>who
+    if who == NULL:
+        return True
+    if who.entry.kind != ENTRY_TIMEWAIT or not w.ts_ok or not t.knobs.timestamps or t.knobs.tw_reuse == 0:
+        return False
+    if t.knobs.tw_reuse == 2 and not (is_loopback(laddr) or is_loopback(raddr)):
+        return False
+    return <uint32_t>(t.core.now // NS) - w.ts_recent_s >= TW_REUSE_S
+
+
+cdef inline bint is_loopback(const Addr *a) noexcept nogil:
+    return addr_is_v4(a) and addr_to_v4(a) >> 24 == 127
+
+
 cdef bint tuple_free(Tcp *t, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
-    return not port_bound(t, laddr, lport) and conn_find(t, laddr, lport, raddr, rport) == NULL
+    return not port_bound(t, laddr, lport) and tuple_unused(t, laddr, lport, raddr, rport)
 
 
 cdef uint16_t ephemeral_port(Tcp *t, const Addr *laddr, const Addr *raddr, uint16_t rport) noexcept nogil:

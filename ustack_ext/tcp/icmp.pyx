@@ -8,13 +8,14 @@ from libc.stdint cimport uint32_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB
+from ustack_ext.base.event cimport EV_ERROR, EV_READABLE, EV_WRITABLE
 from ustack_ext.net.mib cimport OutOfWindowIcmps, TcpAttemptFails
 from ustack_ext.net.state cimport IcmpError
-from ustack_ext.tcp.conn cimport conn_find, tcb_dirty, tcb_done
+from ustack_ext.tcp.conn cimport conn_find, tcb_dirty, tcb_done, tcb_raise
 from ustack_ext.tcp.listen cimport synreq_free
 from ustack_ext.tcp.pathmtu cimport path_too_big
 from ustack_ext.tcp.seq cimport seq_gt, seq_lt
-from ustack_ext.tcp.tcb cimport TCP_SYN_RECV, TCP_SYN_SENT, Conn, SynReq, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport TCP_SYN_RECV, TCP_SYN_SENT, TF_ORPHAN, Conn, SynReq, Tcb, Tcp
 from ustack_ext.wire.bytes cimport get_be16, get_be32
 
 
@@ -47,4 +48,8 @@ cdef void tcp_icmp_error(Tcp *t, IcmpError *e) noexcept nogil:
         count(t.core, TcpAttemptFails)
         tcb_done(t, c, e.error)
         return
-    c.soft_error = e.error
+    if c.conf.recverr and not c.flags & TF_ORPHAN:            # IP_RECVERR: the application wants to hear of it now
+        c.error = <unsigned char>e.error
+        tcb_raise(t, c, EV_ERROR | EV_READABLE | EV_WRITABLE)
+    else:
+        c.soft_error = e.error

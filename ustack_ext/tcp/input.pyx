@@ -5,7 +5,7 @@ FIN (security and precedence are not ours; urgent data is delivered in-band, RFC
 can wait for the end of the batch (MUST-58, MUST-59): the connection is put on the dirty list and tcp_flush sends.
 """
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t
 
 from ustack_ext.base.buf cimport BUF_HASHED, Buf, buf_unref
 from ustack_ext.base.core cimport count
@@ -13,32 +13,35 @@ from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
 from ustack_ext.base.event cimport EV_HANGUP, EV_READABLE, EV_WRITABLE
 from ustack_ext.net.mib cimport (
     DropTcpBadAck, DropTcpClosedData, DropTcpNoAck, DropTcpNoSocket, DropTcpOldAck, DropTcpOutOfWindow, DropTcpPaws,
-    DropTcpRst, PAWSActive, PAWSEstab, TCPAbortOnData, TcpAttemptFails, TCPDSACKOldSent, TcpEstabResets, TCPHPHits,
-    TCPOFOQueue, TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge, TCPZeroWindowDrop,
+    DropTcpRst, PAWSActive, PAWSEstab, TCPAbortOnData, TcpAttemptFails, TCPDSACKOldSent, TcpEstabResets,
+    TCPFastOpenActive, TCPFastOpenActiveFail, TCPHPHits, TCPOFOQueue, TCPPureAcks, TCPRcvQDrop, TCPSYNChallenge,
+    TCPZeroWindowDrop,
 )
 from ustack_ext.net.net cimport net_confirm
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.ackpolicy cimport ack_data, challenge_ack, out_of_window_ack
-from ustack_ext.tcp.conn cimport conn_find, conn_find_hashed, listener_find, tcb_dirty, tcb_done, tcb_raise
+from ustack_ext.tcp.conn cimport (
+    conn_find, conn_find_hashed, fastopen_done, listener_find, tally_take, tcb_dirty, tcb_done, tcb_raise,
+)
 from ustack_ext.tcp.establish cimport establish, take_syn_options
+from ustack_ext.tcp.fastopen cimport fastopen_learn
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
-from ustack_ext.tcp.options cimport OPT_TS
+from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_TS
 from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
 from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append, rcvq_append_run
-from ustack_ext.tcp.recovery cimport recovery_ack
+from ustack_ext.tcp.recovery cimport recovery_ack, recovery_refused
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
-    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK, TF_TS_OK,
-    TF_WANT_ROOM, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait, has_gap, tcb_has_room,
-    tcb_rcv_wnd, tcp_hours, tcp_ms,
+    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN,
+    TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait,
+    fin_timeout_ns, has_gap, tcb_has_room, tcb_rcv_wnd, tcp_hours, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
 from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN
 
 cdef enum:
-    NS = 1000000000
     PAWS_IDLE_H = 24 * 24       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
     OFO_TRUESIZE_FACTOR = 2
 
@@ -64,9 +67,11 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
             if c != NULL:
                 segment_arrives(t, c, &s)
             return
-    l = listener_find(t, &rx.dst, s.h.dport)
+    l = listener_find(t, &rx.dst, s.h.dport, &rx.src, s.h.sport)
     if l != NULL:
-        listen_input(t, l, &s, iss)
+        c = listen_input(t, l, &s, iss)
+        if c != NULL:
+            segment_arrives(t, c, &s)
         return
     count(t.core, DropTcpNoSocket)
     reply_reset(t, &s)
@@ -105,6 +110,7 @@ cdef bint predicted(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
 
 
 cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
+    c.tally.segs_in += s.segs
     tcb_dirty(t, c)                    # from here the Tcb outlives this function, whatever becomes of the connection
     if predicted(t, c, s):
         return
@@ -141,6 +147,7 @@ cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
 
 cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     cdef bint acked = (s.h.flags & TH_ACK) != 0
+    cdef uint16_t with_syn = c.tx.fastopen
     if acked and (seq_leq(s.h.ack, c.tx.iss) or seq_gt(s.h.ack, c.snd_nxt)):
         count(t.core, DropTcpBadAck)
         reply_reset(t, s)
@@ -169,11 +176,13 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.snd_wl1 = s.h.seq
     if not acked:                                            # simultaneous open (MUST-10)
         c.state = TCP_SYN_RECV
-        send_syn(t, c)
+        send_syn(t, c, True)
         return
     recovery_ack(t, c, s.h.ack, &s.o, False)
     establish(t, c)
     c.flags |= TF_ACK_NOW
+    if c.flags & TF_FASTOPEN_ASKED:
+        fastopen_answered(t, c, s, with_syn)
     segment_trim(s, c.rcv_nxt)
     if s.n > 0:
         take_data(t, c, s)
@@ -181,6 +190,20 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         note_fin(c, s)
         if c.flags & TF_FIN_OOO and c.fin_seq == c.rcv_nxt:
             take_fin(t, c)
+
+
+cdef void fastopen_answered(Tcp *t, Tcb *c, const SegIn *s, uint16_t with_syn) noexcept nogil:
+    """RFC 7413 §4.1.3, §4.2.2: a cookie is kept; data that the server did not take goes again, at once."""
+    if s.o.have & OPT_FASTOPEN and s.o.fastopen_len > 0:
+        fastopen_learn(t, &c.raddr, c.peer_mss, s.o.fastopen, s.o.fastopen_len)
+    if with_syn == 0:
+        return
+    if c.tx.seg_head != NULL:
+        count(t.core, TCPFastOpenActiveFail)
+        recovery_refused(t, c)
+    else:
+        c.flags |= TF_SYN_DATA
+        count(t.core, TCPFastOpenActive)
 
 
 # ---- first: the sequence number, and PAWS before it (RFC 7323 §5.3) ----
@@ -234,7 +257,10 @@ cdef bint unacceptable(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if s.h.flags & TH_RST:
         return False
     if s.h.flags & TH_SYN:                                   # RFC 5961 §4.2
-        challenge_ack(t, c)
+        if c.flags & TF_FASTOPEN and s.h.seq == c.irs and c.state == TCP_SYN_RECV:
+            send_syn(t, c, False)                            # their SYN again: our SYN-ACK was lost
+        else:
+            challenge_ack(t, c)
         return False
     if s.n > 0 and seq_leq(s.h.seq + s.n, c.rcv_nxt):
         note_old(t, c, s.h.seq, s.h.seq + s.n)
@@ -280,7 +306,7 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
             count(t.core, DropTcpBadAck)
             reply_reset(t, s)
             return False
-        c.snd_wnd = <uint32_t>s.h.wnd << c.snd_wscale
+        c.snd_wnd = <uint32_t>s.h.wnd << (0 if s.syn else c.snd_wscale)
         c.snd_wl1 = s.h.seq
         recovery_ack(t, c, s.h.ack, &s.o, False)
         establish(t, c)
@@ -303,6 +329,8 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.probes = 0
     if advanced:
         take_new_ack(t, c, s)
+        if c.flags & TF_FASTOPEN:                            # closed before its handshake was done
+            fastopen_done(t, c)
         if c.flags & TF_FIN_SENT and c.snd_una == c.snd_nxt:
             return fin_acked(t, c)
     elif c.tx.seg_head != NULL:
@@ -334,7 +362,11 @@ cdef bint fin_acked(Tcp *t, Tcb *c) noexcept nogil:
     if c.state == TCP_FIN_WAIT1:
         c.state = TCP_FIN_WAIT2
         if c.flags & TF_ORPHAN:                              # nobody will read what comes: don't wait for ever
-            c.idle_at = t.core.now + <uint64_t>t.knobs.fin_timeout * NS
+            if c.conf.linger2 < 0:
+                count(t.core, TCPAbortOnData)
+                tcb_done(t, c, 0)
+                return False
+            c.idle_at = t.core.now + fin_timeout_ns(t, c)
         tcb_raise(t, c, EV_WRITABLE)                         # close() may linger for this
         return True
     if c.state == TCP_CLOSING:
@@ -371,6 +403,7 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         in_order(t, c, s)
     else:
         count(t.core, TCPOFOQueue)
+        c.tally.data_segs_in += s.segs
         if not ofo_insert(t, c, s.rx.buf, s.data, s.h.seq, s.n, OFO_TRUESIZE_FACTOR * window_limit(t, c) + 65536):
             s.h.flags &= <unsigned char>~TH_FIN
         send_ack(t, c)                                       # at once, each: the sender counts them (RFC 5681 §4.2)
@@ -398,7 +431,10 @@ cdef void append_more(Tcp *t, Tcb *c, RxPkt *rx) noexcept nogil:
 
 cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     cdef bint gap = has_gap(c)
-    cdef uint32_t n = s.n - s.rx.more_len
+    cdef uint32_t n = s.n - s.rx.more_len, start = c.rcv_nxt
+    if c.tally == &t.no_tally:
+        tally_take(t, c)
+    c.tally.data_segs_in += s.segs
     if not rcvq_append(t, c, s.rx.buf, s.data, n):
         count(t.core, TCPRcvQDrop)
         s.h.flags &= <unsigned char>~TH_FIN
@@ -410,6 +446,7 @@ cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if gap:
         ofo_collect(t, c)
         c.flags |= TF_ACK_NOW
+    c.tally.bytes_received += c.rcv_nxt - start
     ack_data(t, c, s.rx.gso_size if s.rx.gso_size else s.n, s.h.flags & TH_PSH)
     tcb_raise(t, c, EV_READABLE)
 

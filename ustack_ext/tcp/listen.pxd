@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t
 from ustack_ext.tcp.segment cimport SegIn
 from ustack_ext.tcp.tcb cimport Listener, SynReq, Tcb, Tcp
 
-cdef void listen_input(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nogil       # iss 0: choose
+# iss 0: choose. Returns the connection that the segment completed (by a cookie), which takes it from there, or NULL.
+cdef Tcb *listen_input(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nogil
 # A segment for an entry of the SYN queue. Returns the connection if the handshake is complete: the segment is then its
 # first.
 cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil

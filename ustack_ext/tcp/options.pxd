@@ -1,4 +1,4 @@
-# TCP options: parse and emit (RFC 9293 §3.1, 7323, 2018, 6691).
+# TCP options: parse and emit (RFC 9293 §3.1, 7323, 2018, 6691, 7413).
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 cdef enum:
@@ -7,6 +7,7 @@ cdef enum:
     OPT_SACK_OK = 4
     OPT_TS = 8
     OPT_SACK = 16
+    OPT_FASTOPEN = 32
 
     OPTIONS_MAX = 40
     NOP_NOP_TS = 0x0101080A    # timestamps as RFC 7323 appendix A lays them out
@@ -16,10 +17,12 @@ cdef struct Options:
     uint8_t have               # OPT_*
     uint8_t wscale             # at most 14
     uint8_t nsack              # blocks, at most 4
+    uint8_t fastopen_len       # of the cookie; 0: one is asked for
     uint16_t mss
     uint32_t tsval
     uint32_t tsecr
     uint32_t sack[8]           # left, right, left, right, ...
+    uint8_t fastopen[16]
 
 # Reads the n option bytes at p. Unknown kinds are skipped by length; a length that is impossible ends the walk (what
 # was read before it counts).

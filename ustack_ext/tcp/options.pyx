@@ -1,5 +1,6 @@
-"""TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 6691). Knows no connection."""
+"""TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 6691, RFC 7413). Knows no connection."""
 from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memcpy
 
 from ustack_ext.tcp.tcb cimport TCP_MAX_WSCALE
 from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be16, put_be32
@@ -12,6 +13,9 @@ cdef enum:
     KIND_SACK_OK = 4
     KIND_SACK = 5
     KIND_TS = 8
+    KIND_FASTOPEN = 34
+    FASTOPEN_MIN = 4               # bytes of a cookie (RFC 7413 §4.1.1)
+    FASTOPEN_MAX = 16
 
 
 cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noexcept nogil:
@@ -46,6 +50,11 @@ cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noex
             for i in range(o.nsack * 2):
                 o.sack[i] = get_be32(p + at + 2 + 4 * i)
             o.have |= OPT_SACK
+        elif p[at] == KIND_FASTOPEN and syn and size % 2 == 0 and (
+                size == 2 or FASTOPEN_MIN <= size - 2 <= FASTOPEN_MAX):
+            o.fastopen_len = <uint8_t>(size - 2)
+            memcpy(o.fastopen, p + at + 2, size - 2)
+            o.have |= OPT_FASTOPEN
         at += size
 
 
@@ -86,6 +95,11 @@ cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil:
         q[1] = 3
         q[2] = o.wscale
         q += 3
+    if o.have & OPT_FASTOPEN:
+        q[0] = KIND_FASTOPEN
+        q[1] = 2 + o.fastopen_len
+        memcpy(q + 2, o.fastopen, o.fastopen_len)
+        q = put_nops(q + q[1], -(q[1]) & 3)
     return <uint32_t>(q - p)
 
 

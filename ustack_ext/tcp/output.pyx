@@ -7,160 +7,56 @@ RFC 7323 (timestamps, window scale). Loss detection is recovery's; this only ask
 from libc.stdint cimport UINT64_MAX, int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
-from ustack_ext.base.buf cimport pool_above
 from ustack_ext.base.core cimport count, count_add
+from ustack_ext.base.event cimport EV_WRITABLE
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
-from ustack_ext.net.mib cimport (
-    TCPFastRetrans, TCPFromZeroWindowAdv, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPSlowStartRetrans,
-    TCPToZeroWindowAdv,
-)
-from ustack_ext.net.net cimport net_output, net_resolve, net_route_mtu
-from ustack_ext.net.pmtu cimport pmtu_find, pmtu_get, pmtu_search
-from ustack_ext.net.state cimport Dst, IP_MAX, Pmtu, TxPkt, tx_init, tx_push
+from ustack_ext.net.mib cimport TCPFastRetrans, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPSlowStartRetrans
+from ustack_ext.net.net cimport net_output, net_resolve
+from ustack_ext.net.state cimport Dst, TxPkt, tx_init, tx_push
 from ustack_ext.tcp.congestion.cc cimport cc_stale_at, cc_start
 from ustack_ext.tcp.congestion.rate cimport burst_now, pace_holds, pace_sent, rate_app_limited, rate_sent
 from ustack_ext.tcp.congestion.usage cimport note_usage
-from ustack_ext.tcp.conn cimport tcb_set_timer
+from ustack_ext.tcp.conn cimport tally_take, tcb_raise, tcb_set_timer
+from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_may_send
+from ustack_ext.tcp.mss cimport GSO_HEADERS, mss_to_tell, update_mss
 from ustack_ext.tcp.options cimport (
-    NOP_NOP_TS, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit, options_emit_syn,
+    NOP_NOP_TS, OPT_FASTOPEN, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit,
+    options_emit_syn,
 )
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport (
-    seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent, tx_give, tx_take,
+    chrono_set, seg_append, seg_split, sendq_advance, sendq_gather, sendq_unsent, tx_give, tx_take,
 )
 from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
-    CA_LOSS, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
-    TCP_MAX_WSCALE, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED,
-    TF_DEAD, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WS_OK, TIMER_NONE,
-    TIMER_PERSIST, TIMER_STALE, Conn, Seg, SynReq, Tcb, Tcp, tcb_unread, tcp_ms,
+    CA_LOSS, CHRONO_BUSY, CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING,
+    TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW,
+    TF_CWND_LIMITED, TF_DEAD, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK,
+    TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST, TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb,
+    Tcp, tcb_has_room, tcp_ms,
 )
-from ustack_ext.wire.addr cimport Addr, addr_is_v4
+from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
+from ustack_ext.wire.addr cimport Addr
 from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit
 
 cdef enum:
     NS_A_MS = 1000000
-    IP4_TCP_HEADERS = 40
-    IP6_TCP_HEADERS = 60
     WINDOW_MAX = 0xFFFF
-    WARM_QUEUE = 512 << 10                                   # bytes; half of what a core's own cache has today
-    FAST = 2000                                              # bytes/us: 16 Gbit/s
-    SRTT_MOST = 1000000                                      # us; times FAST still fits
-    GSO_HEADERS = IP4_TCP_HEADERS + OPTIONS_MAX
 
 
 cdef uint32_t ts_now(Tcp *t, uint32_t offset) noexcept nogil:
     return <uint32_t>(t.core.now // 1000000) + offset
 
 
-# ---- windows and sizes ----
-
-cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
-    return max(c.conf.rcvbuf, t.knobs.rmem_min) // 2 if c.conf.rcvbuf else c.rcv_ssthresh
-
-
-cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
-    """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it; but no more than a cache does
-    where that fills the path at any speed of ours. (What is sent is read back from the queue: out of memory it costs
-    twice as much.)"""
-    if c.conf.sndbuf:
-        c.sndbuf = max(c.conf.sndbuf, t.knobs.wmem_min)
-    else:
-        c.sndbuf = min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max,
-                       max(<uint32_t>WARM_QUEUE, min(c.srtt, <uint32_t>SRTT_MOST) * FAST))
-
-
-cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil:
-    cdef uint32_t space = rcvbuf if rcvbuf else t.knobs.rmem_max
-    cdef uint8_t shift = 0
-    if not t.knobs.window_scaling:
-        return 0
-    while shift < TCP_MAX_WSCALE and space >> shift > WINDOW_MAX:
-        shift += 1
-    return shift
-
-
-cdef uint32_t window_to_offer(Tcp *t, Tcb *c) noexcept nogil:
-    """RFC 9293 §3.8.6.2.2: the right edge moves by a useful step or not at all, and never to the left."""
-    cdef int32_t current = <int32_t>(c.rcv_adv - c.rcv_nxt)
-    cdef uint32_t limit = window_limit(t, c), free, now_open = <uint32_t>current if current > 0 else 0
-    cdef uint32_t unit = <uint32_t>1 << c.rcv_wscale, unread = tcb_unread(c)
-    free = limit - unread if limit > unread else 0
-    if free < now_open + min(<uint32_t>c.rcv_mss, limit // 2):
-        free = now_open
-    elif pool_above(&t.core.pool, 12):
-        # memory is short: what was promised is kept, nothing is added
-        free = now_open
-    if c.rcv_wscale and free > now_open:
-        free &= ~(unit - 1)
-    free = max(free, now_open)
-    # Rounding up gives a little away with every ACK, which a sender of small pieces could add up without end. Where it
-    # has added up the peer is told of less than its due, by less than a unit; rcv_adv stands, and so what it sends is
-    # taken.
-    if unread + free <= limit + limit // 8:
-        free += unit - 1
-    return min(free >> c.rcv_wscale, <uint32_t>WINDOW_MAX) << c.rcv_wscale
-
-
-cdef uint16_t mss_for_mtu(const Addr *peer, uint32_t mtu) noexcept nogil:
-    cdef uint32_t headers = IP4_TCP_HEADERS if addr_is_v4(peer) else IP6_TCP_HEADERS
-    return <uint16_t>min(mtu - headers if mtu > headers + 1 else 1, <uint32_t>WINDOW_MAX)
-
-
-cdef uint32_t mtu_of_mss(const Tcb *c, uint32_t mss) noexcept nogil:
-    """The packet that a segment with so much payload and options is."""
-    return (mss + (TS_LEN if c.flags & TF_TS_OK else 0)
-            + (IP4_TCP_HEADERS if addr_is_v4(&c.raddr) else IP6_TCP_HEADERS))
-
-
-cdef uint16_t mss_to_tell(Tcp *t, const Dst *d, const Addr *peer, uint16_t maxseg) noexcept nogil:
-    """MUST-67: MMS_R - 20, not reduced for options. From the route's MTU: what the path in our direction carries says
-    nothing of the other (RFC 1191 §3.1).
-    """
-    cdef uint16_t mss = mss_for_mtu(peer, net_route_mtu(t.net, d, peer))
-    if maxseg:
-        mss = min(mss, maxseg)
-    if t.knobs.mss_clamp:
-        mss = min(mss, <uint16_t>t.knobs.mss_clamp)
-    return mss
-
-
-cdef uint32_t proved_mtu(Tcp *t, Tcb *c) noexcept nogil:
-    """What packetization layer discovery lets a packet be (RFC 4821 §7.1)."""
-    cdef Pmtu *p
-    if t.knobs.mtu_probing == 0:
-        return IP_MAX
-    p = pmtu_find(t.net, &c.raddr)
-    if t.knobs.mtu_probing > 1 and (p == NULL or not p.probing):
-        p = pmtu_get(t.net, &c.raddr)
-        if p != NULL:
-            pmtu_search(t.net, p, mtu_of_mss(c, t.knobs.base_mss), 0)
-    return p.low if p != NULL and p.probing else IP_MAX
-
-
-cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
-    """MUST-16: Eff.snd.MSS = min(peer's MSS, what the route carries) less our options; floor tcp_min_snd_mss."""
-    cdef uint32_t mss = c.peer_mss, proved = proved_mtu(t, c)
-    cdef uint32_t most = IP_MAX
-    if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
-        mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, min(c.dst.mtu, proved)))
-        most = c.dst.iface.gso_max
-    if t.knobs.mss_clamp:
-        mss = min(mss, t.knobs.mss_clamp)
-    if c.conf.maxseg:
-        mss = min(mss, <uint32_t>c.conf.maxseg)
-    mss = max(mss, t.knobs.min_snd_mss + (TS_LEN if c.flags & TF_TS_OK else 0))
-    if c.flags & TF_TS_OK:
-        mss -= TS_LEN
-    c.mss = <uint16_t>mss
-    c.gso_segs = <uint16_t>max(1, (most - GSO_HEADERS) // mss) if addr_is_v4(&c.raddr) else 1
-
-
 # ---- one segment ----
+
+cdef inline uint32_t pieces_of(const TxPkt *pkt) noexcept nogil:
+    return 1 if pkt.off.gso_size == 0 else (pkt.payload_len - 1) // pkt.off.gso_size + 1
+
 
 cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, uint8_t tos,
                  uint8_t ttl) noexcept nogil:
@@ -183,7 +79,7 @@ cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, c
             sum += csum_swap(part) if at & 1 else csum_fold32(part)
             at += <uint32_t>pkt.iov[i].len
         csum_store(p + 16, csum_fold(sum))
-    count_add(t.core, TcpOutSegs, 1 if pkt.off.gso_size == 0 else (pkt.payload_len - 1) // pkt.off.gso_size + 1)
+    count_add(t.core, TcpOutSegs, pieces_of(pkt))
     net_output(t.net, d, src, dst, IPPROTO_TCP_, ttl, tos, True, pkt)
 
 
@@ -239,18 +135,10 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     h.flags = flags
     h.hlen = put_options(pkt, &o)
     note_window(t, c, wnd)
+    c.tally.segs_out += pieces_of(pkt)
     finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, c.conf.tos, c.conf.ttl)
     c.last_ack_sent = c.rcv_nxt
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
-
-
-cdef void note_window(Tcp *t, Tcb *c, uint32_t wnd) noexcept nogil:
-    if wnd == 0 and c.rcv_adv != c.rcv_nxt:
-        count(t.core, TCPToZeroWindowAdv)
-    elif wnd > 0 and c.rcv_adv == c.rcv_nxt:
-        count(t.core, TCPFromZeroWindowAdv)
-    if seq_gt(c.rcv_nxt + wnd, c.rcv_adv):
-        c.rcv_adv = c.rcv_nxt + wnd
 
 
 cdef void send_ack(Tcp *t, Tcb *c) noexcept nogil:
@@ -304,12 +192,11 @@ cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uin
 # ---- SYN and SYN-ACK ----
 
 cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags,
-                      Options *o, uint8_t tos, uint8_t ttl) noexcept nogil:
-    cdef TxPkt pkt
+                      Options *o, uint8_t tos, uint8_t ttl, TxPkt *pkt) noexcept nogil:
+    """*pkt: with the SYN's data, if any."""
     cdef TcpHdr h
     cdef uint8_t options[OPTIONS_MAX]
     cdef uint32_t n
-    tx_init(&pkt)
     h.sport = who.lport
     h.dport = who.rport
     h.seq = seq
@@ -318,16 +205,48 @@ cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ac
     h.urg = 0
     h.flags = flags
     n = options_emit_syn(options, o)
-    memcpy(tx_push(&pkt, n), options, n)
+    memcpy(tx_push(pkt, n), options, n)
     h.hlen = <uint8_t>(TCP_HLEN + n)
-    finish(t, d, &who.laddr, &who.raddr, &pkt, &h, tos, ttl)
+    finish(t, d, &who.laddr, &who.raddr, pkt, &h, tos, ttl)
 
 
-cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
+cdef void ask_fastopen(Tcp *t, Tcb *c, Options *o) noexcept nogil:
+    """RFC 7413 §4.1: the cookie that the server gave us, or the wish for one."""
+    cdef FastopenPeer *peer = NULL
+    if not fastopen_may_send(t, &c.raddr, c.conf, &peer) and peer != NULL and t.core.now < peer.closed_until:
+        return
+    if peer == NULL and c.tx.fastopen > 0:                   # data without a cookie: both sides agreed elsewhere
+        return
+    o.have |= OPT_FASTOPEN
+    o.fastopen_len = peer.len if peer != NULL else 0
+    if o.fastopen_len > 0:
+        memcpy(o.fastopen, peer.cookie, o.fastopen_len)
+
+
+cdef bint syn_data(Tcp *t, Tcb *c, TxPkt *pkt) noexcept nogil:
+    """The first bytes of the send queue go with the SYN, as a record of their own: it may be that only the SYN is
+    acknowledged.
+    """
+    cdef uint32_t n = c.tx.fastopen
+    cdef Seg *s = seg_append(t, c, c.snd_nxt, c.snd_nxt + n, 0)
+    if s == NULL or not sendq_gather(s.block, s.block_off, n, pkt):
+        return False
+    sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, n)
+    c.snd_nxt = s.end
+    recovery_sent(t, c, s)
+    tally_take(t, c)
+    c.tally.bytes_sent += n
+    c.tally.data_segs_out += 1
+    return True
+
+
+cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
     cdef Options o
+    cdef TxPkt pkt
     cdef Seg *s = c.tx.seg_head
     cdef uint32_t wnd = min(window_limit(t, c), <uint32_t>WINDOW_MAX)
     cdef bint reply = c.state != TCP_SYN_SENT                # SYN-RECEIVED, or closed from there already
+    cdef bint first = s == NULL
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return False
     if s == NULL:
@@ -338,7 +257,10 @@ cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
         recovery_sent(t, c, s)
     else:
         recovery_resent(t, c, s)
-        count(t.core, TcpRetransSegs)
+        if not crossed:                                      # a SYN-ACK after our SYN is not the same again
+            count(t.core, TcpRetransSegs)
+            c.tally.total_retrans += 1
+    tx_init(&pkt)
     o.have = OPT_MSS
     o.mss = mss_to_tell(t, &c.dst, &c.raddr, c.conf.maxseg)
     if (c.flags & TF_TS_OK) if reply else t.knobs.timestamps:
@@ -350,15 +272,20 @@ cdef bint send_syn(Tcp *t, Tcb *c) noexcept nogil:
     if (c.flags & TF_WS_OK) if reply else t.knobs.window_scaling:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, c.conf.rcvbuf)
+    if first and not reply and c.flags & TF_FASTOPEN_ASKED:
+        ask_fastopen(t, c, &o)
+        if c.tx.fastopen > 0 and not syn_data(t, c, &pkt):
+            return False
     c.rcv_adv = c.rcv_nxt + wnd
     syn_segment(t, &c.dst, <Conn *>c, c.tx.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN,
-                &o, c.conf.tos, c.conf.ttl)
+                &o, c.conf.tos, c.conf.ttl, &pkt)
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
     return True
 
 
-cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
+cdef void send_synack(Tcp *t, SynReq *r, uint32_t tsval, const uint8_t *cookie) noexcept nogil:
     cdef Options o
+    cdef TxPkt pkt
     cdef Dst d
     d.iface = NULL
     d.neigh = NULL
@@ -369,15 +296,20 @@ cdef void send_synack(Tcp *t, SynReq *r) noexcept nogil:
     o.mss = mss_to_tell(t, &d, &r.raddr, r.listener.conf.maxseg)
     if r.opts & TF_TS_OK:
         o.have |= OPT_TS
-        o.tsval = ts_now(t, r.ts_offset)
+        o.tsval = tsval
         o.tsecr = r.ts_recent
     if r.opts & TF_SACK_OK:
         o.have |= OPT_SACK_OK
     if r.opts & TF_WS_OK:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, r.listener.conf.rcvbuf)
+    if cookie != NULL:
+        o.have |= OPT_FASTOPEN
+        o.fastopen_len = FASTOPEN_COOKIE
+        memcpy(o.fastopen, cookie, FASTOPEN_COOKIE)
+    tx_init(&pkt)
     syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK, &o, r.listener.conf.tos,
-                r.listener.conf.ttl)
+                r.listener.conf.ttl, &pkt)
 
 
 # ---- data ----
@@ -386,7 +318,7 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     cdef TxPkt pkt
     cdef uint32_t n, pieces
     if s.flags & SEG_SYN:
-        return send_syn(t, c)
+        return send_syn(t, c, False)
     limit = min(limit, burst_now(c))
     n = s.end - s.seq - (1 if s.flags & SEG_FIN else 0)
     if n > limit:
@@ -403,6 +335,9 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     pieces = (n + c.mss - 1) // c.mss if n else 1
     count_add(t.core, TcpRetransSegs, pieces)
     count_add(t.core, TCPSlowStartRetrans if c.ca_state == CA_LOSS else TCPFastRetrans, pieces)
+    c.tally.total_retrans += pieces
+    c.tally.bytes_retrans += n
+    c.tally.data_segs_out += pieces if n else 0
     segment(t, c, &pkt, s.seq, TH_ACK | (TH_FIN if s.flags & SEG_FIN else 0) | (TH_PSH if s.next == NULL and n else 0))
     return True
 
@@ -420,6 +355,7 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     c.snd_nxt = s.end
     if fin:
         c.flags |= TF_FIN_SENT
+    c.tally.bytes_sent += n
     if n % c.mss:
         c.tx.snd_sml = c.snd_nxt
     if s.rated:
@@ -431,6 +367,8 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
         # an interactive exchange: ACKs ride on the answers from here on
         c.quick = 0
     segment(t, c, &pkt, seq, TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0))
+    if n > 0:
+        c.tally.data_segs_out += pieces_of(&pkt)
     return True
 
 
@@ -443,7 +381,8 @@ cdef bint send_new(Tcp *t, Tcb *c, uint32_t limit) noexcept nogil:
 
 cdef inline bint may_carry_data(const Tcb *c) noexcept nogil:
     return (c.state == TCP_ESTABLISHED or c.state == TCP_CLOSE_WAIT or c.state == TCP_FIN_WAIT1
-            or c.state == TCP_LAST_ACK or c.state == TCP_CLOSING)
+            or c.state == TCP_LAST_ACK or c.state == TCP_CLOSING
+            or (c.state == TCP_SYN_RECV and c.flags & TF_FASTOPEN))
 
 
 cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
@@ -452,7 +391,7 @@ cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
     """
     if n == 0 or (last and c.flags & TF_FIN_QUEUED):
         return False
-    if c.flags & TF_MORE:                                    # for one persist time-out at most
+    if c.flags & TF_MORE or c.conf.cork:                     # for one persist time-out at most
         return True
     if c.conf.nodelay:
         return False
@@ -475,12 +414,16 @@ cdef uint32_t cwnd_allows(const Tcb *c, uint32_t n) noexcept nogil:
     return whole_segments(c, room)
 
 
-cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
+cdef uint8_t send_data(Tcp *t, Tcb *c) noexcept nogil:
+    """Returns what the sender waits for now (Chrono)."""
     cdef uint32_t unsent = sendq_unsent(c), burst, n
     cdef int32_t usable
     cdef bint last
+    cdef uint8_t waits = CHRONO_BUSY
     if unsent == 0:
-        return
+        if c.tx.sndq_bytes == 0:
+            return CHRONO_NONE
+        return CHRONO_SNDBUF if c.flags & TF_WANT_ROOM else CHRONO_BUSY
     if c.snd_una == c.snd_nxt:
         cc_start(t, c)
     burst = burst_now(c)
@@ -488,17 +431,19 @@ cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
         n = cwnd_allows(c, min(unsent, burst))
         if n == 0:
             note_usage(c, TF_CWND_LIMITED)
-            return
+            return CHRONO_BUSY
         if pace_holds(t, c):
             break
         usable = <int32_t>(c.snd_una + c.snd_wnd - c.snd_nxt)
         if usable <= 0:
+            waits = CHRONO_RWND
             break
         if n > <uint32_t>usable:
             # SWS avoidance on the sending side: a piece is sent only if it is worth it; else the persist timer sees to
             # it.
             n = whole_segments(c, <uint32_t>usable)
             if n < c.mss and n < c.max_snd_wnd // 2:
+                waits = CHRONO_RWND
                 break
         last = n == unsent
         if nagle_holds(c, n % c.mss, last):
@@ -510,6 +455,7 @@ cdef void send_data(Tcp *t, Tcb *c) noexcept nogil:
             break
         unsent -= n
     note_usage(c, 0)
+    return CHRONO_SNDBUF if unsent == 0 and c.flags & TF_WANT_ROOM else waits
 
 
 cdef void send_fin(Tcp *t, Tcb *c) noexcept nogil:
@@ -540,6 +486,8 @@ cdef void persist(Tcp *t, Tcb *c) noexcept nogil:
 cdef void send_what_may_go(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s
     cdef uint32_t n
+    cdef uint8_t waits = CHRONO_BUSY
+    cdef bint full = c.conf.notsent_lowat != 0 and not tcb_has_room(c)
     while c.tx.lost > 0:
         s = recovery_next_lost(c)
         n = cwnd_allows(c, s.end - s.seq) if s != NULL else 0
@@ -549,11 +497,16 @@ cdef void send_what_may_go(Tcp *t, Tcb *c) noexcept nogil:
         if pace_holds(t, c) or not resend(t, c, s, n):
             break
     if c.tx.lost == 0:
-        send_data(t, c)
+        waits = send_data(t, c)
         if c.tx.cc != NULL and c.tx.cc.rated and sendq_unsent(c) < c.mss and recovery_pipe(c) < c.cwnd:
             rate_app_limited(c)
         if c.flags & TF_FIN_QUEUED:
             send_fin(t, c)
+    if c.tx.chrono != waits:
+        chrono_set(t, c, waits)
+    if full and tcb_has_room(c):                             # what was sent left less than TCP_NOTSENT_LOWAT
+        c.flags &= ~<uint32_t>TF_WANT_ROOM
+        tcb_raise(t, c, EV_WRITABLE)
     persist(t, c)
 
 

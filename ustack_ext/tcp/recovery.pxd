@@ -12,6 +12,8 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil             # new
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil           # a lost (or probed) segment left again
 cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil                        # what to retransmit first; NULL: nothing
 # the retransmission timer fired: mark, collapse the window
+# data of our SYN that the SYN-ACK did not acknowledge goes again; no sign of congestion (RFC 7413 §4.2.2)
+cdef void recovery_refused(Tcp *t, Tcb *c) noexcept nogil
 cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil
 cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil
 # the path carries less than was sent

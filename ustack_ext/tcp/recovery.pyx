@@ -81,6 +81,7 @@ cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     if seq_lt(s.seq, c.tx.high_sacked) and not s.flags & SEG_EVER_RETRANS:
         # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
         c.flags |= TF_REO_SEEN
+        c.tally.reord_seen += 1
     uncount(c, s)
     s.flags |= SEG_SACKED
     s.flags &= <unsigned char>~(SEG_LOST | SEG_RETRANS)
@@ -179,6 +180,7 @@ cdef void read_sacks(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d
         if i == 0 and is_dsack(o, ack):                      # RFC 2883 §4
             d.dsack = True
             count(t.core, TCPDSACKRecv)
+            c.tally.dsack_dups += 1
             continue
         if seq_geq(left, right) or seq_lt(left, ack) or seq_gt(right, c.snd_nxt):
             count(t.core, TCPSACKDiscard)
@@ -496,6 +498,14 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
         if pto < c.tx.rto_at:
             c.tx.timer_what = TIMER_TLP
             c.tx.rto_at = pto
+
+
+cdef void recovery_refused(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Seg *s = c.tx.seg_head
+    while s != NULL:
+        mark_lost(c, s)
+        s = s.next
+    recovery_arm(t, c)
 
 
 cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:

@@ -12,6 +12,8 @@ cdef struct SegIn:
     uint8_t *data
     uint32_t n                 # payload bytes
     uint32_t len               # SEG.LEN: payload, SYN and FIN counted
+    uint32_t segs              # segments that it stands for
+    bint syn                   # there was a SYN, which was cut off: the window is not scaled
 
 # Parses and verifies; false: dropped and counted.
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil

@@ -24,7 +24,9 @@ cdef inline uint32_t segments_in(const RxPkt *rx) noexcept nogil:
 
 
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
-    count_add(t.core, TcpInSegs, segments_in(rx))
+    s.segs = segments_in(rx)
+    s.syn = False
+    count_add(t.core, TcpInSegs, s.segs)
     if rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):           # MUST-57
         count(t.core, DropTcpBroadcast)
         return False
@@ -68,6 +70,7 @@ cdef void segment_trim(SegIn *s, uint32_t from_seq) noexcept nogil:
     cdef uint32_t cut = from_seq - s.h.seq
     if cut > 0 and s.h.flags & TH_SYN:
         s.h.flags &= <unsigned char>~TH_SYN
+        s.syn = True
         s.h.seq += 1
         s.len -= 1
         cut -= 1

@@ -1,6 +1,6 @@
 # The send queue: blocks of bytes from SND.UNA to the last byte written, and the records of what was sent (Seg) over
 # them.
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.net.state cimport TxPkt
@@ -13,6 +13,7 @@ cdef void sendq_drop(Tcp *t, Tcb *c, uint32_t n) noexcept nogil             # n 
 cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil                        # bytes and records; gives c.tx back
 # Makes sure that c has a sending side of its own (c.tx). False: no memory.
 cdef bint tx_take(Tcp *t, Tcb *c) noexcept nogil
+cdef void chrono_set(Tcp *t, Tcb *c, uint8_t what) noexcept nogil            # Chrono; the time till now is counted
 cdef void tx_give(Tcp *t, Tcb *c) noexcept nogil                            # nothing is queued, nothing in flight
 cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil
 # Adds n bytes starting at (block, off) to the packet; false when they are in too many pieces.

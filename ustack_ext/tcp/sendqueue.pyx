@@ -3,7 +3,7 @@
 Bytes are copied in once; transmission and retransmission gather straight from the blocks. A block leaves when its last
 byte is acknowledged.
 """
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy
 
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_give_up, buf_truesize, buf_unref, pool_above
@@ -13,7 +13,10 @@ from ustack_ext.base.live cimport USTACK_DEBUG
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
-from ustack_ext.tcp.tcb cimport SEG_FIN, SEG_SYN, TF_FIN_SENT, RateSeg, Seg, Tcb, Tcp, Tx
+from ustack_ext.tcp.tcb cimport (
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TF_FIN_SENT, RateSeg, Seg, Tcb, Tcp, Tx,
+    tcp_ms,
+)
 
 cdef enum:
     BULK = 8192                # a write at least this long gets medium blocks
@@ -42,10 +45,23 @@ cdef bint tx_take(Tcp *t, Tcb *c) noexcept nogil:
     return True
 
 
+cdef void chrono_set(Tcp *t, Tcb *c, uint8_t what) noexcept nogil:
+    cdef uint32_t now = tcp_ms(t.core), past = now - c.tx.chrono_ms
+    if c.tx.chrono != CHRONO_NONE:
+        c.tally.busy_ms += past
+        if c.tx.chrono == CHRONO_RWND:
+            c.tally.rwnd_ms += past
+        elif c.tx.chrono == CHRONO_SNDBUF:
+            c.tally.sndbuf_ms += past
+    c.tx.chrono = what
+    c.tx.chrono_ms = now
+
+
 cdef void tx_give(Tcp *t, Tcb *c) noexcept nogil:
     cdef Tx *x = c.tx
     if x == &t.no_tx:
         return
+    chrono_set(t, c, CHRONO_NONE)
     c.tx = &t.no_tx
     if x.cc != NULL:
         slab_free(&t.ccs, x.cc)

@@ -1,7 +1,7 @@
 # Every struct of TCP: the connection (TCB), its queues and records, the listener, the SYN-queue entry, the TIME-WAIT
 # remnant, and the table they live in.
 # Fields are named as RFC 9293 §3.3.1, 6298, 7323, 6675, 8985 and 5681 name them.
-from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT64_MAX, int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.core cimport Core
@@ -51,14 +51,31 @@ cdef struct TcpConf:
     uint8_t reuseaddr
     uint8_t linger                 # SO_LINGER l_onoff
     uint16_t linger_time           # s
+    uint32_t notsent_lowat         # bytes; 0: no limit
+    uint32_t window_clamp          # bytes; 0: none
+    uint32_t rcvlowat              # bytes; 0: 1
+    uint32_t fastopen              # of a listener: connections that may be open before their handshake is done
+    int16_t linger2                # s in FIN-WAIT-2; 0: tcp_fin_timeout, -1: not at all
+    uint8_t syncnt                 # SYNs sent again; 0: tcp_syn_retries
+    uint8_t defer_accept           # SYN-ACK time-outs that an empty handshake waits for data; 0: none
+    uint8_t cork
+    uint8_t reuseport
+    uint8_t fastopen_connect       # connect() waits for the first write, if there is a cookie
+    uint8_t fastopen_no_cookie
+    uint8_t pmtudisc               # IP_PMTUDISC_*, plus 1; 0: the default
+    uint8_t recverr
     uint8_t cc                     # CcId: the congestion control algorithm
 
 cdef struct Bind:                  # a local port somebody claimed by bind()
     Entry entry                    # in tcp.binds, hashed by port
     Addr addr
     uint16_t port
-    uint8_t reuse
+    uint8_t reuse                  # REUSE_*: what its owner allows others
     uint8_t listening
+
+cdef enum:                         # Bind.reuse, and the argument of bind_port
+    REUSE_ADDR = 1
+    REUSE_PORT = 2
 
 cdef struct ConfCell:              # a TcpConf and who counts on it
     TcpConf conf
@@ -166,6 +183,9 @@ cdef enum TcbFlags:
     TF_MORE = 1 << 22              # the last write said MSG_MORE: a small segment waits for the next
     TF_SYN_LOST = 1 << 23          # the handshake took more than one retransmission
     TF_WANT_ROOM = 1 << 24         # a write found no room for all of it: tell when there is some
+    TF_FASTOPEN = 1 << 25          # RFC 7413: passive, and data may go before the handshake is done
+    TF_FASTOPEN_ASKED = 1 << 26    # our SYN had the option
+    TF_SYN_DATA = 1 << 27          # ... and data, which the SYN-ACK acknowledged; or theirs had, which was taken
 
 cdef struct Listener
 cdef struct SynReq
@@ -195,6 +215,32 @@ cdef struct Cc:
     RateSample sample
     uint8_t rated                  # records are made as RateSeg
     uint64_t state[20]             # the algorithm's: CC_WORDS
+
+cdef enum Chrono:                  # what a sender waits for (Linux's tcp_chrono)
+    CHRONO_NONE
+    CHRONO_BUSY                    # for ACKs
+    CHRONO_RWND                    # the peer's window
+    CHRONO_SNDBUF                  # room in the send queue
+
+# What TCP_INFO counts of a connection. Made with its first data, in either direction: until then, and where there was
+# no memory, a connection counts into tcp.no_tally, which nobody reads.
+cdef struct Tally:
+    uint64_t bytes_sent            # new data
+    uint64_t bytes_retrans
+    uint64_t bytes_received
+    uint32_t segs_out
+    uint32_t segs_in
+    uint32_t data_segs_out
+    uint32_t data_segs_in
+    uint32_t total_retrans         # segments
+    uint32_t busy_ms               # time with data to be acknowledged or sent
+    uint32_t rwnd_ms               # ... the peer's window was the limit
+    uint32_t sndbuf_ms             # ... the send buffer was
+    uint32_t rcvq_copied           # bytes the application took since rcvq_epoch
+    uint32_t rcvq_epoch            # us
+    uint16_t dsack_dups
+    uint16_t reord_seen
+    uint16_t total_rto
 
 # The sending side while there is something to send, in flight or being recovered: taken when data or a SYN is queued,
 # given back when all of it is acknowledged (and no back-off is in force, and congestion control has no state to keep).
@@ -226,6 +272,7 @@ cdef struct Tx:
     uint8_t timer_what             # TimerWhat
     uint8_t backoff
     uint8_t retries                # RTOs in a row
+    uint8_t chrono                 # Chrono: since chrono_ms
     uint32_t snd_sml               # end of the last small segment sent (Minshall's Nagle)
     uint32_t cc_acked              # congestion avoidance's remainder
     uint32_t dupacks
@@ -239,6 +286,7 @@ cdef struct Tx:
     uint32_t prior_ssthresh
     uint32_t max_out               # most bytes outstanding since usage_seq was sent (RFC 7661: was the window used?)
     uint32_t usage_seq
+    uint32_t chrono_ms
     Cc *cc                         # NULL: the window has not moved yet
     Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
     Seg *sack_hint                 # last segment a SACK touched
@@ -248,6 +296,7 @@ cdef struct Tx:
     # a segment larger than the path is known to carry
     uint32_t probe_end
     uint16_t probe_mtu
+    uint16_t fastopen              # bytes of data in the SYN
     uint8_t probe                  # MtuProbe
 
 cdef union TcbOwner:
@@ -307,6 +356,7 @@ cdef struct Tcb:
     # line 4
     uint64_t idle_at               # ns: keep-alive, FIN-WAIT-2, linger; UINT64_MAX: not running
     TcbOwner owner
+    Tally *tally
     uint32_t ssthresh
     uint32_t srtt                  # round trip, us
     uint32_t rttvar
@@ -314,8 +364,6 @@ cdef struct Tcb:
     uint32_t max_snd_wnd
     uint32_t last_send             # ms (tcp_ms), data; 0: never
     uint32_t sndbuf                # bytes the send queue may hold
-    uint32_t rcvq_copied           # bytes the application took since rcvq_epoch
-    uint32_t rcvq_epoch            # us
     uint32_t fin_seq
     uint32_t last_oow_ack          # ms (tcp_ms) of the last challenge or out-of-window ACK; 0: never
     uint16_t peer_mss              # MSS option received (or the default)
@@ -329,6 +377,7 @@ cdef struct Listener:
     uint16_t lport
     uint32_t backlog
     uint32_t synq                  # entries in SYN-RECEIVED
+    uint32_t cookie_s              # when the last SYN cookie was sent, s; 0: never
     SynReq *synq_oldest
     SynReq *synq_newest
     uint32_t acceptq
@@ -356,6 +405,7 @@ cdef struct SynReq:                # a passive open in SYN-RECEIVED
     uint8_t snd_wscale
     uint8_t opts                   # TF_SACK_OK | TF_TS_OK | TF_WS_OK
     uint8_t retries
+    uint8_t acked                  # the handshake is done, data is waited for (TCP_DEFER_ACCEPT)
 
 cdef struct TimeWait:
     Entry entry
@@ -372,6 +422,7 @@ cdef struct TimeWait:
     uint32_t rcv_nxt
     uint32_t ts_recent
     uint32_t ts_offset
+    uint32_t ts_recent_s           # when ts_recent came
 
 cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint32_t rmem_min
@@ -394,6 +445,10 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t moderate_rcvbuf
     uint8_t dsack
     uint8_t early_retrans          # 3: TLP
+    uint8_t syncookies             # 0 never, 1 when the SYN queue is full, 2 always
+    uint8_t tw_reuse               # 0 never, 1 always, 2 on the loopback interface
+    uint32_t fastopen              # FASTOPEN_*
+    uint32_t notsent_lowat
     uint8_t congestion             # CcId: of sockets made from now on
     uint8_t congestion_allowed     # what TCP_CONGESTION may choose: a bit (1 << CcId) each
     uint8_t mtu_probing            # 0: no, 1: after a black hole was met, 2: always
@@ -422,6 +477,26 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint16_t port_lo
     uint16_t port_hi
 
+cdef enum:                         # net.ipv4.tcp_fastopen
+    FASTOPEN_CLIENT = 1
+    FASTOPEN_SERVER = 2
+    FASTOPEN_CLIENT_NO_COOKIE = 4
+    FASTOPEN_SERVER_NO_COOKIE = 0x200
+    FASTOPEN_ANY_LISTENER = 0x400
+
+    FASTOPEN_COOKIE_MAX = 16       # RFC 7413 §4.1.1
+    FASTOPEN_CACHE = 1024          # cookies remembered
+
+cdef struct FastopenPeer:          # what is remembered of a server (RFC 7413 §4.1.3)
+    Entry entry                    # in tcp.fastopen_peers, hashed by address
+    FastopenPeer *newer
+    Addr addr
+    uint64_t closed_until          # ns: SYNs with data were lost
+    uint16_t mss
+    uint8_t len                    # of the cookie; 0: none yet
+    uint8_t losses
+    uint8_t cookie[16]
+
 cdef struct Tcp:
     Core *core
     Net *net
@@ -433,6 +508,12 @@ cdef struct Tcp:
     HashKey key                    # tables
     HashKey isn_key                # RFC 6528
     HashKey ts_key                 # RFC 7323 §7.1
+    HashKey cookie_key[2]          # RFC 4987 §3.6
+    HashKey fastopen_key           # RFC 7413 §4.1.2
+    Table fastopen_peers
+    FastopenPeer *fastopen_oldest
+    FastopenPeer *fastopen_newest
+    uint32_t n_fastopen            # passive connections whose handshake is not done
     Slab tcbs
     Slab synreqs
     Slab timewaits
@@ -444,6 +525,9 @@ cdef struct Tcp:
     Slab confs
     Slab txs
     Slab ccs
+    Slab tallies
+    Slab fastopen_slab
+    Tally no_tally
     Tx no_tx                       # what a connection without a sending side points at
     Tx *spare_txs                  # given back, kept for the next, linked through sndq_head
     uint32_t n_spare_txs
@@ -455,6 +539,7 @@ cdef struct Tcp:
     uint32_t n_established
     Tcb *dirty_head                # have an ACK or data to send once the batch is through
     Tcb *dirty_tail
+    uint32_t cookies               # SYN cookies that this batch was answered with
     uint32_t displaced             # SYN-queue entries that this batch pushed out
     uint64_t challenge_epoch       # s
     uint32_t challenge_left
@@ -471,6 +556,11 @@ cdef inline uint32_t tcp_ms(const Core *core) noexcept nogil:
     """The time in ms modulo 2**32, never 0: for differences of less than 49 days."""
     cdef uint32_t ms = <uint32_t>(core.now // 1000000)
     return ms if ms else 1
+
+
+cdef inline uint64_t fin_timeout_ns(const Tcp *t, const Tcb *c) noexcept nogil:
+    """How long an orphan stays in FIN-WAIT-2: TCP_LINGER2, or tcp_fin_timeout."""
+    return <uint64_t>(c.conf.linger2 if c.conf.linger2 > 0 else t.knobs.fin_timeout) * 1000000000
 
 
 cdef inline uint16_t tcp_hours(const Core *core) noexcept nogil:
@@ -499,9 +589,23 @@ cdef inline uint32_t tcb_unread(const Tcb *c) noexcept nogil:
     return c.rcvq_bytes + (c.reasm.lent if c.reasm != NULL else 0)
 
 
+cdef inline bint tcb_connecting(const Tcb *c) noexcept nogil:
+    """Whether the application still has to wait before it can send."""
+    return c.state == TCP_SYN_SENT or (c.state == TCP_SYN_RECV and not c.flags & TF_FASTOPEN)
+
+
+cdef inline uint32_t tcb_notsent(const Tcb *c) noexcept nogil:
+    """Bytes in the send queue that were never sent (FIN and SYN, which are in no queue, make no difference here)."""
+    cdef uint32_t sent = c.snd_nxt - c.snd_una
+    return c.tx.sndq_bytes - sent if c.tx.sndq_bytes > sent else 0
+
+
 cdef inline bint tcb_has_room(const Tcb *c) noexcept nogil:
-    """Whether the application should write: a third of the send queue is free, as Linux."""
-    return 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf
+    """Whether the application should write: a third of the send queue is free, as Linux; and what was not sent yet is
+    less than half of TCP_NOTSENT_LOWAT.
+    """
+    return 3 * <uint64_t>c.tx.sndq_bytes <= 2 * <uint64_t>c.sndbuf and (
+        c.conf.notsent_lowat == 0 or 2 * <uint64_t>tcb_notsent(c) < c.conf.notsent_lowat)
 
 
 cdef inline bint has_gap(const Tcb *c) noexcept nogil:

@@ -16,7 +16,8 @@ from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, Listener, RateSeg, Reasm, Seg, SynReq, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
+    FASTOPEN_CACHE, FASTOPEN_CLIENT, TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, FastopenPeer, Listener, RateSeg, Reasm,
+    Seg, SynReq, Tally, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
 )
 
 cdef enum:
@@ -45,6 +46,10 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.slow_start_after_idle = 1
     k.moderate_rcvbuf = 1
     k.early_retrans = 3
+    k.syncookies = 1
+    k.tw_reuse = 2
+    k.fastopen = FASTOPEN_CLIENT
+    k.notsent_lowat = <uint32_t>0xFFFFFFFF
     k.congestion = CC_CUBIC
     k.congestion_allowed = (1 << CC_COUNT) - 1
     k.frto = 2
@@ -80,6 +85,9 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     t.key = rng_key(&core.rng)
     t.isn_key = rng_key(&core.rng)
     t.ts_key = rng_key(&core.rng)
+    t.cookie_key[0] = rng_key(&core.rng)
+    t.cookie_key[1] = rng_key(&core.rng)
+    t.fastopen_key = rng_key(&core.rng)
     slab_init(&t.tcbs, sizeof(Tcb), CONNECTIONS_MAX)
     slab_init(&t.synreqs, sizeof(SynReq), SYNREQS_MAX)
     slab_init(&t.timewaits, sizeof(TimeWait), CONNECTIONS_MAX)
@@ -91,9 +99,12 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.confs, sizeof(ConfCell), CONNECTIONS_MAX)
     slab_init(&t.txs, sizeof(Tx), CONNECTIONS_MAX)
     slab_init(&t.ccs, sizeof(Cc), CONNECTIONS_MAX)
+    slab_init(&t.tallies, sizeof(Tally), CONNECTIONS_MAX)
+    slab_init(&t.fastopen_slab, sizeof(FastopenPeer), FASTOPEN_CACHE)
     t.no_tx.rto_at = UINT64_MAX
     t.no_tx.pace_at = UINT64_MAX
-    if table_init(&t.conns, BUCKETS) or table_init(&t.listeners, BUCKETS) or table_init(&t.binds, BUCKETS):
+    if table_init(&t.conns, BUCKETS) or table_init(&t.listeners, BUCKETS) or table_init(&t.binds, BUCKETS) or (
+            table_init(&t.fastopen_peers, BUCKETS)):
         return -ENOMEM
     return 0
 
@@ -101,6 +112,7 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
 cdef void tcp_flush(Tcp *t) noexcept nogil:
     cdef Tcb *c
     t.displaced = 0
+    t.cookies = 0
     while t.dirty_head != NULL:
         c = t.dirty_head
         t.dirty_head = c.dirty_next
@@ -149,3 +161,6 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.confs)
     slab_destroy(&t.txs)
     slab_destroy(&t.ccs)
+    slab_destroy(&t.tallies)
+    table_destroy(&t.fastopen_peers)
+    slab_destroy(&t.fastopen_slab)

@@ -10,10 +10,12 @@ from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.event cimport EV_WRITABLE
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.mib cimport (
-    DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPKeepAlive, TCPLossProbes, TCPTimeouts, TCPWinProbe,
+    DelayedACKs, TCPAbortOnTimeout, TcpAttemptFails, TCPFastOpenActiveFail, TCPKeepAlive, TCPLossProbes, TCPTimeouts,
+    TCPWinProbe,
 )
 from ustack_ext.tcp.congestion.cc cimport cc_forget
 from ustack_ext.tcp.conn cimport tcb_dirty, tcb_done, tcb_raise, tcb_set_timer
+from ustack_ext.tcp.fastopen cimport fastopen_lost
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.pathmtu cimport path_black_hole
@@ -97,21 +99,32 @@ cdef void give_up(Tcp *t, Tcb *c) noexcept nogil:
     tcb_done(t, c, c.soft_error if c.soft_error else ETIMEDOUT)
 
 
+cdef uint32_t syn_tries(const Tcp *t, const Tcb *c) noexcept nogil:
+    if c.conf.syncnt:
+        return c.conf.syncnt
+    return t.knobs.syn_retries if c.state == TCP_SYN_SENT else t.knobs.synack_retries
+
+
 cdef void retransmission_timeout(Tcp *t, Tcb *c) noexcept nogil:
     if c.tx.seg_head == NULL:
         return
     count(t.core, TCPTimeouts)
     if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV:
-        if given_up(t, c, c.tx.retries, t.knobs.syn_retries if c.state == TCP_SYN_SENT else t.knobs.synack_retries):
+        if given_up(t, c, c.tx.retries, syn_tries(t, c)):
             count(t.core, TcpAttemptFails)
             give_up(t, c)
             return
         if c.tx.retries > 0:
             c.flags |= TF_SYN_LOST
+        if c.tx.fastopen > 0:                                   # without data and option from here on
+            c.tx.fastopen = 0
+            count(t.core, TCPFastOpenActiveFail)
+            fastopen_lost(t, &c.raddr)
     elif given_up(t, c, c.tx.retries, t.knobs.retries2):
         give_up(t, c)
         return
     c.tx.retries += 1
+    c.tally.total_rto += 1
     if c.tx.retries >= t.knobs.retries1:                        # R1: ask IP for another way
         c.dst.generation = 0
         path_black_hole(t, c)

@@ -40,6 +40,7 @@ cdef void timewait_from(Tcp *t, Tcb *c) noexcept nogil:
         w.rcv_nxt = c.rcv_nxt
         w.rcv_wnd = <uint16_t>min(tcb_rcv_wnd(c) >> c.rcv_wscale, <uint32_t>0xFFFF)
         w.ts_recent = c.ts_recent
+        w.ts_recent_s = <uint32_t>(t.core.now // NS)
         w.ts_offset = c.ts_offset
         w.ts_ok = (c.flags & TF_TS_OK) != 0
         w.tos = c.conf.tos

@@ -6,10 +6,11 @@ from ustack_ext.wire.addr cimport Addr
 
 # A Bind belongs to the socket until connect or listen takes it (when those fail it stays the socket's). port 0:
 # ephemeral. -EADDRINUSE, -EADDRNOTAVAIL.
-cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil
+cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, int reuse, Bind **out) noexcept nogil
 cdef void tcp_unbind(Tcp *t, Bind *b) noexcept nogil
+# taken NULL: a plain open; else a fast one (RFC 7413), and how much of iov went with the SYN
 cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user,
-                     Tcb **out) noexcept nogil
+                     const IoVec *iov, int niov, long *taken, Tcb **out) noexcept nogil
 cdef int tcp_listen(Tcp *t, Bind *b, uint32_t backlog, const TcpConf *conf, void *user, Listener **out) noexcept nogil
 cdef void tcp_set_backlog(Tcp *t, Listener *l, uint32_t backlog) noexcept nogil
 cdef Tcb *tcp_accept(Tcp *t, Listener *l, void *user) noexcept nogil      # NULL: queue empty

@@ -10,36 +10,42 @@ from ustack_ext.base.event cimport EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, 
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_hash, table_insert, table_remove
-from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TCPAbortOnMemory, TcpActiveOpens
+from ustack_ext.net.mib cimport TCPAbortOnClose, TCPAbortOnLinger, TCPAbortOnMemory, TcpActiveOpens, TWRecycled
 from ustack_ext.net.net cimport net_is_broadcast, net_resolve, net_source_for
 from ustack_ext.tcp.congestion.cc cimport cc_pace, cc_switch
 from ustack_ext.tcp.conf cimport conf_set, conf_share, conf_unref
 from ustack_ext.tcp.conn cimport (
-    acceptq_pop, bind_blocks_listen, bind_free, bind_port, conn_find, conn_hash, ephemeral_port, isn, tcb_dirty,
-    tcb_done, tcb_insert, tcb_new, tcb_raise, tcb_release, ts_offset_of,
+    acceptq_pop, bind_blocks_listen, bind_free, bind_port, conn_find, conn_hash, ephemeral_port, isn, tally_take,
+    tuple_unused, tcb_dirty, tcb_done, tcb_insert, tcb_new, tcb_raise, tcb_release, ts_offset_of,
 )
 from ustack_ext.tcp.establish cimport arm_keepalive
+from ustack_ext.tcp.fastopen cimport fastopen_may_send
 from ustack_ext.tcp.listen cimport synreq_free
-from ustack_ext.tcp.output cimport send_rst, send_syn, tune_sndbuf, update_mss, window_limit, window_to_offer
+from ustack_ext.tcp.options cimport OPTIONS_MAX
+from ustack_ext.tcp.output cimport (
+    send_rst, send_syn, tune_sndbuf, update_mss, window_limit, window_to_offer,
+)
 from ustack_ext.tcp.reassembly cimport rcvq_drop, rcvq_read
 from ustack_ext.tcp.sendqueue cimport sendq_append, tx_take
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_NOW,
-    TF_CONNECTED, TF_DEAD, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TF_WANT_ROOM, TIMER_MEMORY,
-    Bind, Listener, Tcb, Tcp, TcpConf, tcb_has_room, tcb_rcv_wnd,
+    TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_MSS_DEFAULT_V4, TCP_SYN_SENT, TF_ACK_NOW,
+    TF_CONNECTED, TF_DEAD, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TF_WANT_ROOM,
+    TIMER_MEMORY, Bind, FastopenPeer, Listener, Tcb, Tcp, TcpConf, TimeWait, fin_timeout_ns, tcb_connecting,
+    tcb_has_room, tcb_notsent, tcb_rcv_wnd, tcp_hours,
 )
+from ustack_ext.tcp.timewait cimport timewait_free
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_localhost, addr_none
 
 cdef enum:
     SHUT_RD = 0
     SHUT_WR = 1
-    NS = 1000000000
     MEMORY_RETRY_NS = 50000000
+    TW_ISS_GAP = 65537             # beyond any window the old connection could have had open
 
 
 # ---- OPEN ----
 
-cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, bint reuse, Bind **out) noexcept nogil:
+cdef int tcp_bind(Tcp *t, const Addr *a, uint16_t port, int reuse, Bind **out) noexcept nogil:
     return bind_port(t, a, port, reuse, out)
 
 
@@ -60,13 +66,42 @@ cdef int choose_tuple(Tcp *t, Bind *b, Tcb *c) noexcept nogil:
     if err != 0:
         return err
     c.lport = b.port if b != NULL else ephemeral_port(t, &c.laddr, &c.raddr, c.rport)
-    if c.lport == 0 or conn_find(t, &c.laddr, c.lport, &c.raddr, c.rport) != NULL:
+    if c.lport == 0 or not tuple_unused(t, &c.laddr, c.lport, &c.raddr, c.rport):
         return -EADDRNOTAVAIL
     return 0
 
 
+cdef uint32_t first_number(Tcp *t, Tcb *c) noexcept nogil:
+    """The ISS. What is left of a connection with the same four-tuple makes room for this one (RFC 6191): the numbers
+    begin above its own, and its last timestamp is the least that is taken.
+    """
+    cdef TimeWait *w = <TimeWait *>conn_find(t, &c.laddr, c.lport, &c.raddr, c.rport)
+    cdef uint32_t iss
+    if w == NULL:
+        return isn(t, &c.laddr, c.lport, &c.raddr, c.rport)
+    iss = w.snd_nxt + TW_ISS_GAP
+    c.ts_recent = w.ts_recent
+    c.ts_recent_h = tcp_hours(t.core)
+    timewait_free(t, w)
+    count(t.core, TWRecycled)
+    return iss
+
+
+cdef long fast_data(Tcp *t, Tcb *c, const IoVec *iov, int niov) noexcept nogil:
+    """RFC 7413 §4.2.1: as much as the SYN can carry goes into the send queue, if data may go with it. Bytes."""
+    cdef FastopenPeer *peer = NULL
+    cdef uint32_t room
+    if niov == 0 or not fastopen_may_send(t, &c.raddr, c.conf, &peer):
+        return 0
+    c.peer_mss = peer.mss if peer != NULL and peer.mss > 0 else TCP_MSS_DEFAULT_V4
+    update_mss(t, c)
+    room = c.mss - OPTIONS_MAX if c.mss > OPTIONS_MAX else 0
+    c.tx.fastopen = <uint16_t>sendq_append(t, c, iov, niov, room)
+    return c.tx.fastopen
+
+
 cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const TcpConf *conf, void *user,
-                     Tcb **out) noexcept nogil:
+                     const IoVec *iov, int niov, long *taken, Tcb **out) noexcept nogil:
     cdef Tcb *c
     cdef int err
     if addr_is_multicast(raddr) or addr_is_broadcast(raddr) or net_is_broadcast(t.net, raddr):       # MUST-46
@@ -89,7 +124,7 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
         return err
     tune_sndbuf(t, c)
     c.ts_offset = ts_offset_of(t, &c.laddr, &c.raddr, c.lport, c.rport)
-    c.tx.iss = isn(t, &c.laddr, c.lport, &c.raddr, c.rport)
+    c.tx.iss = first_number(t, c)
     c.tx.high_sacked = c.tx.iss
     c.snd_una = c.tx.iss
     c.snd_nxt = c.tx.iss
@@ -100,10 +135,13 @@ cdef int tcp_connect(Tcp *t, Bind *b, const Addr *raddr, uint16_t rport, const T
     c.state = TCP_SYN_SENT
     c.owner.bind = b
     c.source.user = user
+    if taken != NULL:
+        c.flags |= TF_FASTOPEN_ASKED
+        taken[0] = fast_data(t, c, iov, niov)
     tcb_insert(t, c, conn_hash(t, &c.laddr, c.lport, &c.raddr, c.rport))
     tcb_dirty(t, c)
     count(t.core, TcpActiveOpens)
-    if not send_syn(t, c):                                   # no record to be had: nothing would ever try again
+    if not send_syn(t, c, False):                                   # no record to be had: nothing would ever try again
         c.owner.bind = NULL
         c.source.user = NULL
         tcb_done(t, c, 0)
@@ -185,7 +223,7 @@ cdef int may_send(Tcb *c) noexcept nogil:
         return -tcp_take_error(c)
     if c.flags & (TF_DEAD | TF_FIN_QUEUED):
         return -EPIPE
-    return -EAGAIN if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV else 0
+    return -EAGAIN if tcb_connecting(c) else 0
 
 
 cdef void wait_for_memory(Tcp *t, Tcb *c) noexcept nogil:
@@ -210,11 +248,13 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         want += iov[i].len
     if want == 0:
         return 0
-    if c.tx.sndq_bytes >= c.sndbuf:
+    if c.tx.sndq_bytes >= c.sndbuf or (c.conf.notsent_lowat and tcb_notsent(c) >= c.conf.notsent_lowat):
         c.flags |= TF_WANT_ROOM
         return -EAGAIN
     if not tx_take(t, c):
         return -ENOBUFS
+    if c.tally == &t.no_tally:
+        tally_take(t, c)
     taken = sendq_append(t, c, iov, niov, <uint32_t>min(<size_t>(c.sndbuf - c.tx.sndq_bytes), want))
     if taken < want:
         c.flags |= TF_WANT_ROOM
@@ -255,14 +295,17 @@ cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
 
 cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     """Dynamic right-sizing: the window follows twice what the application takes in a round trip, to tcp_rmem[2]."""
-    cdef uint32_t rtt = max(c.srtt, <uint32_t>1000), now = <uint32_t>(t.core.now // 1000), since = now - c.rcvq_epoch
-    c.rcvq_copied += n
+    cdef uint32_t rtt = max(c.srtt, <uint32_t>1000), now = <uint32_t>(t.core.now // 1000)
+    cdef uint32_t since = now - c.tally.rcvq_epoch
+    if c.tally == &t.no_tally:
+        return
+    c.tally.rcvq_copied += n
     if since < rtt:
         return
-    if t.knobs.moderate_rcvbuf and 2 * <uint64_t>c.rcvq_copied > c.rcv_ssthresh and since < 2 * rtt:
-        c.rcv_ssthresh = <uint32_t>min(2 * <uint64_t>c.rcvq_copied, <uint64_t>t.knobs.rmem_max)
-    c.rcvq_copied = 0
-    c.rcvq_epoch = now
+    if t.knobs.moderate_rcvbuf and 2 * <uint64_t>c.tally.rcvq_copied > c.rcv_ssthresh and since < 2 * rtt:
+        c.rcv_ssthresh = <uint32_t>min(2 * <uint64_t>c.tally.rcvq_copied, <uint64_t>t.knobs.rmem_max)
+    c.tally.rcvq_copied = 0
+    c.tally.rcvq_epoch = now
 
 
 cdef void consumed(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
@@ -322,9 +365,14 @@ cdef void let_go(Tcp *t, Tcb *c, bint abort) noexcept nogil:
         send_rst(t, c)
         tcb_done(t, c, 0)
         return
+    if c.state == TCP_FIN_WAIT2 and c.conf.linger2 < 0:
+        count(t.core, TCPAbortOnLinger)
+        send_rst(t, c)
+        tcb_done(t, c, 0)
+        return
     queue_fin(t, c)
     if c.state == TCP_FIN_WAIT2:
-        c.idle_at = t.core.now + <uint64_t>t.knobs.fin_timeout * NS
+        c.idle_at = t.core.now + fin_timeout_ns(t, c)
 
 
 cdef void tcp_close(Tcp *t, Tcb *c) noexcept nogil:
@@ -339,11 +387,13 @@ cdef void tcp_abort(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef uint16_t tcp_ready(Tcb *c) noexcept nogil:
     cdef uint16_t bits = 0
-    if c.rcvq_bytes > 0 or c.flags & (TF_FIN_RCVD | TF_RD_SHUT | TF_DEAD) or c.error:
+    if c.rcvq_bytes > 0 and c.rcvq_bytes >= c.conf.rcvlowat:
+        bits |= EV_READABLE
+    elif c.flags & (TF_FIN_RCVD | TF_RD_SHUT | TF_DEAD) or c.error:
         bits |= EV_READABLE
     if c.flags & (TF_DEAD | TF_FIN_QUEUED) or c.error:
         bits |= EV_WRITABLE
-    elif c.state != TCP_SYN_SENT and c.state != TCP_SYN_RECV and tcb_has_room(c):
+    elif not tcb_connecting(c) and tcb_has_room(c):
         bits |= EV_WRITABLE
     if c.flags & TF_DEAD or (c.flags & TF_FIN_QUEUED and c.flags & (TF_FIN_RCVD | TF_RD_SHUT)):
         bits |= EV_HANGUP

@@ -56,7 +56,7 @@ cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uin
 
 cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr,
                          uint16_t rport, uint32_t ifindex) noexcept nogil:
-    """Of equals (SO_REUSEADDR) the latest bound, as Linux."""
+    """Of equals the latest bound, as Linux (SO_REUSEADDR); or one chosen by a keyed hash of the peer (SO_REUSEPORT)."""
     cdef UdpSock *s = first_on_port(u, port, ping)
     cdef UdpSock *best = NULL
     cdef int score, top = 0
@@ -65,6 +65,30 @@ cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, co
         if score > top or (score == top and score > 0 and <int>(s.bind_order - best.bind_order) > 0):
             top = score
             best = s
+        s = next_on_port(s)
+    if best != NULL and best.reuseport and not ping:
+        return shared(u, best, top, laddr, raddr, rport, ifindex)
+    return best
+
+
+cdef UdpSock *shared(Udp *u, UdpSock *best, int top, const Addr *laddr, const Addr *raddr,
+                     uint16_t rport, uint32_t ifindex) noexcept nogil:
+    """One of those with SO_REUSEPORT that match as well as the best."""
+    cdef UdpSock *s = first_on_port(u, best.lport, False)
+    cdef uint32_t members = 0, which
+    while s != NULL:
+        if s.reuseport and match_score(s, laddr, raddr, rport, ifindex) == top:
+            members += 1
+        s = next_on_port(s)
+    if members <= 1:
+        return best
+    which = table_hash(&u.net.key, raddr.hi, raddr.lo, rport, laddr.lo, best.lport) % members
+    s = first_on_port(u, best.lport, False)
+    while s != NULL:
+        if s.reuseport and match_score(s, laddr, raddr, rport, ifindex) == top:
+            if which == 0:
+                return s
+            which -= 1
         s = next_on_port(s)
     return best
 
@@ -76,11 +100,11 @@ cdef bint apart(const UdpSock *s, const UdpSock *other) noexcept nogil:
 
 
 cdef bint conflicts(Udp *u, const UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
-    """Another socket with the port and an address in common, unless both said SO_REUSEADDR."""
+    """Another socket with the port and an address in common, unless both said SO_REUSEADDR, or both SO_REUSEPORT."""
     cdef UdpSock *other = first_on_port(u, port, s.flags & UDP_IS_PING != 0)
     while other != NULL:
         if not apart(s, other) and addr_meet(a, &other.laddr) and not (
-                s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR):
+                s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR) and not (s.reuseport and other.reuseport):
             return True
         other = next_on_port(other)
     return False

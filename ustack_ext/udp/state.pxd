@@ -91,6 +91,7 @@ cdef struct UdpSock:
     uint8_t flags
     uint8_t tos
     uint8_t ttl                # 0: default
+    uint8_t reuseport          # SO_REUSEPORT: shares its port by a hash of the peer
     uint8_t want_err           # IP_RECVERR: soft ICMP errors count too
     uint8_t family             # UdpFamily
     uint32_t bind_order        # of equal matches the latest bound gets the datagram
