@@ -128,8 +128,6 @@ cdef enum Mib:
     TCPSACKReorder
     TCPDSACKIgnoredOld
     TCPDSACKIgnoredNoUndo
-    TCPLossFailures
-    TCPSackFailures
     # frames and packets dropped, by reason
     DropNoBuffer
     DropEthTruncated

@@ -37,7 +37,6 @@ cdef extern from *:
     "OutOfWindowIcmps", "TCPMemoryPressures",
     "TCPMTUPFail", "TCPMTUPSuccess", "TCPFullUndo", "TCPPartialUndo", "TCPDSACKUndo", "TCPLossUndo",
     "TCPSpuriousRTOs", "TCPDSACKOfoRecv", "TCPSACKReorder", "TCPDSACKIgnoredOld", "TCPDSACKIgnoredNoUndo",
-    "TCPLossFailures", "TCPSackFailures",
     /* frames and packets dropped, by reason */
     "DropNoBuffer", "DropEthTruncated", "DropEthType", "DropEthNotOurs", "DropEthSource", "DropArpMalformed",
     "DropArpNotOurs", "DropIpTruncated", "DropIpVersion", "DropIpHeader", "DropIpChecksum", "DropIpOptions",
