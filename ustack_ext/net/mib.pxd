@@ -172,8 +172,6 @@ cdef enum Mib:
     TCPSACKReorder
     TCPDSACKIgnoredOld
     TCPDSACKIgnoredNoUndo
-    TCPLossFailures
-    TCPSackFailures
     SyncookiesSent
     SyncookiesRecv
     SyncookiesFailed

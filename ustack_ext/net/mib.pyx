@@ -47,7 +47,6 @@ cdef extern from *:
     "OutOfWindowIcmps", "TCPMemoryPressures",
     "TCPMTUPFail", "TCPMTUPSuccess", "TCPFullUndo", "TCPPartialUndo", "TCPDSACKUndo", "TCPLossUndo",
     "TCPSpuriousRTOs", "TCPDSACKOfoRecv", "TCPSACKReorder", "TCPDSACKIgnoredOld", "TCPDSACKIgnoredNoUndo",
-    "TCPLossFailures", "TCPSackFailures",
     "SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed", "TCPReqQFullDoCookies", "TCPDeferAcceptDrop",
     "TCPFastOpenActive", "TCPFastOpenActiveFail", "TCPFastOpenPassive", "TCPFastOpenPassiveFail",
     "TCPFastOpenListenOverflow", "TCPFastOpenCookieReqd", "TCPFastOpenBlackhole",

@@ -31,11 +31,11 @@ from ustack_ext.tcp.sendqueue cimport (
 )
 from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
-    CA_LOSS, CHRONO_BUSY, CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TCP_CLOSE_WAIT, TCP_CLOSING,
-    TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW,
-    TF_CWND_LIMITED, TF_DEAD, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK,
-    TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST, TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb,
-    Tcp, tcb_has_room, tcp_ms,
+    CA_LOSS, CHRONO_BUSY, CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, LOSS_ASKING, LOSS_MAYBE, SEG_FIN, SEG_SYN,
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
+    TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_SENT,
+    TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST, TIMER_STALE, Conn, FastopenPeer,
+    Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
 from ustack_ext.wire.addr cimport Addr
@@ -488,7 +488,11 @@ cdef void send_what_may_go(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint32_t n
     cdef uint8_t waits = CHRONO_BUSY
     cdef bint full = c.conf.notsent_lowat != 0 and not tcb_has_room(c)
-    while c.tx.lost > 0:
+    if c.tx.loss == LOSS_ASKING:                             # RFC 5682 §2.1 step 2.b: new data, if any may go
+        send_data(t, c)
+        if c.snd_nxt == c.tx.recover:                        # none: what is lost, then, and any original tells
+            c.tx.loss = LOSS_MAYBE
+    while c.tx.lost > 0 and c.tx.loss != LOSS_ASKING:
         s = recovery_next_lost(c)
         n = cwnd_allows(c, s.end - s.seq) if s != NULL else 0
         if n == 0:

@@ -1,45 +1,41 @@
-"""Loss detection and recovery over the records of sent segments.
+"""Recovery: what an ACK, a time-out or a timer says about losses, and what follows from it for the window.
 
-In it: the scoreboard (RFC 2018), RACK-TLP (RFC 8985), proportional rate reduction (RFC 6937),
-                       NewReno for peers without SACK (RFC 6582),
-what a retransmission time-out does (RFC 6298 §5, RFC 5681 §3.1). Each record is in one of four states, and tx.flight,
-tx.sacked and tx.lost count their bytes:
-
-    in flight -> SACKED                    -> acknowledged
-              -> LOST -> LOST|RETRANS      -> SACKED or acknowledged, or LOST again
+In it: the congestion states and proportional rate reduction (RFC 6937 and its successor, RFC 9937), tail loss probes
+(RFC 8985 §7), NewReno for peers without SACK (RFC 6582), what a retransmission time-out does (RFC 6298 §5, RFC 5681
+§3.1), F-RTO (RFC 5682), and the response to losses that were none (RFC 4015). The state of the records is the
+scoreboard's, detection by time is rack's, evidence against a loss undo's.
 """
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ustack_ext.base.core cimport count
 from ustack_ext.net.mib cimport (
-    TCPDSACKRecv, TCPLossProbeRecovery, TCPLostRetransmit, TCPRenoRecovery, TCPSACKDiscard, TCPSackRecovery,
-    TCPSackReneging,
+    Mib, TCPDSACKUndo, TCPFullUndo, TCPLossProbeRecovery, TCPLossUndo, TCPPartialUndo, TCPRenoRecovery,
+    TCPSackRecovery, TCPSackReneging, TCPSpuriousRTOs,
 )
-from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_ops, cc_reduce
+from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_ops, cc_reduce, cc_undo
 from ustack_ext.tcp.congestion.ops cimport CC_LOSS, CC_RECOVERED, CC_REDUCED, Acked
-from ustack_ext.tcp.congestion.rate cimport rate_delivered, rate_make
+from ustack_ext.tcp.congestion.rate cimport rate_make
 from ustack_ext.tcp.congestion.usage cimport window_used
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
+from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
-from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
-from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
-from ustack_ext.tcp.tcb cimport (
-    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, PROBE_LOST, PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN,
-    SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK,
-    TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
+from ustack_ext.tcp.scoreboard cimport (
+    Delivery, board_ack, board_forget_sacks, board_lose, board_sack, board_unlose, seg_size,
 )
+from ustack_ext.tcp.sendqueue cimport seg_sent_now, seg_split
+from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
+from ustack_ext.tcp.tcb cimport (
+    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, LOSS_ASKING, LOSS_MAYBE, LOSS_REAL, LOSS_SIZE, PROBE_LOST, PROBE_NONE,
+    PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING,
+    TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg,
+    Tcb, Tcp,
+)
+from ustack_ext.tcp.undo cimport undo_by_dsack, undo_by_time, undo_resent
 
 cdef enum:
     TLP_SLACK_US = 2000            # on top of 2 SRTT
     TLP_NO_RTT_US = 1000000
-    REO_WND_MIN_US = 1000
-
-cdef struct Delivery:              # what one ACK told us
-    uint32_t bytes                 # newly acknowledged or SACKed
-    # transmission time of the newest never-retransmitted segment cumulatively acknowledged; 0: none
-    uint64_t rtt_xmit
-    bint dsack
-
 
 cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
     """flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is an estimate then)."""
@@ -48,209 +44,17 @@ cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
     return c.tx.flight - min(c.tx.flight, c.tx.sacked)
 
 
-# ---- state changes of one record ----
-
-cdef inline uint32_t size_of(const Seg *s) noexcept nogil:
-    return s.end - s.seq
-
-
-cdef void uncount(Tcb *c, Seg *s) noexcept nogil:
-    """Takes the record out of the counter of its state."""
-    if s.flags & SEG_SACKED:
-        c.tx.sacked -= size_of(s)
-    elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-        c.tx.lost -= size_of(s)
-    else:
-        c.tx.flight -= size_of(s)
-
-
-cdef void mark_lost(Tcb *c, Seg *s) noexcept nogil:
-    if s.flags & SEG_SACKED or (s.flags & SEG_LOST and not s.flags & SEG_RETRANS):
-        return
-    uncount(c, s)
-    s.flags |= SEG_LOST
-    s.flags &= <unsigned char>~SEG_RETRANS
-    c.tx.lost += size_of(s)
-    seg_untime(c, s)
-    if c.tx.retrans_hint == NULL or seq_lt(s.seq, c.tx.retrans_hint.seq):
-        c.tx.retrans_hint = s
-
-
-cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
-    note_delivered(t, c, s, s.end, d)
-    if seq_lt(s.seq, c.tx.high_sacked) and not s.flags & SEG_EVER_RETRANS:
-        # RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late
-        c.flags |= TF_REO_SEEN
-        c.tally.reord_seen += 1
-    uncount(c, s)
-    s.flags |= SEG_SACKED
-    s.flags &= <unsigned char>~(SEG_LOST | SEG_RETRANS)
-    c.tx.sacked += size_of(s)
-    seg_untime(c, s)
-
-
-cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d) noexcept nogil:
-    """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived; of a record, what lies before end."""
-    cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
-    d.bytes += end - s.seq
-    if s.rated:
-        rate_delivered(t, c, s, end)
-    # the ACK is for the original: says nothing of the retransmission
-    if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
-        return
-    if s.xmit_ns > c.tx.rack_xmit or (s.xmit_ns == c.tx.rack_xmit and seq_gt(end, c.tx.rack_end)):
-        c.tx.rack_xmit = s.xmit_ns
-        c.tx.rack_end = end
-        c.tx.rack_rtt = <uint32_t>min(rtt, <uint64_t>0x7FFFFFFF)
-
-
-# ---- the cumulative acknowledgement ----
-
-cdef void ack_records(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil:
-    cdef Seg *s
-    cdef uint32_t data = ack - c.snd_una
-    while c.tx.seg_head != NULL:
-        s = c.tx.seg_head
-        if seq_gt(s.end, ack):
-            if seq_gt(ack, s.seq):                          # part of a record
-                trim_head(t, c, s, ack, d)
-            break
-        if s.flags & (SEG_SYN | SEG_FIN):
-            data -= 1
-        if not s.flags & SEG_SACKED:
-            if s.flags & SEG_EVER_RETRANS == 0:
-                d.rtt_xmit = s.xmit_ns
-                if seq_lt(s.seq, c.tx.high_sacked) and c.flags & TF_SACK_OK:
-                    c.flags |= TF_REO_SEEN
-            note_delivered(t, c, s, s.end, d)
-        uncount(c, s)
-        seg_free_head(t, c)
-    c.snd_una = ack
-    sendq_drop(t, c, data)
-
-
-cdef void trim_head(Tcp *t, Tcb *c, Seg *s, uint32_t ack, Delivery *d) noexcept nogil:
-    if not s.flags & SEG_SACKED:
-        if not s.flags & SEG_EVER_RETRANS:
-            d.rtt_xmit = s.xmit_ns
-        note_delivered(t, c, s, ack, d)
-    uncount(c, s)
-    sendq_advance(&s.block, &s.block_off, ack - s.seq)
-    s.seq = ack
-    if s.flags & SEG_SACKED:
-        c.tx.sacked += size_of(s)
-    elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-        c.tx.lost += size_of(s)
-    else:
-        c.tx.flight += size_of(s)
-
-
-# ---- SACK blocks ----
-
-cdef bint sack_block(Tcp *t, Tcb *c, uint32_t left, uint32_t right, Delivery *d) noexcept nogil:
-    """Marks the records inside [left, right). False: nothing new in it."""
-    cdef Seg *s = c.tx.sack_hint
-    cdef bint fresh = False
-    if s == NULL:
-        s = c.tx.seg_head
-    while s != NULL and seq_gt(s.seq, left) and s.prev != NULL:
-        s = s.prev
-    while s != NULL and seq_leq(s.end, left):
-        s = s.next
-    if s != NULL and seq_lt(s.seq, left) and not s.flags & SEG_SACKED:
-        s = seg_split(t, c, s, left)
-    while s != NULL and seq_lt(s.seq, right):
-        if seq_gt(s.end, right) and (s.flags & SEG_SACKED or seg_split(t, c, s, right) == NULL):
-            break
-        if not s.flags & SEG_SACKED:
-            mark_sacked(t, c, s, d)
-            fresh = True
-        c.tx.sack_hint = s
-        s = s.next
-    if seq_gt(right, c.tx.high_sacked):
-        c.tx.high_sacked = right
-    return fresh
-
-
-cdef void read_sacks(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d) noexcept nogil:
-    cdef uint32_t i, k, left, right, known
-    for i in range(o.nsack):
-        left = o.sack[2 * i]
-        right = o.sack[2 * i + 1]
-        if i == 0 and is_dsack(o, ack):                      # RFC 2883 §4
-            d.dsack = True
-            count(t.core, TCPDSACKRecv)
-            c.tally.dsack_dups += 1
-            continue
-        if seq_geq(left, right) or seq_lt(left, ack) or seq_gt(right, c.snd_nxt):
-            count(t.core, TCPSACKDiscard)
-            continue
-        # the usual block is a known one, or one that grew to the right
-        for k in range(4):
-            known = c.tx.sack_cache[2 * k + 1]
-            if c.tx.sack_cache[2 * k] == left and seq_leq(known, right) and seq_gt(known, left):
-                left = known
-                break
-        if left != right:
-            sack_block(t, c, left, right, d)
-    for i in range(8):
-        c.tx.sack_cache[i] = o.sack[i] if i < 2 * <uint32_t>o.nsack and seq_geq(o.sack[i & ~1], ack) else 0
-
-
-cdef bint is_dsack(const Options *o, uint32_t ack) noexcept nogil:
-    if seq_lt(o.sack[0], ack):
-        return seq_leq(o.sack[1], ack)
-    return o.nsack > 1 and seq_geq(o.sack[0], o.sack[2]) and seq_leq(o.sack[1], o.sack[3])
-
-
-cdef void forget_sacks(Tcb *c) noexcept nogil:
-    """The receiver dropped what it had SACKed (RFC 2018 §8)."""
-    cdef Seg *s = c.tx.seg_head
-    cdef int i
-    while s != NULL:
-        if s.flags & SEG_SACKED:
-            s.flags = s.flags & <unsigned char>~SEG_SACKED
-            c.tx.sacked -= size_of(s)
-            c.tx.flight += size_of(s)
-        s = s.next
-    for i in range(8):
-        c.tx.sack_cache[i] = 0
-    c.tx.high_sacked = c.snd_una
-
-
-# ---- RACK ----
-
-cdef uint32_t reo_window(Tcb *c) noexcept nogil:
-    """RFC 8985 §6.2 step 4, us: no patience while no reordering was seen and there is other evidence of loss."""
-    if not c.flags & TF_REO_SEEN and (c.ca_state >= CA_RECOVERY or c.tx.sacked >= TCP_REORDERING * <uint32_t>c.mss):
-        return 0
-    return min(max(c.min_rtt // 4, <uint32_t>REO_WND_MIN_US), max(c.srtt, <uint32_t>REO_WND_MIN_US))
-
-
-cdef uint64_t rack_detect(Tcp *t, Tcb *c) noexcept nogil:
-    """Marks what was sent long enough before something that arrived. Returns when to look again (ns), or UINT64_MAX."""
-    cdef uint64_t patience = (<uint64_t>c.tx.rack_rtt + reo_window(c)) * 1000
-    cdef Seg *s = c.tx.time_head
-    cdef Seg *nxt
-    while s != NULL:
-        if s.xmit_ns > c.tx.rack_xmit or (s.xmit_ns == c.tx.rack_xmit and seq_geq(s.end, c.tx.rack_end)):
-            break
-        if s.xmit_ns + patience > t.core.now:
-            return s.xmit_ns + patience
-        nxt = s.tnext
-        if s.flags & SEG_RETRANS:
-            count(t.core, TCPLostRetransmit)
-        mark_lost(c, s)
-        s = nxt
-    return UINT64_MAX
-
-
 # ---- the congestion states ----
 
-cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
+cdef void enter_recovery(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
+    """`delivered`: bytes that the ACK which brought the news acknowledged or SACKed."""
     c.ca_state = CA_RECOVERY
     c.tx.recover = c.snd_nxt
-    c.tx.recover_fs = max(c.snd_nxt - c.snd_una, <uint32_t>1)
+    c.tx.recover_fs = c.snd_nxt - c.snd_una
+    if c.flags & TF_SACK_OK:                                 # RFC 9937 §6: what was SACKed before isn't delivered now
+        c.tx.recover_fs -= min(c.tx.sacked, c.tx.recover_fs)
+        c.tx.recover_fs += delivered
+    c.tx.recover_fs = max(c.tx.recover_fs, <uint32_t>1)
     cc_reduce(t, c, c.snd_nxt - c.snd_una)
     cc_event(t, c, CC_REDUCED)
     c.tx.prr_delivered = 0
@@ -263,19 +67,35 @@ cdef inline bint has_model(const Tcb *c) noexcept nogil:
     return c.tx.cc != NULL and c.tx.cc.rated
 
 
-cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
-    if c.ca_state == CA_RECOVERY and not has_model(c):
-        c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
-    c.ca_state = CA_OPEN
-    cc_event(t, c, CC_RECOVERED)
+cdef void back_to_open(Tcb *c) noexcept nogil:
+    c.tx.loss = LOSS_REAL
     c.tx.dupacks = 0
     if not c.flags & TF_SACK_OK:
         c.tx.sacked = 0
+    c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
+    rack_recovered(c)
+
+
+cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
+    if c.ca_state == CA_RECOVERY and not has_model(c):
+        c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
+    back_to_open(c)
+    cc_event(t, c, CC_RECOVERED)
+
+
+cdef void nothing_was_lost(Tcp *t, Tcb *c, Mib why) noexcept nogil:
+    """RFC 4015 §3.2: the window is what it was, what is marked and not sent again is in flight after all."""
+    count(t.core, why)
+    board_unlose(c)
+    c.tx.rack_xmit = 0                                       # what looked like a retransmission's arrival was none
+    back_to_open(c)
+    cc_undo(t, c)
+    c.tx.prior_cwnd = 0
 
 
 cdef void prr(Tcb *c, uint32_t delivered, bint progress, bint partial) noexcept nogil:
-    """RFC 6937 §3.1 (SSRB where the ACK made progress, CRB otherwise). `partial`: RFC 6582 wants a retransmission
-    whatever the window says.
+    """RFC 9937 §6 (slow start where the ACK made safe progress, conservation otherwise). `partial`: RFC 6582 wants a
+    retransmission whatever the window says.
     """
     cdef uint32_t pipe = recovery_pipe(c), allowed, limit
     cdef int32_t debt
@@ -297,9 +117,9 @@ cdef void prr(Tcb *c, uint32_t delivered, bint progress, bint partial) noexcept 
 cdef void lose_first(Tcp *t, Tcb *c) noexcept nogil:
     """Without SACK all that is known is that the first segment is missing."""
     cdef Seg *s = c.tx.seg_head
-    if size_of(s) > c.mss and not s.flags & SEG_LOST:
+    if seg_size(s) > c.mss and not s.flags & SEG_LOST:
         seg_split(t, c, s, s.seq + c.mss)
-    mark_lost(c, s)
+    board_lose(c, s)
 
 
 cdef uint32_t reno_duplicate(Tcp *t, Tcb *c) noexcept nogil:
@@ -330,7 +150,7 @@ cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
     c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
 
 
-cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint advanced) noexcept nogil:
+cdef void take_rtt(Tcp *t, Tcb *c, const Delivery *d, bint advanced) noexcept nogil:
     """Karn's rule, or a timestamp echo that can only be of what it acknowledges (RFC 7323 §4.3: only ACKs that advance
     SND.UNA).
     """
@@ -340,8 +160,8 @@ cdef void take_rtt(Tcp *t, Tcb *c, const Options *o, const Delivery *d, bint adv
     if d.rtt_xmit:
         rtt_sample(t, c, <uint32_t>min((t.core.now - d.rtt_xmit) // 1000, <uint64_t>0x7FFFFFFF))
         c.tx.backoff = 0
-    elif c.flags & TF_TS_OK and o.have & OPT_TS and o.tsecr != 0:
-        ms = <uint32_t>(t.core.now // 1000000) + c.ts_offset - o.tsecr
+    elif d.echoes:
+        ms = <uint32_t>(t.core.now // 1000000) - d.echo
         if ms < t.knobs.rto_max_ms:
             rtt_sample(t, c, max(ms, <uint32_t>1) * 1000)
             c.tx.backoff = 0
@@ -369,18 +189,69 @@ cdef void follow_model(Tcp *t, Tcb *c, const Delivery *d, uint32_t lost, uint32_
     c.tx.cc.sample.prior_at = 0
 
 
+cdef bint was_spurious(Tcp *t, Tcb *c, const Delivery *d, const Options *o, bint advanced, bint over) noexcept nogil:
+    """Evidence, if there is any, that what is (or was) being recovered had not been lost; acts on it."""
+    cdef bint by_dsack = d.dsack and undo_by_dsack(c), by_time = advanced and undo_by_time(c, o)
+    if c.ca_state == CA_LOSS:
+        if not by_dsack and not by_time:
+            return False
+        nothing_was_lost(t, c, TCPLossUndo)
+    elif c.ca_state == CA_RECOVERY and over and (by_dsack or by_time):
+        nothing_was_lost(t, c, TCPFullUndo)
+    elif by_dsack:                                           # often after the recovery
+        nothing_was_lost(t, c, TCPDSACKUndo)
+    elif c.ca_state == CA_RECOVERY and by_time and c.tx.resent == 0:
+        nothing_was_lost(t, c, TCPPartialUndo)
+    else:
+        return False
+    return True
+
+
+cdef void loss_ack(Tcp *t, Tcb *c, const Delivery *d, bint advanced, bint duplicate, bint over) noexcept nogil:
+    """An ACK after a time-out. F-RTO in its SACK-enhanced form (RFC 5682 §3), as Linux."""
+    if c.tx.loss == LOSS_MAYBE or c.tx.loss == LOSS_ASKING:
+        if d.original and (c.flags & TF_SACK_OK or not d.resent):           # step 3.b, or 2 already
+            count(t.core, TCPSpuriousRTOs)
+            nothing_was_lost(t, c, TCPLossUndo)
+            return
+        if seq_gt(c.snd_nxt, c.tx.recover):                  # step 3.a: new data was sent, and what comes is about it
+            c.tx.loss = LOSS_MAYBE if advanced or not (d.bytes > 0 or duplicate) else LOSS_REAL
+        elif advanced and not over:                          # step 2.b
+            c.tx.recover = c.snd_nxt
+            c.tx.loss = LOSS_ASKING
+    if over and advanced:
+        leave_recovery(t, c)
+
+
+cdef uint64_t find_losses(Tcp *t, Tcb *c, const Delivery *d, bint advanced) noexcept nogil:
+    """Returns when to look again, or UINT64_MAX."""
+    cdef uint64_t again = UINT64_MAX
+    if c.flags & TF_SACK_OK:
+        if d.bytes > 0:
+            again = rack_detect(t, c)
+    elif advanced and c.ca_state == CA_RECOVERY and c.tx.seg_head != NULL:
+        lose_first(t, c)                                     # RFC 6582 §3.2 step 3: a partial acknowledgment
+    if c.ca_state < CA_RECOVERY:
+        if c.tx.lost > 0:
+            begin_recovery(t, c, d.bytes)
+        else:
+            c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
+    return again
+
+
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil:
     cdef Delivery d
     cdef uint32_t was_una = c.snd_una, lost_before = c.tx.lost, flight = recovery_pipe(c), counted
-    cdef bint advanced = seq_gt(ack, c.snd_una)
-    cdef uint64_t again = UINT64_MAX
-    d.bytes = 0
-    d.rtt_xmit = 0
-    d.dsack = False
+    cdef bint advanced = seq_gt(ack, c.snd_una), over
+    cdef uint64_t again
+    memset(&d, 0, sizeof(d))
+    if c.flags & TF_TS_OK and o.have & OPT_TS and o.tsecr != 0:
+        d.echoes = True
+        d.echo = o.tsecr - c.ts_offset
     if c.flags & TF_SACK_OK and o.have & OPT_SACK:
-        read_sacks(t, c, ack, o, &d)
+        board_sack(t, c, ack, o, &d)
     if advanced:
-        ack_records(t, c, ack, &d)
+        board_ack(t, c, ack, &d)
         if not c.flags & TF_SACK_OK and c.tx.sacked:         # NewReno: the ACK covers what duplicates were counted for
             counted = min(c.tx.sacked, ack - was_una)
             c.tx.sacked -= counted
@@ -389,28 +260,21 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
             c.tx.high_sacked = ack
         c.tx.retries = 0
         c.tx.retrans_since = t.core.now if c.tx.seg_head != NULL else 0
-    take_rtt(t, c, o, &d, advanced)
-    tlp_check(t, c, ack, d.dsack)
-    if advanced:
         c.tx.dupacks = 0
+    take_rtt(t, c, &d, advanced)
+    if d.dsack and not c.flags & TF_TLP_RETRANS:
+        rack_dsack(t, c, ack)
+    tlp_check(t, c, ack, d.dsack)
     if duplicate and not c.flags & TF_SACK_OK:
         c.tx.dupacks += 1
         d.bytes += reno_duplicate(t, c)
-    if c.ca_state >= CA_RECOVERY and seq_geq(ack, c.tx.recover) and (c.ca_state == CA_RECOVERY or advanced):
-        leave_recovery(t, c)
-    if c.flags & TF_SACK_OK:
-        if d.bytes > 0:
-            again = rack_detect(t, c)
-    elif advanced and c.ca_state == CA_RECOVERY and c.tx.seg_head != NULL:
-        lose_first(t, c)                                     # RFC 6582 §3.2 step 3: a partial acknowledgment
-    if c.ca_state < CA_RECOVERY:
-        if c.tx.lost > 0:
-            if only_probe_lost(c):
-                resend_without_blame(c)
-            else:
-                enter_recovery(t, c)
-        else:
-            c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
+    over = seq_geq(ack, c.tx.recover)
+    if c.tx.prior_cwnd == 0 or not was_spurious(t, c, &d, o, advanced, over):
+        if c.ca_state == CA_LOSS:
+            loss_ack(t, c, &d, advanced, duplicate, over)
+        elif c.ca_state == CA_RECOVERY and over:
+            leave_recovery(t, c)
+    again = find_losses(t, c, &d, advanced)
     if has_model(c):
         follow_model(t, c, &d, c.tx.lost - lost_before if c.tx.lost > lost_before else 0, flight)
     elif c.ca_state == CA_RECOVERY:
@@ -428,9 +292,9 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
 
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     cdef bint first = c.tx.flight == 0 and c.tx.lost == 0 and c.tx.sacked == 0
-    c.tx.flight += size_of(s)
+    c.tx.flight += seg_size(s)
     if c.ca_state == CA_RECOVERY:
-        c.tx.prr_out += size_of(s)
+        c.tx.prr_out += seg_size(s)
     seg_sent_now(t, c, s)
     if c.tx.retrans_since == 0:
         c.tx.retrans_since = t.core.now
@@ -441,13 +305,15 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
         s.flags |= SEG_RETRANS
-        c.tx.lost -= size_of(s)
-        c.tx.flight += size_of(s)
+        c.tx.lost -= seg_size(s)
+        c.tx.flight += seg_size(s)
+        c.tx.resent += seg_size(s)
     s.flags |= SEG_EVER_RETRANS
+    undo_resent(t, c, seg_size(s))
     if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:
         c.tx.probe = PROBE_NONE                              # what arrives says nothing of its size now
     if c.ca_state == CA_RECOVERY:
-        c.tx.prr_out += size_of(s)
+        c.tx.prr_out += seg_size(s)
     seg_sent_now(t, c, s)
     if c.tx.timer_what != TIMER_RTO and c.tx.timer_what != TIMER_REO:
         recovery_arm(t, c)
@@ -503,22 +369,24 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
 cdef void recovery_refused(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s = c.tx.seg_head
     while s != NULL:
-        mark_lost(c, s)
+        board_lose(c, s)
         s = s.next
     recovery_arm(t, c)
 
 
 cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s
+    cdef bint first = c.ca_state < CA_RECOVERY
     if c.tx.seg_head != NULL and c.tx.seg_head.flags & SEG_SACKED:
         count(t.core, TCPSackReneging)
-        forget_sacks(c)
-    if c.ca_state < CA_LOSS:                                  # not again for a second time-out of the same window
+        board_forget_sacks(c)
+    if c.ca_state < CA_LOSS or c.tx.loss == LOSS_SIZE:        # not again for a second time-out of the same window
         cc_reduce(t, c, c.snd_nxt - c.snd_una)
         c.tx.recover = c.snd_nxt
+    # RFC 5682 §3: only where no other recovery is going on
+    c.tx.loss = LOSS_MAYBE if t.knobs.frto and (first or c.tx.retries > 1) and c.tx.probe == PROBE_NONE else LOSS_REAL
     c.ca_state = CA_LOSS
     c.cwnd = c.mss                                            # RFC 5681 §3.1: the loss window
-    c.tx.cc_acked = 0
     cc_event(t, c, CC_LOSS)
     c.tx.dupacks = 0
     c.tx.probe = PROBE_NONE
@@ -527,7 +395,7 @@ cdef void recovery_rto(Tcp *t, Tcb *c) noexcept nogil:
         c.tx.sacked = 0
     s = c.tx.seg_head
     while s != NULL:                                          # once a time-out: the window is walked
-        mark_lost(c, s)
+        board_lose(c, s)
         s = s.next
     if c.tx.backoff < 20:
         c.tx.backoff += 1
@@ -539,13 +407,15 @@ cdef void resend_without_blame(Tcb *c) noexcept nogil:
     """What is marked goes again, and the window stays as it is: it was lost for its size."""
     c.tx.recover = c.snd_nxt
     c.ca_state = CA_LOSS
+    c.tx.loss = LOSS_SIZE
+    c.tx.prior_cwnd = 0
     c.flags &= ~<uint32_t>(TF_TLP_OUT | TF_TLP_RETRANS)
 
 
 cdef bint only_probe_lost(Tcb *c) noexcept nogil:
     """RFC 4821 §7.6.2: the probe, first of what is outstanding, is all that is missing."""
     cdef Seg *s = c.tx.seg_head
-    if c.tx.probe != PROBE_OUT or s.end != c.tx.probe_end or c.tx.lost != size_of(s) or not s.flags & SEG_LOST:
+    if c.tx.probe != PROBE_OUT or s.end != c.tx.probe_end or c.tx.lost != seg_size(s) or not s.flags & SEG_LOST:
         return False
     c.tx.probe = PROBE_LOST
     return True
@@ -556,8 +426,8 @@ cdef void recovery_resize(Tcp *t, Tcb *c) noexcept nogil:
     window, once an estimate)."""
     cdef Seg *s = c.tx.seg_head
     while s != NULL:
-        if size_of(s) > <uint32_t>c.mss + (1 if s.flags & SEG_FIN else 0):
-            mark_lost(c, s)
+        if seg_size(s) > <uint32_t>c.mss + (1 if s.flags & SEG_FIN else 0):
+            board_lose(c, s)
         s = s.next
     c.tx.probe = PROBE_NONE
     if c.tx.lost > 0 and c.ca_state < CA_RECOVERY:
@@ -565,14 +435,18 @@ cdef void recovery_resize(Tcp *t, Tcb *c) noexcept nogil:
     recovery_arm(t, c)
 
 
+cdef void begin_recovery(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
+    if only_probe_lost(c):
+        resend_without_blame(c)
+    else:
+        enter_recovery(t, c, delivered)
+
+
 cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
     """RFC 8985 §6.3's reordering timer: what was given time is late now."""
     cdef uint64_t again = rack_detect(t, c)
     if c.tx.lost > 0 and c.ca_state < CA_RECOVERY:
-        if only_probe_lost(c):
-            resend_without_blame(c)
-        else:
-            enter_recovery(t, c)
+        begin_recovery(t, c, 0)
     if c.ca_state == CA_RECOVERY and not has_model(c):
         prr(c, 0, False, False)
     recovery_arm(t, c)

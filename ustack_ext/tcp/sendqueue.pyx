@@ -269,6 +269,22 @@ cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     c.tx.time_tail = s
 
 
+cdef void seg_timed_again(Tcb *c, Seg *s) noexcept nogil:
+    cdef Seg *after = c.tx.time_head
+    while after != NULL and after.xmit_ns < s.xmit_ns:       # it was among the oldest when it left
+        after = after.tnext
+    s.tnext = after
+    s.tprev = after.tprev if after != NULL else c.tx.time_tail
+    if s.tprev != NULL:
+        s.tprev.tnext = s
+    else:
+        c.tx.time_head = s
+    if after != NULL:
+        after.tprev = s
+    else:
+        c.tx.time_tail = s
+
+
 cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s = c.tx.seg_head
     seg_untime(c, s)

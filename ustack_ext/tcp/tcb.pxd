@@ -152,6 +152,12 @@ cdef enum TimerWhat:               # what rto_at stands for
     TIMER_STALE                    # what congestion control knows of the path is too old to keep
     TIMER_MEMORY                   # there was no buffer for a send: tell the application when to try again
 
+cdef enum LossKind:                # what CA_LOSS is about
+    LOSS_REAL
+    LOSS_MAYBE                     # a time-out that may have been spurious: F-RTO listens (RFC 5682)
+    LOSS_ASKING                    # ... and sends new data to find out
+    LOSS_SIZE                      # segments were too long for the path: no congestion
+
 cdef enum MtuProbe:                # what became of a segment larger than the path is known to carry (tcp/pathmtu)
     PROBE_NONE
     PROBE_OUT
@@ -288,6 +294,14 @@ cdef struct Tx:
     uint32_t usage_seq
     uint32_t chrono_ms
     Cc *cc                         # NULL: the window has not moved yet
+    uint32_t undo_marker           # SND.UNA at that reduction
+    uint32_t undo_retrans          # bytes sent again since, and not reported as duplicates
+    uint32_t retrans_ts            # time stamp (ms) of the first of them; 0: none
+    uint32_t resent                # bytes lost and sent again, in flight
+    uint32_t dsack_round           # RFC 8985's RACK.dsack_round
+    uint8_t loss                   # LossKind
+    uint8_t reo_more               # RACK.reo_wnd_mult - 1
+    uint8_t reo_persist
     Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
     Seg *sack_hint                 # last segment a SACK touched
     uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked

@@ -18,6 +18,7 @@ from ustack_ext.tcp.congestion.ops cimport (
 from ustack_ext.tcp.congestion.reno cimport reno_ops
 from ustack_ext.tcp.rtt cimport rtt_rto_us
 from ustack_ext.tcp.tcb cimport CA_OPEN, TF_CONNECTED, Cc, Tcb, Tcp, tcp_ms
+from ustack_ext.tcp.undo cimport undo_begin
 
 cdef enum:
     US = 1000                      # ns
@@ -157,6 +158,7 @@ cdef void cc_reduce(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
         cc_take(t, c)
     c.tx.prior_cwnd = c.cwnd
     c.tx.prior_ssthresh = c.ssthresh
+    undo_begin(c)
     c.ssthresh = ops.ssthresh(t, c, flight)
     c.tx.cc_acked = 0
 
