@@ -19,6 +19,7 @@ from ustack_ext.net.mib cimport (
 )
 from ustack_ext.tcp.conf cimport conf_ref
 from ustack_ext.tcp.conn cimport acceptq_push, conn_hash, isn, tcb_insert, tcb_new, ts_offset_of
+from ustack_ext.tcp.ecn cimport ecn_asked
 from ustack_ext.tcp.establish cimport establish
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE
 from ustack_ext.tcp.output cimport send_bare, send_synack, ts_now, wscale_for
@@ -26,7 +27,7 @@ from ustack_ext.tcp.rtt cimport rtt_sample
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_SACK_OK, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener,
+    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_ECN_OK, TF_SACK_OK, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener,
     SynReq, Tcb, Tcp, tcp_hours,
 )
 from ustack_ext.wire.addr cimport addr_is_v4
@@ -82,6 +83,7 @@ cdef void open_request(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
     if s.o.have & OPT_TS and t.knobs.timestamps:
         r.opts |= TF_TS_OK
         r.ts_recent = s.o.tsval
+    r.ecn = ecn_asked(t, s.h.flags, s.rx.tos)
     if s.o.have & OPT_SACK_OK and t.knobs.sack:
         r.opts |= TF_SACK_OK
     if s.o.have & OPT_WSCALE and t.knobs.window_scaling:
@@ -188,7 +190,7 @@ cdef Tcb *promote(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     c.lport = r.lport
     c.rport = r.rport
     c.conf = conf_ref(l.conf)
-    c.flags = r.opts
+    c.flags = r.opts | (TF_ECN_OK if r.ecn else 0)
     c.snd_una = r.iss + 1
     c.snd_nxt = r.iss + 1
     c.rcv_nxt = r.irs + 1

@@ -8,7 +8,7 @@ tx.sacked and tx.lost count their bytes:
     in flight -> SACKED                    -> acknowledged
               -> LOST -> LOST|RETRANS      -> SACKED or acknowledged, or LOST again
 """
-from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t, uint8_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.net.mib cimport (
@@ -24,9 +24,10 @@ from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_sent_now, seg_split, seg_untime, sendq_advance, sendq_drop
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, PROBE_LOST, PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN,
-    SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING, TF_REO_SEEN, TF_RTT_SEEN, TF_SACK_OK,
-    TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
+    CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, PROBE_LOST, PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS,
+    SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING, TF_ECN_CWR, TF_ECN_ECE, TF_REO_SEEN,
+    TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg,
+    Tcb, Tcp,
 )
 
 cdef enum:
@@ -245,14 +246,34 @@ cdef uint64_t rack_detect(Tcp *t, Tcb *c) noexcept nogil:
 
 # ---- the congestion states ----
 
-cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
-    c.ca_state = CA_RECOVERY
-    c.tx.recover = c.snd_nxt
-    c.tx.recover_fs = max(c.snd_nxt - c.snd_una, <uint32_t>1)
-    cc_reduce(t, c, c.snd_nxt - c.snd_una)
-    cc_event(t, c, CC_REDUCED)
+cdef void reduce_window(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
+    """Congestion was found with so many bytes in flight: from here cwnd follows RFC 6937."""
+    c.tx.recover_fs = max(flight, <uint32_t>1)
     c.tx.prr_delivered = 0
     c.tx.prr_out = 0
+    cc_reduce(t, c, flight)
+    cc_event(t, c, CC_REDUCED)
+
+
+cdef void enter_cwr(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
+    """RFC 3168 §6.1.2: a mark is answered as a loss is, once a window; nothing is sent again."""
+    c.ca_state = CA_CWR
+    c.tx.recover = c.snd_nxt
+    reduce_window(t, c, flight)
+    c.tx.prior_cwnd = 0                                       # nothing can show that it was for nothing
+    c.flags |= TF_ECN_CWR
+
+
+cdef inline bint reducing(const Tcb *c) noexcept nogil:
+    return c.ca_state == CA_RECOVERY or c.ca_state == CA_CWR
+
+
+cdef void enter_recovery(Tcp *t, Tcb *c) noexcept nogil:
+    cdef uint8_t was = c.ca_state
+    c.ca_state = CA_RECOVERY
+    c.tx.recover = c.snd_nxt
+    if was != CA_CWR:                                         # that reduction holds for this window, too
+        reduce_window(t, c, c.snd_nxt - c.snd_una)
     count(t.core, TCPSackRecovery if c.flags & TF_SACK_OK else TCPRenoRecovery)
 
 
@@ -262,7 +283,7 @@ cdef inline bint has_model(const Tcb *c) noexcept nogil:
 
 
 cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
-    if c.ca_state == CA_RECOVERY and not has_model(c):
+    if reducing(c) and not has_model(c):
         c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
     c.ca_state = CA_OPEN
     cc_event(t, c, CC_RECOVERED)
@@ -407,11 +428,17 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
                 resend_without_blame(c)
             else:
                 enter_recovery(t, c)
-        else:
+        elif c.ca_state != CA_CWR:
             c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
+        elif seq_gt(ack, c.tx.recover):
+            leave_recovery(t, c)
+    if c.flags & TF_ECN_ECE:
+        c.flags &= ~<uint32_t>TF_ECN_ECE
+        if c.ca_state < CA_CWR:
+            enter_cwr(t, c, c.snd_nxt - was_una)
     if has_model(c):
         follow_model(t, c, &d, c.tx.lost - lost_before if c.tx.lost > lost_before else 0, flight)
-    elif c.ca_state == CA_RECOVERY:
+    elif reducing(c):
         prr(c, d.bytes, advanced and c.tx.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
     elif d.bytes > 0 and (advanced or c.ca_state == CA_LOSS) and window_used(c):
         grow(t, c, &d)
@@ -427,7 +454,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     cdef bint first = c.tx.flight == 0 and c.tx.lost == 0 and c.tx.sacked == 0
     c.tx.flight += size_of(s)
-    if c.ca_state == CA_RECOVERY:
+    if reducing(c):
         c.tx.prr_out += size_of(s)
     seg_sent_now(t, c, s)
     if c.tx.retrans_since == 0:
@@ -444,7 +471,7 @@ cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     s.flags |= SEG_EVER_RETRANS
     if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:
         c.tx.probe = PROBE_NONE                              # what arrives says nothing of its size now
-    if c.ca_state == CA_RECOVERY:
+    if reducing(c):
         c.tx.prr_out += size_of(s)
     seg_sent_now(t, c, s)
     if c.tx.timer_what != TIMER_RTO and c.tx.timer_what != TIMER_REO:

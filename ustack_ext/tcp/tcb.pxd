@@ -166,6 +166,10 @@ cdef enum TcbFlags:
     TF_MORE = 1 << 22              # the last write said MSG_MORE: a small segment waits for the next
     TF_SYN_LOST = 1 << 23          # the handshake took more than one retransmission
     TF_WANT_ROOM = 1 << 24         # a write found no room for all of it: tell when there is some
+    TF_ECN_OK = 1 << 25            # both sides have ECN (in SYN-SENT: it was asked for)
+    TF_ECN_ECHO = 1 << 26          # a mark was received: ECE in every segment until CWR comes
+    TF_ECN_CWR = 1 << 27           # the window was reduced for a mark: CWR on the next new data
+    TF_ECN_ECE = 1 << 28           # the segment at work has ECE
 
 cdef struct Listener
 cdef struct SynReq
@@ -355,6 +359,7 @@ cdef struct SynReq:                # a passive open in SYN-RECEIVED
     uint32_t sent_us               # of the SYN-ACK, for the first RTT sample (modulo 2**32)
     uint8_t snd_wscale
     uint8_t opts                   # TF_SACK_OK | TF_TS_OK | TF_WS_OK
+    uint8_t ecn                    # it asked for ECN, and is answered so
     uint8_t retries
 
 cdef struct TimeWait:
@@ -394,6 +399,8 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t moderate_rcvbuf
     uint8_t dsack
     uint8_t early_retrans          # 3: TLP
+    uint8_t ecn                    # 1: ask for it and answer, 2: answer
+    uint8_t ecn_fallback
     uint8_t congestion             # CcId: of sockets made from now on
     uint8_t congestion_allowed     # what TCP_CONGESTION may choose: a bit (1 << CcId) each
     uint8_t mtu_probing            # 0: no, 1: after a black hole was met, 2: always

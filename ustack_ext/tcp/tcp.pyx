@@ -45,6 +45,8 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.slow_start_after_idle = 1
     k.moderate_rcvbuf = 1
     k.early_retrans = 3
+    k.ecn = 2
+    k.ecn_fallback = 1
     k.congestion = CC_CUBIC
     k.congestion_allowed = (1 << CC_COUNT) - 1
     k.frto = 2
