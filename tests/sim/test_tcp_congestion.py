@@ -83,6 +83,17 @@ def share(amounts: list[int]) -> float:
     return sum(amounts) ** 2 / (len(amounts) * sum(one * one for one in amounts))
 
 
+def with_ce(frame: bytes) -> bytes:
+    """An Ethernet frame of IPv4 with the mark of congestion in it, and a header checksum that is right (RFC 1624)."""
+    changed = bytearray(frame)
+    changed[15] |= 3
+    total = sum(int.from_bytes(changed[at : at + 2], "big") for at in range(14, 34, 2) if at != 24)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    changed[24:26] = (total ^ 0xFFFF).to_bytes(2, "big")
+    return bytes(changed)
+
+
 @pytest.fixture
 def net() -> Iterator[sim.Network]:
     with sim.Network(seed=1) as network:
@@ -314,6 +325,32 @@ def test_a_pacing_rate_can_be_changed_and_taken_away(net: sim.Network) -> None:
     while left > 0:
         left -= len(connection.recv(1 << 20))
     assert net.now - start < 1.5e9
+
+
+@pytest.mark.rfc("3168", "6.1.2")
+@pytest.mark.parametrize("algorithm", ["reno", "cubic"])
+def test_marks_slow_a_sender_down_without_a_loss(net: sim.Network, algorithm: str) -> None:
+    """A bottleneck that marks what waits too long (RFC 3168 §5, as an AQM would): the path is full, nothing is lost."""
+    path = Path(net, algorithm, rate=2e7, rtt=0.04, queue=4)
+    path.a.sysctl["net.ipv4.tcp_ecn"] = 1
+    marked = 0
+
+    def mark(frame: bytes, number: int) -> bytes:
+        nonlocal marked
+        if len(frame) < 1000 or path.wire.a_to_b.backlog[0] < 70 or frame[15] & 3 == 0:
+            return frame
+        marked += 1
+        return with_ce(frame)
+
+    path.wire.a_to_b.filter = mark
+    path.flow()
+    net.run(15)
+    assert marked > 10
+    assert path.a.counters()["TcpRetransSegs"] == 0
+    assert path.dropped() == 0
+    assert path.sender().details["options"] & 8
+    assert path.received[PORT] * 8 / 15 > 0.85 * 2e7
+    assert path.sender().rtt < 120_000  # without ECN the queue would be full: 200 ms
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
 from ustack_ext.tcp.congestion.bbr cimport Bbr, bbr_state
 from ustack_ext.tcp.congestion.cc cimport cc_ops, cc_pacing_rate
 from ustack_ext.tcp.tcb cimport (
-    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_RETRANS, TCP_CLOSED, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WS_OK,
-    Listener, Seg, SynReq, Tally, Tcb, TimeWait, tcb_notsent, tcb_rcv_wnd, tcp_ms,
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_RETRANS, TCP_CLOSED, TF_ECN_OK, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK,
+    TF_WS_OK, Listener, Seg, SynReq, Tally, Tcb, TimeWait, tcb_notsent, tcb_rcv_wnd, tcp_ms,
 )
 from ustack_ext.tcp.output cimport mss_to_tell
 from ustack_ext.tcp.rtt cimport rtt_rto_us
@@ -63,7 +63,7 @@ cdef dict tcb_details(Engine *e, Tcb *c):
     return congestion_details(c) | tally_details(e, c, segments) | {
         "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.tx.retries, "probes": c.probes,
         "backoff": c.tx.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
-        | ((c.flags & TF_WS_OK) != 0) << 2 | ((c.flags & TF_SYN_DATA) != 0) << 5,
+        | ((c.flags & TF_WS_OK) != 0) << 2 | ((c.flags & TF_ECN_OK) != 0) << 3 | ((c.flags & TF_SYN_DATA) != 0) << 5,
         "snd_wscale": c.snd_wscale, "rcv_wscale": c.rcv_wscale, "rto": rtt_rto_us(&e.tcp, c) << c.tx.backoff,
         "ato": c.ato * 1000, "mss": c.mss,
         "rcv_mss": c.rcv_mss, "advmss": mss_to_tell(&e.tcp, &c.dst, &c.raddr, c.conf.maxseg),

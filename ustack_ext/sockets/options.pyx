@@ -13,6 +13,7 @@ from ustack_ext.sockets.state cimport (
 )
 from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
 from ustack_ext.tcp.congestion.cc cimport cc_name
+from ustack_ext.tcp.ecn cimport ECN_MASK
 from ustack_ext.tcp.output cimport ts_now
 from ustack_ext.tcp.tcb cimport (
     FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Tcb, TcpConf, tcb_notsent,
@@ -350,7 +351,7 @@ cdef int tcp_set(Engine *e, SockState *s, TcpConf *conf, int which, long long va
     elif which == OPT_SNDBUF:
         conf.sndbuf = doubled(value, MIN_SNDBUF)
     elif which == OPT_TOS:
-        conf.tos = <uint8_t>value
+        conf.tos = <uint8_t>value & ~<uint8_t>ECN_MASK       # as Linux: those two bits are TCP's
     elif which == OPT_TTL:
         conf.ttl = <uint8_t>value
     elif which == OPT_CONGESTION:

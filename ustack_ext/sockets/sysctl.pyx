@@ -119,6 +119,8 @@ cdef list tcp_switches(TcpKnobs *t):
         knob(tcp + "early_retrans", &t.early_retrans, 1, 0, 4),
         knob(tcp + "syncookies", &t.syncookies, 1, 0, 2),
         knob(tcp + "tw_reuse", &t.tw_reuse, 1, 0, 2),
+        knob(tcp + "ecn", &t.ecn, 1, 0, 2),
+        knob(tcp + "ecn_fallback", &t.ecn_fallback, 1, 0, 1),
         knob(tcp + "congestion_control", &t.congestion, 1, 0, CC_COUNT - 1),
         knob(tcp + "allowed_congestion_control", &t.congestion_allowed, 1, 0, (1 << CC_COUNT) - 1),
     ]

@@ -23,6 +23,7 @@ from ustack_ext.tcp.ackpolicy cimport ack_data, challenge_ack, out_of_window_ack
 from ustack_ext.tcp.conn cimport (
     conn_find, conn_find_hashed, fastopen_done, listener_find, tally_take, tcb_dirty, tcb_done, tcb_raise,
 )
+from ustack_ext.tcp.ecn cimport ecn_answered, ecn_data
 from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.fastopen cimport fastopen_learn
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
@@ -34,12 +35,12 @@ from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_t
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
-    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_OOO, TF_FIN_RCVD, TF_FIN_SENT, TF_ORPHAN,
-    TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp, TimeWait,
-    fin_timeout_ns, has_gap, tcb_has_room, tcb_rcv_wnd, tcp_hours, tcp_ms,
+    TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_ECN_ECE, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_OOO, TF_FIN_RCVD,
+    TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp,
+    TimeWait, fin_timeout_ns, has_gap, tcb_has_room, tcb_rcv_wnd, tcp_hours, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
-from ustack_ext.wire.headers cimport TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN
+from ustack_ext.wire.headers cimport TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_SYN
 
 cdef enum:
     PAWS_IDLE_H = 24 * 24       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
@@ -104,6 +105,8 @@ cdef bint predicted(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if new != 0:
         take_new_ack(t, c, s)
     if s.n > 0:
+        if c.flags & TF_ECN_OK:
+            ecn_data(c, s.h.flags, s.rx.tos)
         in_order(t, c, s)
     c.last_recv = tcp_ms(t.core)
     return True
@@ -133,6 +136,8 @@ cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         return
     note_timestamp(t, c, s)
     if s.n > 0:
+        if c.flags & TF_ECN_OK:
+            ecn_data(c, s.h.flags, s.rx.tos)
         take_data(t, c, s)
     if c.flags & TF_DEAD:
         return
@@ -174,6 +179,7 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.snd_wnd = s.h.wnd                                      # RFC 7323 §2.2: not scaled in a SYN
     c.max_snd_wnd = c.snd_wnd
     c.snd_wl1 = s.h.seq
+    ecn_answered(c, s.h.flags)
     if not acked:                                            # simultaneous open (MUST-10)
         c.state = TCP_SYN_RECV
         send_syn(t, c, True)
@@ -319,6 +325,8 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         count(t.core, DropTcpOldAck)
         return True
     advanced = seq_gt(s.h.ack, c.snd_una)
+    if s.h.flags & TH_ECE and c.flags & TF_ECN_OK and c.tx.seg_head != NULL:
+        c.flags |= TF_ECN_ECE
     # RFC 5681 §2
     duplicate = (not advanced and s.len == 0 and c.tx.seg_head != NULL
                  and <uint32_t>s.h.wnd << c.snd_wscale == c.snd_wnd)

@@ -25,6 +25,7 @@ from ustack_ext.tcp.conn cimport (
     acceptq_push, conn_hash, isn, tally_take, tcb_dirty, tcb_done, tcb_insert, ts_offset_of,
 )
 from ustack_ext.tcp.cookies cimport cookie_check, cookie_make, cookie_ts
+from ustack_ext.tcp.ecn cimport ecn_asked
 from ustack_ext.tcp.establish cimport establish, ready_to_send, tcb_of_request
 from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_cookie, fastopen_cookie_right
 from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE
@@ -98,6 +99,7 @@ cdef void read_syn(Tcp *t, Listener *l, const SegIn *s, SynReq *r) noexcept nogi
     if s.o.have & OPT_TS and t.knobs.timestamps:
         r.opts |= TF_TS_OK
         r.ts_recent = s.o.tsval
+    r.ecn = ecn_asked(t, s.h.flags, s.rx.tos)
     if s.o.have & OPT_SACK_OK and t.knobs.sack:
         r.opts |= TF_SACK_OK
     if s.o.have & OPT_WSCALE and t.knobs.window_scaling:

@@ -17,6 +17,7 @@ from ustack_ext.tcp.congestion.cc cimport cc_stale_at, cc_start
 from ustack_ext.tcp.congestion.rate cimport burst_now, pace_holds, pace_sent, rate_app_limited, rate_sent
 from ustack_ext.tcp.congestion.usage cimport note_usage
 from ustack_ext.tcp.conn cimport tally_take, tcb_raise, tcb_set_timer
+from ustack_ext.tcp.ecn cimport ecn_mark, ecn_syn_flags
 from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_may_send
 from ustack_ext.tcp.mss cimport GSO_HEADERS, mss_to_tell, update_mss
 from ustack_ext.tcp.options cimport (
@@ -33,15 +34,17 @@ from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
     CA_LOSS, CHRONO_BUSY, CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, LOSS_ASKING, LOSS_MAYBE, SEG_FIN, SEG_SYN,
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
-    TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_SENT,
-    TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST, TIMER_STALE, Conn, FastopenPeer,
-    Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
+    TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_ECN_ECHO, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED,
+    TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST,
+    TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
-from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit
+from ustack_ext.wire.headers cimport (
+    IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_SYN, TcpHdr, tcp_emit,
+)
 
 cdef enum:
     NS_A_MS = 1000000
@@ -99,7 +102,7 @@ cdef uint8_t put_options(TxPkt *pkt, const Options *o) noexcept nogil:
     return <uint8_t>(TCP_HLEN + n)
 
 
-cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexcept nogil:
+cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags, uint8_t ecn) noexcept nogil:
     """Sends the payload gathered in *pkt as a segment of a synchronized connection; every one carries the ACK and the
     window.
     """
@@ -132,11 +135,11 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
     h.ack = c.rcv_nxt
     h.wnd = <uint16_t>(wnd >> c.rcv_wscale)
     h.urg = 0
-    h.flags = flags
+    h.flags = flags | TH_ECE if c.flags & TF_ECN_ECHO else flags
     h.hlen = put_options(pkt, &o)
     note_window(t, c, wnd)
     c.tally.segs_out += pieces_of(pkt)
-    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, c.conf.tos, c.conf.ttl)
+    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, c.conf.tos | ecn, c.conf.ttl)
     c.last_ack_sent = c.rcv_nxt
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
 
@@ -144,20 +147,20 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags) noexc
 cdef void send_ack(Tcp *t, Tcb *c) noexcept nogil:
     cdef TxPkt pkt
     tx_init(&pkt)
-    segment(t, c, &pkt, c.snd_nxt, TH_ACK)
+    segment(t, c, &pkt, c.snd_nxt, TH_ACK, 0)
 
 
 cdef void send_probe(Tcp *t, Tcb *c) noexcept nogil:
     cdef TxPkt pkt
     tx_init(&pkt)
-    segment(t, c, &pkt, c.snd_una - 1, TH_ACK)
+    segment(t, c, &pkt, c.snd_una - 1, TH_ACK, 0)
 
 
 cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil:
     cdef TxPkt pkt
     tx_init(&pkt)
     count(t.core, TcpOutRsts)
-    segment(t, c, &pkt, c.snd_nxt, TH_RST | TH_ACK)
+    segment(t, c, &pkt, c.snd_nxt, TH_RST | TH_ACK, 0)
 
 
 cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts,
@@ -247,6 +250,7 @@ cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
     cdef uint32_t wnd = min(window_limit(t, c), <uint32_t>WINDOW_MAX)
     cdef bint reply = c.state != TCP_SYN_SENT                # SYN-RECEIVED, or closed from there already
     cdef bint first = s == NULL
+    cdef uint8_t flags = TH_SYN | TH_ACK if reply else TH_SYN | ecn_syn_flags(t, c, s != NULL)
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return False
     if s == NULL:
@@ -277,7 +281,7 @@ cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
         if c.tx.fastopen > 0 and not syn_data(t, c, &pkt):
             return False
     c.rcv_adv = c.rcv_nxt + wnd
-    syn_segment(t, &c.dst, <Conn *>c, c.tx.iss, c.rcv_nxt if reply else 0, wnd, TH_SYN | TH_ACK if reply else TH_SYN,
+    syn_segment(t, &c.dst, <Conn *>c, c.tx.iss, c.rcv_nxt if reply else 0, wnd, flags,
                 &o, c.conf.tos, c.conf.ttl, &pkt)
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
     return True
@@ -308,8 +312,8 @@ cdef void send_synack(Tcp *t, SynReq *r, uint32_t tsval, const uint8_t *cookie) 
         o.fastopen_len = FASTOPEN_COOKIE
         memcpy(o.fastopen, cookie, FASTOPEN_COOKIE)
     tx_init(&pkt)
-    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK, &o, r.listener.conf.tos,
-                r.listener.conf.ttl, &pkt)
+    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK | (TH_ECE if r.ecn else 0), &o,
+                r.listener.conf.tos, r.listener.conf.ttl, &pkt)
 
 
 # ---- data ----
@@ -338,12 +342,14 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     c.tally.total_retrans += pieces
     c.tally.bytes_retrans += n
     c.tally.data_segs_out += pieces if n else 0
-    segment(t, c, &pkt, s.seq, TH_ACK | (TH_FIN if s.flags & SEG_FIN else 0) | (TH_PSH if s.next == NULL and n else 0))
+    segment(t, c, &pkt, s.seq, TH_ACK | (TH_FIN if s.flags & SEG_FIN else 0) | (TH_PSH if s.next == NULL and n else 0),
+            0)
     return True
 
 
 cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept nogil:
     cdef TxPkt pkt
+    cdef uint8_t flags = TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0), ecn = 0
     cdef uint32_t seq = c.snd_nxt
     cdef Seg *s = seg_append(t, c, seq, seq + n + (1 if fin else 0), SEG_FIN if fin else 0)
     if s == NULL:
@@ -366,7 +372,9 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     if c.last_send - c.last_recv < c.ato:
         # an interactive exchange: ACKs ride on the answers from here on
         c.quick = 0
-    segment(t, c, &pkt, seq, TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0))
+    if c.flags & TF_ECN_OK and n > 0:
+        ecn = ecn_mark(c, &flags)
+    segment(t, c, &pkt, seq, flags, ecn)
     if n > 0:
         c.tally.data_segs_out += pieces_of(&pkt)
     return True

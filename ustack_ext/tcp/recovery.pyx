@@ -5,7 +5,7 @@ In it: the congestion states and proportional rate reduction (RFC 6937 and its s
 §3.1), F-RTO (RFC 5682), and the response to losses that were none (RFC 4015). The state of the records is the
 scoreboard's, detection by time is rack's, evidence against a loss undo's.
 """
-from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from ustack_ext.base.core cimport count
@@ -26,10 +26,10 @@ from ustack_ext.tcp.scoreboard cimport (
 from ustack_ext.tcp.sendqueue cimport seg_sent_now, seg_split
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, LOSS_ASKING, LOSS_MAYBE, LOSS_REAL, LOSS_SIZE, PROBE_LOST, PROBE_NONE,
-    PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING,
-    TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO, TIMER_RTO, TIMER_TLP, Seg,
-    Tcb, Tcp,
+    CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, LOSS_ASKING, LOSS_MAYBE, LOSS_REAL, LOSS_SIZE, PROBE_LOST,
+    PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING,
+    TF_ECN_CWR, TF_ECN_ECE, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO,
+    TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
 )
 from ustack_ext.tcp.undo cimport undo_by_dsack, undo_by_time, undo_resent
 
@@ -46,19 +46,39 @@ cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
 
 # ---- the congestion states ----
 
-cdef void enter_recovery(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
-    """`delivered`: bytes that the ACK which brought the news acknowledged or SACKed."""
-    c.ca_state = CA_RECOVERY
-    c.tx.recover = c.snd_nxt
-    c.tx.recover_fs = c.snd_nxt - c.snd_una
-    if c.flags & TF_SACK_OK:                                 # RFC 9937 §6: what was SACKed before isn't delivered now
-        c.tx.recover_fs -= min(c.tx.sacked, c.tx.recover_fs)
-        c.tx.recover_fs += delivered
-    c.tx.recover_fs = max(c.tx.recover_fs, <uint32_t>1)
-    cc_reduce(t, c, c.snd_nxt - c.snd_una)
-    cc_event(t, c, CC_REDUCED)
+cdef void reduce_window(Tcp *t, Tcb *c, uint32_t flight, uint32_t recover_fs) noexcept nogil:
+    """Congestion was found with so many bytes in flight: from here cwnd follows RFC 9937."""
+    c.tx.recover_fs = max(recover_fs, <uint32_t>1)
     c.tx.prr_delivered = 0
     c.tx.prr_out = 0
+    cc_reduce(t, c, flight)
+    cc_event(t, c, CC_REDUCED)
+
+
+cdef void enter_cwr(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
+    """RFC 3168 §6.1.2: a mark is answered as a loss is, once a window; nothing is sent again."""
+    c.ca_state = CA_CWR
+    c.tx.recover = c.snd_nxt
+    reduce_window(t, c, flight, flight)
+    c.tx.prior_cwnd = 0                                       # nothing can show that it was for nothing
+    c.flags |= TF_ECN_CWR
+
+
+cdef inline bint reducing(const Tcb *c) noexcept nogil:
+    return c.ca_state == CA_RECOVERY or c.ca_state == CA_CWR
+
+
+cdef void enter_recovery(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
+    """`delivered`: bytes that the ACK which brought the news acknowledged or SACKed."""
+    cdef uint8_t was = c.ca_state
+    cdef uint32_t flight = c.snd_nxt - c.snd_una, fs = flight
+    c.ca_state = CA_RECOVERY
+    c.tx.recover = c.snd_nxt
+    if was != CA_CWR:                                         # that reduction holds for this window, too
+        if c.flags & TF_SACK_OK:                             # RFC 9937 §6: what was SACKed before isn't delivered now
+            fs -= min(c.tx.sacked, fs)
+            fs += delivered
+        reduce_window(t, c, flight, fs)
     count(t.core, TCPSackRecovery if c.flags & TF_SACK_OK else TCPRenoRecovery)
 
 
@@ -77,7 +97,7 @@ cdef void back_to_open(Tcb *c) noexcept nogil:
 
 
 cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
-    if c.ca_state == CA_RECOVERY and not has_model(c):
+    if reducing(c) and not has_model(c):
         c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
     back_to_open(c)
     cc_event(t, c, CC_RECOVERED)
@@ -234,8 +254,10 @@ cdef uint64_t find_losses(Tcp *t, Tcb *c, const Delivery *d, bint advanced) noex
     if c.ca_state < CA_RECOVERY:
         if c.tx.lost > 0:
             begin_recovery(t, c, d.bytes)
-        else:
+        elif c.ca_state != CA_CWR:
             c.ca_state = CA_DISORDER if c.tx.sacked > 0 else CA_OPEN
+        elif seq_gt(c.snd_una, c.tx.recover):
+            leave_recovery(t, c)
     return again
 
 
@@ -275,9 +297,13 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
         elif c.ca_state == CA_RECOVERY and over:
             leave_recovery(t, c)
     again = find_losses(t, c, &d, advanced)
+    if c.flags & TF_ECN_ECE:
+        c.flags &= ~<uint32_t>TF_ECN_ECE
+        if c.ca_state < CA_CWR:
+            enter_cwr(t, c, c.snd_nxt - was_una)
     if has_model(c):
         follow_model(t, c, &d, c.tx.lost - lost_before if c.tx.lost > lost_before else 0, flight)
-    elif c.ca_state == CA_RECOVERY:
+    elif reducing(c):
         prr(c, d.bytes, advanced and c.tx.lost <= lost_before, advanced and not c.flags & TF_SACK_OK)
     elif d.bytes > 0 and (advanced or c.ca_state == CA_LOSS) and window_used(c):
         grow(t, c, &d)
@@ -293,7 +319,7 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     cdef bint first = c.tx.flight == 0 and c.tx.lost == 0 and c.tx.sacked == 0
     c.tx.flight += seg_size(s)
-    if c.ca_state == CA_RECOVERY:
+    if reducing(c):
         c.tx.prr_out += seg_size(s)
     seg_sent_now(t, c, s)
     if c.tx.retrans_since == 0:
@@ -312,7 +338,7 @@ cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     undo_resent(t, c, seg_size(s))
     if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:
         c.tx.probe = PROBE_NONE                              # what arrives says nothing of its size now
-    if c.ca_state == CA_RECOVERY:
+    if reducing(c):
         c.tx.prr_out += seg_size(s)
     seg_sent_now(t, c, s)
     if c.tx.timer_what != TIMER_RTO and c.tx.timer_what != TIMER_REO:

@@ -192,6 +192,10 @@ cdef enum TcbFlags:
     TF_FASTOPEN = 1 << 25          # RFC 7413: passive, and data may go before the handshake is done
     TF_FASTOPEN_ASKED = 1 << 26    # our SYN had the option
     TF_SYN_DATA = 1 << 27          # ... and data, which the SYN-ACK acknowledged; or theirs had, which was taken
+    TF_ECN_OK = 1 << 28            # both sides have ECN (in SYN-SENT: it was asked for)
+    TF_ECN_ECHO = 1 << 29          # a mark was received: ECE in every segment until CWR comes
+    TF_ECN_CWR = 1 << 30           # the window was reduced for a mark: CWR on the next new data
+    TF_ECN_ECE = 1 << 31           # the segment at work has ECE
 
 cdef struct Listener
 cdef struct SynReq
@@ -418,6 +422,7 @@ cdef struct SynReq:                # a passive open in SYN-RECEIVED
     uint32_t sent_us               # of the SYN-ACK, for the first RTT sample (modulo 2**32)
     uint8_t snd_wscale
     uint8_t opts                   # TF_SACK_OK | TF_TS_OK | TF_WS_OK
+    uint8_t ecn                    # it asked for ECN, and is answered so
     uint8_t retries
     uint8_t acked                  # the handshake is done, data is waited for (TCP_DEFER_ACCEPT)
 
@@ -463,6 +468,8 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t tw_reuse               # 0 never, 1 always, 2 on the loopback interface
     uint32_t fastopen              # FASTOPEN_*
     uint32_t notsent_lowat
+    uint8_t ecn                    # 1: ask for it and answer, 2: answer
+    uint8_t ecn_fallback
     uint8_t congestion             # CcId: of sockets made from now on
     uint8_t congestion_allowed     # what TCP_CONGESTION may choose: a bit (1 << CcId) each
     uint8_t mtu_probing            # 0: no, 1: after a black hole was met, 2: always

@@ -50,6 +50,8 @@ cdef void knobs_default(TcpKnobs *k) noexcept nogil:
     k.tw_reuse = 2
     k.fastopen = FASTOPEN_CLIENT
     k.notsent_lowat = <uint32_t>0xFFFFFFFF
+    k.ecn = 2
+    k.ecn_fallback = 1
     k.congestion = CC_CUBIC
     k.congestion_allowed = (1 << CC_COUNT) - 1
     k.frto = 2
