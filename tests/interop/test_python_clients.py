@@ -372,3 +372,47 @@ def test_patching_is_over() -> None:
     """After all this the socket module is what it was."""
     with socket.socket() as sock:
         assert not isinstance(sock, ustack.Socket)
+
+
+def test_aioquic(wire: Any, driver: str) -> None:
+    """QUIC: datagrams both ways, with timers of its own."""
+    wanted("aioquic")
+    from aioquic.asyncio import QuicConnectionProtocol
+    from aioquic.asyncio import serve as serve_quic
+    from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.connection import QuicConnection
+
+    def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def answer() -> None:
+            writer.write(await reader.read())
+            writer.write_eof()
+
+        tasks.add(asyncio.ensure_future(answer()))
+
+    tasks: set[Any] = set()
+
+    async def serve(stop: asyncio.Event) -> None:
+        configuration = QuicConfiguration(is_client=False, alpn_protocols=["echo"])
+        configuration.load_cert_chain(PEM, PEM)
+        server = await serve_quic("0.0.0.0", 4433, configuration=configuration, stream_handler=echo)
+        await stop.wait()
+        server.close()
+
+    async def main() -> None:
+        configuration = QuicConfiguration(alpn_protocols=["echo"], server_name=NAME, cafile=str(PEM))
+        quic = QuicConnection(configuration=configuration)
+        transport, client = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: QuicConnectionProtocol(quic), local_addr=("0.0.0.0", 0)
+        )
+        client.connect((THERE, 4433))
+        await client.wait_connected()
+        reader, writer = await client.create_stream()
+        writer.write(BODY)
+        writer.write_eof()
+        assert await reader.read() == BODY
+        client.close()
+        await client.wait_closed()
+        transport.close()
+
+    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+        in_loop(stack, main())

@@ -106,6 +106,47 @@ def test_sshd(ns: Any, tmp_path: Path) -> None:
     server.stop()
 
 
+POSTGRES = """\
+import asyncio, asyncpg
+async def main():
+    connection = await asyncpg.connect(host="server.test", user="tester", database="postgres", timeout=20)
+    await connection.execute("create table pairs (number int, words text)")
+    await connection.copy_records_to_table("pairs", records=[(i, "x" * 1000) for i in range(3000)])
+    print(await connection.fetchval("select sum(number * length(words)) from pairs"))
+    await connection.close()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("USTACK_FULL"), reason="optional: making a database takes long: USTACK_FULL=1")
+def test_postgresql(ns: Any, tmp_path: Path) -> None:
+    wanted(library="asyncpg")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs or os.geteuid() != 0:
+        pytest.skip("optional: there is no PostgreSQL, or nobody to run it as")
+    device(ns)
+    place = tmp_path / "database"
+    place.mkdir()
+    for path in (place, *tmp_path.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    tmp_path.chmod(0o755)
+    as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+    ns.run(["chown", "postgres", str(place)])
+    made = ns.run(
+        [*as_user, str(programs[-1]), "-D", str(place), "-U", "tester", "-A", "trust", "--no-sync"], timeout=60
+    )
+    assert made.returncode == 0, made.stderr
+    with (place / "pg_hba.conf").open("a") as file:
+        file.write(f"host all all {STACK}/32 trust\n")
+    options = ["-h", KERNEL, "-k", "", "-F"]
+    server = ns.popen([*as_user, str(programs[-1].with_name("postgres")), "-D", str(place), *options])
+    ns.wait_accepting((KERNEL, 5432), child=server)
+    assert run(ns, tmp_path, POSTGRES).split() == [str(sum(range(3000)) * 1000)]
+    server.stop()
+
+
 def test_http_server_for_curl(ns: Any, tmp_path: Path) -> None:
     """`ustack run -m http.server`."""
     wanted(program="curl")

@@ -172,7 +172,9 @@ cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, 
 cdef void from_router(Net *n, const Addr *to, const uint8_t *packet, uint32_t length) noexcept nogil:
     """Host unreachable about a packet that was forwarded (RFC 1812 §5.2.7.1)."""
     cdef Addr own
-    if addr_is_any(to) or source_for(n, to, &own) != 0 or not (target_allows(n, to) and global_allows(n)):
+    if addr_is_any(to) or source_for(n, to, &own) != 0:
+        return
+    if not (icmp_target_allows(n, to) and icmp_global_allows(n)):
         return
     send_error(n, &own, to, ICMP_UNREACH, ICMP_UNREACH_HOST, 0, packet, length)
 
