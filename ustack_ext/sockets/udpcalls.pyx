@@ -167,7 +167,7 @@ def recv_error(SocketHandle sock not None, Py_ssize_t size):
         d.unlock()
     check(n)
     return (data[:n], full, (what.error, what.origin, what.type, what.code, what.info),
-            format_address(&what.offender, 0)[0], format_address(&what.dst, what.port))
+            format_address(&what.offender, 0, sock.is_six())[0], format_address(&what.dst, what.port, sock.is_six()))
 
 
 # -- many at a time
@@ -193,11 +193,11 @@ cdef int take_many(SocketHandle sock, Driver d, Buf **bufs, int most) noexcept n
     return count if count > 0 or n >= 0 else <int>n
 
 
-cdef object datagram_of(Buf *b, Py_ssize_t size, bint ping):
+cdef object datagram_of(Buf *b, Py_ssize_t size, bint ping, bint six):
     cdef UdpMeta meta
     memcpy(&meta, b.data, sizeof(meta))
     data = PyBytes_FromStringAndSize(<char *>b.data + b.off, min(size, <Py_ssize_t>b.len))
-    return data, format_address(&meta.src, 0 if ping else meta.sport)
+    return data, format_address(&meta.src, 0 if ping else meta.sport, six)
 
 
 def recv_many(SocketHandle sock not None, int count, Py_ssize_t size, int flags):
@@ -220,7 +220,7 @@ def recv_many(SocketHandle sock not None, int count, Py_ssize_t size, int flags)
             break
     check(n)
     try:
-        return [datagram_of(bufs[k], size, sock.protocol() == 1) for k in range(n)]
+        return [datagram_of(bufs[k], size, sock.protocol() == 1, sock.is_six()) for k in range(n)]
     finally:
         with nogil:
             d.lock()
@@ -269,7 +269,7 @@ def send_many(SocketHandle sock not None, messages, int flags):
         for k, one in enumerate(messages):
             if isinstance(one, tuple):
                 payload, address = one
-                parse_address(address, "send_many", &made[k].to, &made[k].port)
+                parse_address(sock.stack, sock.is_six(), address, "send_many", &made[k].to, &made[k].port)
                 made[k].named = True
             else:
                 payload = one
