@@ -246,7 +246,7 @@ cdef bint open_connection(Two *two) noexcept nogil:
     cdef TcpConf conf
     tcp_conf_default(&two.a.e.tcp, &conf)
     conf.nodelay = True
-    if tcp_connect(&two.a.e.tcp, NULL, &to, PORT, &conf, two, &two.a.tcb) != 0:
+    if tcp_connect(&two.a.e.tcp, NULL, &to, PORT, &conf, two, NULL, 0, NULL, &two.a.tcb) != 0:
         return False
     a_poll(two)
     b_input(two)

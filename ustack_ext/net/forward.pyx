@@ -8,11 +8,10 @@ The packet is not copied: its header is rewritten (time to live and checksum, RF
 with. What a link vouched for without a checksum in the packet gets one, or the next link is asked for it.
 """
 from libc.errno cimport EHOSTUNREACH
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from ustack_ext.wire.addr cimport (Addr, addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast,
-                                   addr_to_v4)
+from ustack_ext.wire.addr cimport addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast, addr_to_v4
 from ustack_ext.wire.bytes cimport get_be16, put_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport (ETHERTYPE_IPV4, ICMP_PARAM_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACH,
@@ -25,7 +24,7 @@ from ustack_ext.net.icmp cimport icmp_error_about
 from ustack_ext.net.mib cimport (DropForwardMartian, DropForwardNoRoute, DropForwardTooBig, DropForwardTtl,
                                  DropIpOptions, DropIpSourceRoute, IpForwDatagrams, IpFragCreates, IpFragFails,
                                  IpFragOKs, IpOutNoRoutes, MIB_COUNT)
-from ustack_ext.net.output cimport output_link, output_resolve, tx_csum, tx_finish_checksum
+from ustack_ext.net.output cimport output_link, output_resolve, tx_csum
 from ustack_ext.net.route cimport route_lookup
 from ustack_ext.net.state cimport (Dst, Iface, MEDIUM_LOOPBACK, RX_CSUM_OK, RX_LINK_BROADCAST, RX_LOOPBACK, Route,
                                    TxPkt, tx_init, tx_payload, tx_push)

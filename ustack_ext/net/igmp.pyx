@@ -49,10 +49,10 @@ cdef enum:
     REPORT_MAX = 1400          # bytes of a message, beside what the interface takes
     MS = 1000000
     TENTH = 100                # ms: the unit of response times
-    UNSOLICITED_MS = 1000      # §8.11
-    UNSOLICITED_OLD_MS = 10000 # RFC 2236 §8.10
+    UNSOLICITED_MS = 1000       # §8.11
+    UNSOLICITED_OLD_MS = 10000  # RFC 2236 §8.10
     V1_RESPONSE_MS = 10000
-    QUERY_INTERVAL_MS = 125000 # §8.2
+    QUERY_INTERVAL_MS = 125000  # §8.2
 
 cdef struct Report:            # a version 3 report being filled
     uint8_t message[REPORT_MAX]
@@ -257,10 +257,10 @@ cdef void report_changes(Net *n, Iface *i) noexcept nogil:
     groups_sweep(i)
 
 
-cdef int igmp_set(Net *n, Iface *i, const Addr *group, bint exclude, const Addr *sources, int count) noexcept nogil:
+cdef int igmp_set(Net *n, Iface *i, const Addr *group, bint exclude, const Addr *sources, int n_sources) noexcept nogil:
     cdef bint changed
     cdef bint silent = addr_to_v4(group) == ALL_HOSTS or i.medium == MEDIUM_LOOPBACK
-    cdef int status = group_set(n, i, group, exclude, sources, count, 0 if silent else robustness(n, i), &changed)
+    cdef int status = group_set(n, i, group, exclude, sources, n_sources, 0 if silent else robustness(n, i), &changed)
     if status == 0 and changed:
         report_changes(n, i)
         arm(n, i)

@@ -61,7 +61,7 @@ cdef uint32_t mss_index(uint16_t mss) noexcept nogil:
 
 cdef void cookie_make(Tcp *t, Listener *l, SynReq *r) noexcept nogil:
     cdef uint32_t minute = minute_now(t), index = mss_index(r.mss)
-    r.ecn = 0                                                # no bit is left to keep it in
+    r.marks = 0                                              # ECN: no bit is left to keep it in
     if not r.opts & TF_TS_OK:
         r.opts = 0
     r.iss = hashed(t, r, 0, 0) + r.irs + (minute << COOKIE_BITS)

@@ -8,7 +8,7 @@ from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, Op
 from ustack_ext.tcp.output cimport tune_sndbuf, update_mss, wscale_for
 from ustack_ext.tcp.sendqueue cimport tx_give
 from ustack_ext.tcp.tcb cimport (
-    CA_OPEN, TCP_ESTABLISHED, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_CONNECTED, TF_ECN_OK, TF_FASTOPEN,
+    CA_OPEN, REQ_ECN, TCP_ESTABLISHED, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6, TF_CONNECTED, TF_ECN_OK, TF_FASTOPEN,
     TF_SACK_OK, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, SynReq, Tcb, Tcp, tcp_hours, tcp_ms,
 )
 from ustack_ext.wire.addr cimport addr_is_v4
@@ -41,7 +41,7 @@ cdef Tcb *tcb_of_request(Tcp *t, const SynReq *r) noexcept nogil:
     c.lport = r.lport
     c.rport = r.rport
     c.conf = conf_ref(r.listener.conf)
-    c.flags = r.opts | (TF_ECN_OK if r.ecn else 0)
+    c.flags = r.opts | (TF_ECN_OK if r.marks & REQ_ECN else 0)
     c.snd_una = r.iss
     c.snd_nxt = r.iss
     c.rcv_nxt = r.irs + 1

@@ -36,7 +36,8 @@ from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_trim
 from ustack_ext.tcp.sendqueue cimport tx_take
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_ANY_LISTENER, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE, TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6,
+    FASTOPEN_ANY_LISTENER, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE, REQ_ACKED, REQ_ECN, TCP_MSS_DEFAULT_V4,
+    TCP_MSS_DEFAULT_V6,
     TCP_SYN_RECV, TF_FASTOPEN, TF_SACK_OK, TF_SYN_DATA, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb,
     Tcp,
 )
@@ -99,7 +100,8 @@ cdef void read_syn(Tcp *t, Listener *l, const SegIn *s, SynReq *r) noexcept nogi
     if s.o.have & OPT_TS and t.knobs.timestamps:
         r.opts |= TF_TS_OK
         r.ts_recent = s.o.tsval
-    r.ecn = ecn_asked(t, s.h.flags, s.rx.tos)
+    if ecn_asked(t, s.h.flags, s.rx.tos):
+        r.marks |= REQ_ECN
     if s.o.have & OPT_SACK_OK and t.knobs.sack:
         r.opts |= TF_SACK_OK
     if s.o.have & OPT_WSCALE and t.knobs.window_scaling:
@@ -255,13 +257,13 @@ cdef uint8_t synack_tries(const Tcp *t, const SynReq *r) noexcept nogil:
 
 cdef void synreq_timer(Tcp *t, SynReq *r) noexcept nogil:
     cdef uint8_t defer = r.listener.conf.defer_accept
-    if r.retries >= synack_tries(t, r) and (not r.acked or r.retries >= defer):
+    if r.retries >= synack_tries(t, r) and (not r.marks & REQ_ACKED or r.retries >= defer):
         count(t.core, TcpAttemptFails)
         synreq_free(t, r)
         return
     r.retries += 1
     wheel_arm(&t.core.wheel, &r.entry, t.core.now + (<uint64_t>SYNACK_TIMEOUT_S * NS << min(r.retries, 7)))
-    if not r.acked or r.retries >= defer:                    # one that only waits for data is left alone until then
+    if not r.marks & REQ_ACKED or r.retries >= defer:          # one that only waits for data is left alone until then
         count(t.core, TcpRetransSegs)
         send_synack(t, r, ts_now(t, r.ts_offset), NULL)
 
@@ -312,7 +314,7 @@ cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
             synreq_free(t, r)
         return NULL
     if r.listener.conf.defer_accept > r.retries and s.len == 0:
-        r.acked = True                                        # TCP_DEFER_ACCEPT
+        r.marks |= REQ_ACKED                                 # TCP_DEFER_ACCEPT
         count(t.core, TCPDeferAcceptDrop)
         return NULL
     return promote(t, r, s, True)

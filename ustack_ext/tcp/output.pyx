@@ -32,7 +32,7 @@ from ustack_ext.tcp.sendqueue cimport (
 )
 from ustack_ext.tcp.seq cimport seq_gt
 from ustack_ext.tcp.tcb cimport (
-    CA_LOSS, CHRONO_BUSY, CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, LOSS_ASKING, LOSS_MAYBE, SEG_FIN, SEG_SYN,
+    CA_LOSS, CHRONO_BUSY, CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, LOSS_ASKING, LOSS_MAYBE, REQ_ECN, SEG_FIN, SEG_SYN,
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
     TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_ECN_ECHO, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED,
     TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST,
@@ -312,8 +312,8 @@ cdef void send_synack(Tcp *t, SynReq *r, uint32_t tsval, const uint8_t *cookie) 
         o.fastopen_len = FASTOPEN_COOKIE
         memcpy(o.fastopen, cookie, FASTOPEN_COOKIE)
     tx_init(&pkt)
-    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK | (TH_ECE if r.ecn else 0), &o,
-                r.listener.conf.tos, r.listener.conf.ttl, &pkt)
+    syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK | (TH_ECE if r.marks & REQ_ECN else 0),
+                &o, r.listener.conf.tos, r.listener.conf.ttl, &pkt)
 
 
 # ---- data ----

@@ -77,7 +77,8 @@ cdef void connect_call(World *w, const uint8_t *r, bint bound) noexcept nogil:
     conf_of(w, r, &conf)
     if bound and tcp_bind(&w.e.tcp, &here, <uint16_t>(LISTEN_PORT + (r[2] & 3)), r[1] & 128, &b) != 0:
         return
-    if tcp_connect(&w.e.tcp, b, &to, <uint16_t>(LISTEN_PORT + (get_be16(r + 4) & 3)), &conf, w, &c) != 0:
+    if tcp_connect(&w.e.tcp, b, &to, <uint16_t>(LISTEN_PORT + (get_be16(r + 4) & 3)), &conf, w,
+                   NULL, 0, NULL, &c) != 0:
         if b != NULL:
             tcp_unbind(&w.e.tcp, b)
         return
