@@ -239,6 +239,29 @@ def test_another_algorithm_takes_over_in_the_middle(net: sim.Network) -> None:
         got += len(connection.recv(1 << 20))
 
 
+def test_bbr_can_be_left_in_recovery_and_come_back(net: sim.Network) -> None:
+    """It has no ssthresh that another algorithm could go on with, and its old snapshots are none of its new model's."""
+    path = Path(net, "bbr", rate=2e7, rtt=0.04)
+    server = path.b.create_server(("", PORT))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+    client = path.a.create_connection(("10.0.0.2", PORT))
+    connection, _ = server.accept()
+    net.spawn(client.sendall, bytes(30_000_000))
+    net.spawn(lambda: [None for _ in iter(lambda: connection.recv(1 << 20), b"")])
+    net.run(0.12)
+    path.lose_one()
+    net.run(5, until=lambda: path.sender().details["ca_state"] == 3)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    net.run(1)
+    assert path.sender().cwnd < 1000 * 1448
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+    net.run(0.02)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+    net.run(1)
+    assert path.sender().details["bbr"]["bw"] * 8 < 1.3 * 2e7
+
+
 def test_bbr_finds_the_bandwidth_and_keeps_the_queue_small(net: sim.Network) -> None:
     """A queue of four bandwidth-delay products, which CUBIC fills: BBR leaves it nearly empty, and loses nothing."""
     path = Path(net, "bbr", rate=5e7, rtt=0.04, queue=4)

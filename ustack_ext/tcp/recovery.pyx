@@ -36,6 +36,7 @@ from ustack_ext.tcp.undo cimport undo_by_dsack, undo_by_time, undo_resent
 cdef enum:
     TLP_SLACK_US = 2000            # on top of 2 SRTT
     TLP_NO_RTT_US = 1000000
+    SSTHRESH_UNKNOWN = 0x7FFFFFFF  # also where the algorithm was changed from one that has none
 
 cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
     """flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is an estimate then)."""
@@ -97,7 +98,7 @@ cdef void back_to_open(Tcb *c) noexcept nogil:
 
 
 cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
-    if reducing(c) and not has_model(c):
+    if reducing(c) and not has_model(c) and c.ssthresh < <uint32_t>SSTHRESH_UNKNOWN:
         c.cwnd = max(c.ssthresh, 2 * <uint32_t>c.mss)
     back_to_open(c)
     cc_event(t, c, CC_RECOVERED)

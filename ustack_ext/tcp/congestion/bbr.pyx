@@ -363,8 +363,7 @@ cdef void on_ack(Tcp *t, Tcb *c, const Acked *a) noexcept nogil:
 
 cdef uint32_t ssthresh(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
     """A loss says nothing of the bandwidth."""
-    if c.tx.cc != NULL:
-        save_cwnd(c, state_of(c))
+    save_cwnd(c, state_of(c))
     return c.ssthresh
 
 

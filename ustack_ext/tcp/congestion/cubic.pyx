@@ -2,7 +2,6 @@
 
 Windows are bytes, time runs in ticks of 1/1024 s. What is kept of a stage of congestion avoidance is its curve; time in
 which the application or the receiver was the limit, or something was being recovered, doesn't move along it (§5.8).
-Where there was no memory for the state, the window is halved and grows as RFC 5681 says.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -142,14 +141,12 @@ cdef inline uint32_t scaled(uint32_t w, uint32_t num, uint32_t den) noexcept nog
 
 cdef uint32_t ssthresh(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
     """The window's, not the flight's: it grew only while it was used (§4.6)."""
-    cdef Cubic *q
-    if c.tx.cc != NULL:
-        q = state_of(c)
-        q.before = q.now
-        q.cwnd_prior = c.cwnd
-        # fast convergence: a flow that lost before it got back gives way to new ones
-        q.now.w_max = c.cwnd if c.cwnd >= q.now.w_max else scaled(c.cwnd, BETA_DEN + BETA_NUM, 2 * BETA_DEN)
-        q.now.epoch = 0
+    cdef Cubic *q = state_of(c)
+    q.before = q.now
+    q.cwnd_prior = c.cwnd
+    # fast convergence: a flow that lost before it got back gives way to new ones
+    q.now.w_max = c.cwnd if c.cwnd >= q.now.w_max else scaled(c.cwnd, BETA_DEN + BETA_NUM, 2 * BETA_DEN)
+    q.now.epoch = 0
     return max(scaled(c.cwnd, BETA_NUM, BETA_DEN), 2 * <uint32_t>c.mss)
 
 

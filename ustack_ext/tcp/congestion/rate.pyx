@@ -60,7 +60,8 @@ cdef void rate_make(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
     if delivered:
         k.delivered_at = t.core.now
     k.sample.delivered = 0
-    if k.sample.prior_at == 0:
+    # prior_delivered can be of an earlier Cc, where the algorithm was changed and changed back
+    if k.sample.prior_at == 0 or k.sample.prior_delivered > k.delivered:
         return
     k.sample.interval = max(k.sample.interval, (t.core.now - k.sample.prior_at) // US)
     if k.sample.interval == 0 or k.sample.interval < c.min_rtt:            # shorter than a path is long: no sample
