@@ -25,7 +25,7 @@ from ustack_ext.net.ndout cimport addr_solicited_node, nd_ask_routers, nd_solici
 from ustack_ext.net.route cimport route_expire
 from ustack_ext.net.state cimport (
     ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, ADDR_TENTATIVE, IFA_AUTO, IFA_STATIC, IFA_TEMPORARY, MAX_DNS,
-    MAX_IFADDRS, MEDIUM_ETHERNET,
+    MAX_IFADDRS, MEDIUM_ETHERNET, MEDIUM_LOOPBACK,
 )
 
 cdef enum:
@@ -47,7 +47,8 @@ cdef struct IdentifierKey:     # RFC 7217 §5's arguments; the secret key is the
 
 cdef void iface6_arm(Net *n, Iface *i) noexcept nogil:
     """Now: the timer finds out itself what is due, and when the next is."""
-    wheel_arm(&n.core.wheel, &i.six.entry, n.core.now)
+    if i.medium != MEDIUM_LOOPBACK:
+        wheel_arm(&n.core.wheel, &i.six.entry, n.core.now)
 
 
 # --- making addresses ---
