@@ -359,14 +359,20 @@ cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
     return s
 
 
-cdef uint64_t probe_timeout_ns(Tcp *t, Tcb *c) noexcept nogil:
-    """RFC 8985 §7.2, with Linux's slack."""
+cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
+    """RFC 8985 §7.2, with Linux's slack; ns. A single segment that ACKs have left over is timed from when it was sent: one
+    round trip and a half, and what Linux delays an ACK in a stream. Else the probe of a tail came with the time-out.
+    """
     cdef uint64_t us = TLP_NO_RTT_US
+    cdef const Seg *last = c.tx.time_tail
     if c.flags & TF_RTT_SEEN:
         us = 2 * <uint64_t>c.srtt + TLP_SLACK_US
         if c.tx.flight <= c.mss:
+            if last != NULL and last.xmit_ns < t.core.now:
+                us -= c.srtt // 2
+                return max(t.core.now, last.xmit_ns + (us + t.knobs.delack_min_us) * 1000)
             us += t.knobs.delack_max_us
-    return us * 1000
+    return t.core.now + us * 1000
 
 
 cdef bint probe_allowed(Tcp *t, Tcb *c) noexcept nogil:
@@ -385,7 +391,7 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
     c.tx.timer_what = TIMER_RTO
     c.tx.rto_at = t.core.now + rto
     if probe_allowed(t, c):
-        pto = t.core.now + probe_timeout_ns(t, c)
+        pto = probe_at(t, c)
         if c.tx.time_head != NULL:                               # a stream of new data can't put it off for ever
             c.tx.rto_at = min(c.tx.rto_at, c.tx.time_head.xmit_ns + rto)
         if pto < c.tx.rto_at:
