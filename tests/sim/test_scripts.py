@@ -104,7 +104,7 @@ def test_knobs_are_set() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("--ip_version=ipv5\n0 `true`", "ipv4 or ipv6"),
+        ("--ip_version=ipx\n0 `true`", "ipv4 or ipv6"),
         ("--mtu=many\n0 `true`", "many"),
         ("--frobnicate=1\n0 `true`", "--frobnicate is not known"),
         ("\n0 `rm -r /nowhere`", "only sysctl and sleep"),

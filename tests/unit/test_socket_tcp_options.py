@@ -153,6 +153,14 @@ def test_rcvlowat_waits_for_as_much(world: World) -> None:
     assert right.recv(100) == b""
 
 
+def test_rcvlowat_may_be_more_than_the_first_window(world: World) -> None:
+    left, right = world.pair()
+    right.setsockopt(SOL, socket.SO_RCVLOWAT, 300_000)
+    writer = world.spawn(left.sendall, b"x" * 300_000)
+    assert right.recv_into(bytearray(400_000)) == 300_000
+    writer.result()
+
+
 def test_notsent_lowat_limits_what_waits(world: World) -> None:
     left, right = world.pair()
     left.setsockopt(TCP, NOTSENT_LOWAT, 20_000)

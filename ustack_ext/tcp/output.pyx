@@ -218,7 +218,7 @@ cdef void ask_fastopen(Tcp *t, Tcb *c, Options *o) noexcept nogil:
     cdef FastopenPeer *peer = NULL
     if not fastopen_may_send(t, &c.raddr, c.conf, &peer) and peer != NULL and t.core.now < peer.closed_until:
         return
-    if peer == NULL and c.tx.fastopen > 0:                   # data without a cookie: both sides agreed elsewhere
+    if c.tx.fastopen > 0 and (peer == NULL or peer.len == 0):    # without a cookie: both sides agreed on that elsewhere
         return
     o.have |= OPT_FASTOPEN
     o.fastopen_len = peer.len if peer != NULL else 0
