@@ -29,6 +29,7 @@ PORT = 81  # the target's listener
 CLOSED_PORT = 9
 BUSY = (BlockingIOError, InterruptedError)
 _PIECE = 1 << 16
+_SMALL = 1 << 14  # bytes that the buffer of a fresh socket takes at once
 
 Options_ = Options | None
 
@@ -139,6 +140,8 @@ class Conn:
     def send(self, data: bytes) -> None:
         """The target's application sends: all of it must be taken. A remote host echoes what the peer sends it."""
         if self._sock is not None:
+            if len(data) > _SMALL:
+                self._sock.option(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             taken = self._sock.send(data)
             assert taken == len(data), f"the socket took {taken} of {len(data)} bytes"
             return
