@@ -241,4 +241,5 @@ def test_stacks_come_and_go() -> None:
         one(number)
     after = usage()
     assert after[1:] == before[1:]
-    assert (after[0] - before[0]) * 4096 < 4 << 20
+    if "ASAN_OPTIONS" not in os.environ:  # AddressSanitizer keeps what is freed for a while
+        assert (after[0] - before[0]) * 4096 < 4 << 20
