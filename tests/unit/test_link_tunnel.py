@@ -55,6 +55,25 @@ def test_what_send_does_not_take_waits_for_resume() -> None:
         assert link.stats["send_waiting"] == 0
 
 
+def test_resume_before_send_has_returned_counts() -> None:
+    sent: list[int] = []
+    refused = False
+
+    def send(packet: bytes) -> bool:
+        nonlocal refused
+        if not refused:
+            refused = True
+            link.resume()
+            return False
+        sent.append(reply_number(packet))
+        return True
+
+    stack, link = manual(send=send)
+    with stack:
+        link.receive(echo_request(3))
+        assert sent == [3]
+
+
 def test_send_many_gets_all_that_waits() -> None:
     batches: list[list[int]] = []
     takes: list[int | None] = [None, 3, 100]
@@ -241,4 +260,5 @@ def test_stacks_come_and_go() -> None:
         one(number)
     after = usage()
     assert after[1:] == before[1:]
-    assert (after[0] - before[0]) * 4096 < 4 << 20
+    if "ASAN_OPTIONS" not in os.environ:  # AddressSanitizer keeps what is freed for a while
+        assert (after[0] - before[0]) * 4096 < 4 << 20

@@ -54,6 +54,7 @@ cdef class Callback(Link):
     cdef object send_many
     cdef list held                     # what send_many() or send() has not taken
     cdef bint busy                     # ... and resume() has not been called
+    cdef uint32_t resumed              # times that it was
     cdef bint ready
     cdef bint delivering
     cdef uint32_t frame_max
@@ -130,10 +131,11 @@ cdef class Callback(Link):
             while not self.busy and (self.held or self.fetch()):
                 frames = self.held
                 self.held = []
+                resumed = self.resumed
                 taken = self.hand_over(frames)
                 if taken < len(frames):
                     self.held = frames[taken:]
-                    self.busy = True
+                    self.busy = self.resumed == resumed      # resume() may come before send() has returned
         finally:
             self.delivering = False
 
@@ -164,6 +166,7 @@ cdef class Callback(Link):
 
     def resume(self):
         """send() takes frames again: those that wait are handed over. Any thread may call."""
+        self.resumed += 1
         self.busy = False
         driver = self.driver_ref() if self.driver_ref is not None else None
         if driver is not None:
