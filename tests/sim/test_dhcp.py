@@ -74,7 +74,14 @@ class World:
         return [message.type for _, message, _ in self.heard]
 
     def addresses(self) -> list[str]:
-        return [str(a) for one in self.a.interfaces() if one.name == self.name for a in one.addresses]
+        """IPv4's."""
+        mine = (one for one in self.a.interfaces() if one.name == self.name)
+        return [str(a) for one in mine for a in one.addresses if ":" not in a.address]
+
+    def routes(self) -> dict[str, str | None]:
+        """IPv4's, destination -> gateway."""
+        mine = (one for one in self.a.routes() if one.interface == self.name)
+        return {one.destination: one.gateway for one in mine if ":" not in one.destination}
 
     def reachable(self) -> bool:
         with self.b.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
@@ -105,7 +112,7 @@ def test_a_lease_is_got_and_used(world: World) -> None:
     assert (lease.address, lease.prefix_length, lease.server) == ("10.0.0.50", 24, "10.0.0.2")
     assert (dhcp.state, world.events, dhcp.lease) == ("BOUND", ["bound"], lease)
     assert world.addresses() == ["10.0.0.50/24"]
-    assert [(r.destination, r.gateway) for r in world.a.routes() if r.gateway] == [("0.0.0.0/0", "10.0.0.2")]
+    assert world.routes() == {"10.0.0.0/24": None, "0.0.0.0/0": "10.0.0.2"}
     assert world.a.resolver.servers == ["10.0.0.2"]
     assert world.a.resolver.search == ["corp.test"]
     assert world.reachable()
@@ -264,7 +271,7 @@ def test_release(world: World) -> None:
     assert message.address(wire.SERVER_ID) == SERVER
     assert wire.REQUESTED_ADDRESS not in message.options
     assert world.addresses() == []
-    assert [r for r in world.a.routes() if r.interface == world.name] == []
+    assert world.routes() == {}
     with pytest.raises(OSError):
         dhcp.wait(1)
 
@@ -276,8 +283,7 @@ def test_classless_routes_come_instead_of_the_router(world: World) -> None:
         wire.ROUTES: bytes([24, 192, 168, 7, 10, 0, 0, 9, 16, 172, 16, 0, 0, 0, 0, 0, 10, 0, 0, 2]),
     }
     world.dhcp().wait(20)
-    routes = {r.destination: r.gateway for r in world.a.routes() if r.interface == world.name}
-    assert routes == {
+    assert world.routes() == {
         "10.0.0.0/24": None, "192.168.7.0/24": "10.0.0.9", "172.16.0.0/16": None, "0.0.0.0/0": "10.0.0.2",
     }  # fmt: skip
 
