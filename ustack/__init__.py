@@ -23,6 +23,8 @@ __version__ = "0.1.0"
 # name: module it comes from
 _OWN = {
     "Stack": "ustack.stack",
+    "Dhcp": "ustack.dhcp",
+    "Lease": "ustack.dhcp_machine",
     "Resolver": "ustack.resolver",
     "Selector": "ustack.selector",
     "Socket": "ustack.socket",

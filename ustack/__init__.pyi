@@ -62,6 +62,8 @@ from ustack_ext.sockets.lend import Completion, View
 
 from . import sim
 from .aio import EventLoop, EventLoopPolicy
+from .dhcp import Dhcp
+from .dhcp_machine import Lease
 from .records import Address, Connection, Interface, Neighbor, Route
 from .resolver import Resolver
 from .selector import Selector
@@ -126,9 +128,11 @@ __all__ = [
     "Callback",
     "Completion",
     "Connection",
+    "Dhcp",
     "EventLoop",
     "EventLoopPolicy",
     "Interface",
+    "Lease",
     "Link",
     "Neighbor",
     "PipeEnd",

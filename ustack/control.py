@@ -1,10 +1,12 @@
-"""The control socket of a running stack: a Unix socket that `ustack ss` asks what the stack knows, in JSON lines.
+"""The control socket of a running stack: a Unix socket over which `ustack ss`, `addr`, `route`, … ask what the stack
+knows and change it, in JSON lines.
 
-Responsible for: where that socket lives, who may use it, the question and the answer. Not for: changing anything in
-the stack, or for deciding what a connection looks like (Stack.connections()).
+Responsible for: where that socket lives, who may use it, the question and the answer. Not for: deciding what a
+connection looks like (Stack.connections()), or what a change does (Stack's methods).
 
-A client sends one line, {"ask": "connections"} or {"ask": "counters"}; the answer is one line about the stack
-({"pid", "device", "addresses"}), then one line for each connection or one with all counters, then end of file. The
+A client sends one line, {"ask": WHAT} with one of _QUESTIONS, or {"change": METHOD, "arguments": {…}} with one of
+_CHANGES; the answer is one line about the stack ({"pid", "device", "addresses"}), then one line for each thing asked
+for, then end of file; or one line {"error": TEXT}. The
 socket has mode 0600 in a directory of mode 0700, and the peer's user id (SO_PEERCRED, unix(7)) must be this process's
 or root's.
 """
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 _DIRECTORY_VARIABLE = "USTACK_RUNTIME_DIR"
+_QUESTIONS = ("about", "connections", "counters", "interfaces", "routes", "neighbors", "sysctl")
+_CHANGES = ("add_address", "remove_address", "add_route", "del_route", "add_neighbor", "del_neighbor", "sysctl")
 _QUESTION_LIMIT = 4096  # bytes
 _PATIENCE = 2.0  # seconds a client may take to ask and to read
 
@@ -105,16 +109,38 @@ def _is_allowed(client: socket.socket) -> bool:
 def _answer(client: socket.socket, stack: Any, about: dict[str, Any]) -> None:
     try:
         question = json.loads(_read_line(client))
-        asked = question["ask"]
-    except (ValueError, KeyError, TypeError):
-        asked = None
-    if asked == "connections":
-        lines = [about, *map(plain, stack.connections())]
-    elif asked == "counters":
-        lines = [about, dict(stack.counters())]
-    else:
-        lines = [{"error": "ask for connections or counters"}]
+    except (ValueError, RecursionError):  # no JSON, or brackets within brackets
+        question = None
+    try:
+        if isinstance(question, dict) and "change" in question:
+            _change(stack, question["change"], question.get("arguments"))
+            lines = [about]
+        else:
+            lines = [about, *_look_up(stack, question.get("ask") if isinstance(question, dict) else None)]
+    except KeyError as error:
+        lines = [{"error": str(error.args[0] if error.args else error)}]
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        lines = [{"error": str(error)}]
     client.sendall(b"".join(json.dumps(line, default=str).encode() + b"\n" for line in lines))
+
+
+def _look_up(stack: Any, what: Any) -> list[dict[str, Any]]:
+    if what not in _QUESTIONS:
+        raise ValueError(f"ask for one of {', '.join(_QUESTIONS)}")
+    if what == "about":
+        return []
+    if what in ("counters", "sysctl"):
+        return [dict(getattr(stack, what)() if what == "counters" else stack.sysctl)]
+    return [plain(one) for one in getattr(stack, what)()]
+
+
+def _change(stack: Any, name: Any, arguments: Any) -> None:
+    if name not in _CHANGES or not isinstance(arguments, dict):
+        raise ValueError(f"change one of {', '.join(_CHANGES)}, with an object of arguments")
+    if name == "sysctl":
+        stack.sysctl[arguments["name"]] = arguments["value"]
+    else:
+        getattr(stack, name)(**arguments)
 
 
 def _read_line(client: socket.socket) -> bytes:
@@ -143,11 +169,11 @@ def sockets() -> list[Path]:
     return sorted(directory().glob("*.sock"))
 
 
-def ask(path: Path, question: str) -> list[dict[str, Any]]:
+def ask(path: Path, question: str | dict[str, Any]) -> list[dict[str, Any]]:
     """Ask one stack; returns the lines of its answer, the one about the stack first.
 
-    question: "connections" or "counters". Raises OSError: ConnectionRefusedError when its process is gone; ValueError
-    on nonsense.
+    question: what to ask for, or the question as it is sent. Raises OSError: ConnectionRefusedError when its process is
+    gone; ValueError on nonsense.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(_PATIENCE)
@@ -155,7 +181,8 @@ def ask(path: Path, question: str) -> list[dict[str, Any]]:
         lines = []
         # A stack that does not know this user closes at once, with the question unread.
         with contextlib.suppress(ConnectionResetError, BrokenPipeError), client.makefile("rb") as stream:
-            client.sendall(json.dumps({"ask": question}).encode() + b"\n")
+            sent = {"ask": question} if isinstance(question, str) else question
+            client.sendall(json.dumps(sent).encode() + b"\n")
             lines = [json.loads(line) for line in stream]
     if not lines:
         raise PermissionError(f"the stack behind {path} does not answer this user")

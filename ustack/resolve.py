@@ -88,6 +88,16 @@ def _text(host: Any) -> str:
     return host if host.isascii() else host.encode("idna").decode("ascii")
 
 
+def _has_ipv6(stack: Stack) -> bool:
+    """Whether an address of an interface is IPv6 and good beyond its link: only then AAAA is asked for unasked."""
+    return any(
+        ":" in one.address and not one.address.startswith("fe80:")
+        for interface in stack.interfaces()
+        if interface.medium != "loopback"
+        for one in interface.addresses
+    )
+
+
 def _named(stack: Stack, name: str, family: int) -> list[tuple[AddressFamily, str, int]]:
     """What a name stands for, in order; empty: nothing is known of it."""
     plain = name.rstrip(".").lower()
@@ -95,8 +105,8 @@ def _named(stack: Stack, name: str, family: int) -> list[tuple[AddressFamily, st
     if entry is None and (plain == "localhost" or plain.endswith(".localhost")):
         entry = ["127.0.0.1", "::1"]
     if entry is None and isinstance(stack.resolver, Resolver):
-        able = sorted(families(stack), key=lambda one: one != AF_INET6)  # IPv6 first, where there is some
-        wanted = [one for one in able if family in (AF_UNSPEC, one)]
+        both = (AF_INET6, AF_INET) if _has_ipv6(stack) else (AF_INET,)
+        wanted = both if family == AF_UNSPEC else (AddressFamily(family),)
         entry = stack.resolver.addresses(name.lower(), wanted)
     elif entry is None and stack.resolver is not None:
         entry = stack.resolver(plain)

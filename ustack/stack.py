@@ -23,6 +23,7 @@ from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
 from . import connect, records, resolve
+from .dhcp import Dhcp
 from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
 from .resolver import Resolver
@@ -56,6 +57,7 @@ class Stack(StackCore):
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
         self._services: list[Service] = []
+        self._dhcp: list[Dhcp] = []
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
         self.hosts: dict[str, str | list[str]] = {}
@@ -78,6 +80,9 @@ class Stack(StackCore):
             return
         self._is_closed = True
         try:
+            for client in self._dhcp:
+                client.release() if self._driver.kind == "thread" else client.close()
+            self._dhcp.clear()
             if self._driver.kind == "thread" and not self._driver.closed:
                 self._let_data_out(time.monotonic() + timeout)
         finally:
@@ -310,11 +315,10 @@ class Stack(StackCore):
         timeout: float | None = _NO_TIMEOUT,
         source_address: tuple[str, int] | None = None,
     ) -> Socket:
-        """A connected TCP socket: as socket.create_connection. timeout in seconds. An IPv6 address may have its zone
-        with it ("fe80::1%ust0").
+        """A connected TCP socket: as socket.create_connection. timeout in seconds.
 
-        A name's addresses are tried a quarter of a second apart, IPv6 first, until one answers (RFC 8305). Raises
-        OSError, TimeoutError, socket.gaierror.
+        An IPv6 address may have its zone with it ("fe80::1%ust0"). A name's addresses are tried a quarter of a second
+        apart, IPv6 first, until one answers (RFC 8305). Raises OSError, TimeoutError, socket.gaierror.
         """
         family = AF_INET6 if isinstance(address[0], str) and ":" in address[0] else AF_INET
         if resolve.is_name(address[0]):
@@ -356,6 +360,18 @@ class Stack(StackCore):
         made = Resolver(self, servers, **options)
         self.resolver = made
         return made
+
+    def dhcp(self, interface: str, **options: Any) -> Dhcp:
+        """Configure an Ethernet interface by DHCPv4, from now on -> Dhcp, whose wait() waits for the lease.
+
+        options: hostname, client_id, previous (an address to ask for again), dns (False: DNS servers are not used),
+        on_event (called with "bound", "renewed", "expired", "refused", "conflict" or "released", and the Lease).
+        Closing the stack releases the lease. Raises ValueError (no Ethernet), OSError: ENODEV, EADDRINUSE.
+        """
+        self._dhcp = [one for one in self._dhcp if one.state != "STOPPED"]
+        client = Dhcp(self, interface, **options)
+        self._dhcp.append(client)
+        return client
 
     def create_server(
         self,

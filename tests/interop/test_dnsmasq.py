@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ustack
 from tap_harness.need import missing_program
 from tap_harness.net import KERNEL
+from tap_harness.process import wait_for
+from tap_harness.tap import KernelTap
 
 pytestmark = pytest.mark.usefixtures("dnsmasq")
 
@@ -79,3 +84,93 @@ def test_the_command_line(ns: Any, tmp_path: Path) -> None:
     assert "1 received" in ping.finish(30)
     missing = ns.python("ustack", "curl", "-sS", "--dns", KERNEL, "http://nowhere.test/")
     assert missing.wait(30) == 6
+
+
+# -- DHCP
+
+
+class Bare:
+    """A stack without an address on a TAP, whose kernel side is 10.9.0.1, and a dnsmasq there."""
+
+    def __init__(self, ns: Any, stack: Any, name: str, state: Path) -> None:
+        self.ns, self.stack, self.state = ns, stack, state
+        self.name = stack.interfaces()[-1].name
+        self._device = name
+        self.server = self.start()
+
+    def start(self) -> Any:
+        return start(
+            self.ns, f"--interface={self._device}", f"--listen-address={KERNEL}",
+            "--dhcp-range=10.9.0.100,10.9.0.110,2m",
+            f"--dhcp-leasefile={self.state / 'leases'}", "--dhcp-authoritative", "--dhcp-sequential-ip", "--no-ping",
+            "--log-dhcp", "--domain=corp.test", "--host-record=www.corp.test,10.9.0.1",
+            "--dhcp-option=121,192.0.2.0/24,10.9.0.7,0.0.0.0/0,10.9.0.1",
+        )  # fmt: skip
+
+    def answers_ping(self, address: str) -> bool:
+        return self.ns.run(["ping", "-c", "1", "-W", "2", address]).returncode == 0
+
+
+@pytest.fixture
+def bare(ns: Any, tmp_path: Path) -> Iterator[Bare]:
+    with contextlib.ExitStack() as cleanup:
+        tap = cleanup.enter_context(KernelTap(ns, addresses=[f"{KERNEL}/24"]))
+        stack = cleanup.enter_context(ustack.Stack())
+        stack.attach(ustack.Tap(fd=tap.dup()))
+        yield Bare(ns, stack, tap.name, tmp_path)
+
+
+def test_a_lease_through_renewals_and_a_restart(bare: Bare) -> None:
+    """The address stays, and stays reachable, while it is renewed three times, and the server restarted between."""
+    events: list[str] = []
+    dhcp = bare.stack.dhcp(bare.name, hostname="thing", on_event=lambda event, lease: events.append(event))
+    lease = dhcp.wait(30)
+    assert lease.address == "10.9.0.100"
+    assert {r.destination: r.gateway for r in bare.stack.routes()}.items() >= {
+        "0.0.0.0/0": KERNEL, "192.0.2.0/24": "10.9.0.7",
+    }.items()  # fmt: skip
+    assert bare.stack.gethostbyname("www") == KERNEL  # by the lease's server and domain
+    for count in range(1, 4):
+        assert bare.answers_ping("10.9.0.100")
+        dhcp.renew()
+        wait_for(lambda count=count: events.count("renewed") == count, "a renewal", 10)  # type: ignore[misc]
+        bare.server.stop()
+        bare.server = bare.start()
+    assert dhcp.lease.expires_at > lease.expires_at
+    assert bare.answers_ping("10.9.0.100")
+    assert "thing" in (bare.state / "leases").read_text()
+    dhcp.release()
+    wait_for(lambda: "DHCPRELEASE" in bare.server.output(), "the release at the server", 10)
+    assert not bare.answers_ping("10.9.0.100")
+    assert set(events) == {"bound", "renewed", "released"}
+
+
+def test_an_address_that_somebody_has(bare: Bare) -> None:
+    bare.ns.sh("ip address add 10.9.0.100/32 dev lo")
+    dhcp = bare.stack.dhcp(bare.name)
+    assert dhcp.wait(60).address == "10.9.0.101"
+    assert "DHCPDECLINE" in bare.server.output()
+    assert bare.answers_ping("10.9.0.101")
+
+
+@pytest.mark.timeout(400)
+def test_a_lease_by_its_own_timers(bare: Bare, full: bool) -> None:
+    """Three renewals as T1 comes, of a lease of two minutes, the least that dnsmasq gives."""
+    if not full:
+        pytest.skip("optional: takes four minutes (USTACK_FULL=1)")
+    events: list[str] = []
+    dhcp = bare.stack.dhcp(bare.name, on_event=lambda event, lease: events.append(event))
+    dhcp.wait(30)
+    wait_for(lambda: events.count("renewed") == 3, "three renewals", 300)
+    assert bare.answers_ping("10.9.0.100")
+
+
+def test_up_with_dhcp(ns: Any, tmp_path: Path) -> None:
+    ns.sh("ip tuntap add dev ust0 mode tap && ip address add 10.9.0.1/24 dev ust0 && ip link set ust0 up")
+    server = start(ns, "--interface=ust0", "--dhcp-range=10.9.0.100,10.9.0.110,2m", "--dhcp-leasefile=/dev/null",
+                   "--dhcp-authoritative", "--no-ping", "--log-dhcp")  # fmt: skip
+    up = ns.python("ustack", "up", "ust0", "--dhcp")
+    address = up.wait_line(r"the stack has (10\.9\.0\.1\d\d)/24, gateway 10\.9\.0\.1", timeout=40)[1]
+    assert ns.run(["ping", "-c", "1", "-W", "2", address]).returncode == 0
+    up.stop()
+    wait_for(lambda: "DHCPRELEASE" in server.output(), "the release at the server", 10)

@@ -58,7 +58,12 @@ def test_wrong_arguments_are_2_with_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [""] + [verb.__name__.rpartition(".")[2] for verb in app.VERBS])
+def all_verbs() -> list[str]:
+    """The names of all verbs: a module's last part, or what the verb says."""
+    return [getattr(verb, "name", None) or getattr(verb, "__name__", "").rpartition(".")[2] for verb in app.VERBS]
+
+
+@pytest.mark.parametrize("verb", ["", *all_verbs()])
 def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"] if verb else ["--help"])

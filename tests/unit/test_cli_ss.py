@@ -122,14 +122,14 @@ def test_another_user_gets_nothing(stack: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nonsense_gets_an_error_and_the_next_client_an_answer(stack: Path) -> None:
-    for question in (b"\n", b"[]\n", b'{"ask": 1}\n', b"\xff\xfe\n", b"x" * 10000, b""):
+    for question in (b"\n", b"[]\n", b'{"ask": 1}\n', b"\xff\xfe\n", b"x" * 10000, b"[" * 4000 + b"\n", b""):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(stack))
             client.sendall(question)
             client.shutdown(socket.SHUT_WR)
             with client.makefile("rb") as answer:
                 try:
-                    assert json.loads(answer.read()) == {"error": "ask for connections or counters"}
+                    assert json.loads(answer.read())["error"].startswith("ask for one of ")
                 except ConnectionResetError:
                     assert len(question) > 4096
     assert control.ask(stack, "counters")[1] == {"TcpInSegs": 1, "TcpOutSegs": 2, "TcpRetransSegs": 0}

@@ -13,10 +13,14 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from . import conformance, curl, demo, doctor, iperf3, nc, packetdrill, ping, proxy, run, serve, ss, up
+from . import configure, conformance, curl, demo, doctor, iperf3, nc, packetdrill, ping, proxy, run, serve, ss, up
 from .errors import EXIT_FAILURE, EXIT_SIGNAL, CommandError, Terminated
 
-VERBS = (demo, doctor, up, serve, run, proxy, curl, ping, nc, ss, iperf3, packetdrill, conformance)
+VERBS = (
+    *(demo, doctor, up, serve, run, proxy, curl, ping, nc, ss),
+    *configure.VERBS,
+    *(iperf3, packetdrill, conformance),
+)
 
 _DESCRIPTION = "A TCP/IP stack inside this process, and programs that run on it."
 _EPILOG = """\

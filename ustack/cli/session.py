@@ -21,11 +21,12 @@ from typing import Any
 import ustack
 
 from .. import control, namespace, osutil
-from .errors import CommandError, reason
+from .errors import EXIT_USAGE, CommandError, reason
 
 DEFAULT_DEVICE = "ust0"
 DEFAULT_ADDRESS = "10.9.0.2/24"
 DEFAULT_HOST_ADDRESS = "10.9.0.1/24"
+_DHCP_PATIENCE = 40.0  # seconds
 _NAME_LIMIT = 15  # IFNAMSIZ less the closing zero
 
 
@@ -155,6 +156,11 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         help="the stack's default gateway, or 'none' (default: the first host address)",
     )
     group.add_argument(
+        "--dhcp",
+        action="store_true",
+        help="get address, routes and DNS servers from a DHCP server on the device, instead of --address and --gateway",
+    )
+    group.add_argument(
         "--dns",
         metavar="ADDR",
         type=plain_address,
@@ -243,9 +249,11 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
     alone_is_useful: see `enter_network`. On leaving, the stack is closed and a device made for it vanishes. Raises
     CommandError.
     """
+    if args.dhcp and (args.address or args.gateway):
+        raise CommandError("--dhcp goes with neither --address nor --gateway", EXIT_USAGE)
     place = enter_network(args, alone_is_useful)
     link, host_addresses = _open_link(args)
-    addresses, gateway = args.address or [DEFAULT_ADDRESS], _gateway(args)
+    addresses, gateway = ([], None) if args.dhcp else (args.address or [DEFAULT_ADDRESS], _gateway(args))
     with ustack.Stack() as stack:
         try:
             stack.attach(link, addresses=addresses, gateway=gateway)
@@ -255,9 +263,25 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
             ) from None
         if args.dns:
             stack.use_dns(args.dns)
+        if args.dhcp:
+            addresses, gateway = _lease(stack, link.name)
         session = Session(stack, link.name, addresses, host_addresses, gateway, place)
         with control.publish(stack, device=link.name, addresses=addresses):
             yield session
+
+
+def _lease(stack: Any, name: str) -> tuple[list[str], str | None]:
+    """(addresses, default gateway) from a DHCP server. Raises CommandError."""
+    try:
+        lease = stack.dhcp(name).wait(_DHCP_PATIENCE)
+    except TimeoutError:
+        raise CommandError(
+            f"no DHCP server on {name} gave an address in {_DHCP_PATIENCE:.0f} s: is one running there?"
+        ) from None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    gateway = next((via for to, via in lease.routes if to == "0.0.0.0/0" and via != "0.0.0.0"), None)
+    return [f"{lease.address}/{lease.prefix_length}"], gateway
 
 
 def _open_link(args: argparse.Namespace) -> tuple[Any, list[str]]:

@@ -1,0 +1,99 @@
+"""`ustack addr|route|neigh|stats|sysctl` against a stack in this process, over its control socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ustack
+from ustack import control
+from ustack.cli import main
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
+    end, _ = ustack.pipe()
+    with ustack.Stack() as made:
+        made.attach(end, addresses=["10.9.0.2/24"], gateway="10.9.0.1", name="net0")
+        with control.publish(made, "net0", ["10.9.0.2/24"]) as path:
+            assert path is not None
+            yield made
+
+
+def out(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(list(words)) == 0
+    return capsys.readouterr().out
+
+
+def test_addresses(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "    inet 10.9.0.2/24\n" in out(capsys, "addr")
+    out(capsys, "addr", "add", "10.9.0.3/24", "dev", "net0")
+    assert "inet 10.9.0.3/24" in out(capsys, "addr", "show")
+    assert any(str(a) == "10.9.0.3/24" for i in stack.interfaces() for a in i.addresses)
+    out(capsys, "addr", "del", "10.9.0.3/24", "dev", "net0")
+    assert "10.9.0.3" not in out(capsys, "addr")
+    rows = [json.loads(line) for line in out(capsys, "addr", "--json").splitlines()]
+    assert {row["name"] for row in rows} == {"lo", "net0"}
+
+
+def test_routes(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "default via 10.9.0.1 dev net0" in out(capsys, "route")
+    out(capsys, "route", "add", "192.0.2.0/24", "via", "10.9.0.7", "metric", "5")
+    assert "192.0.2.0/24 via 10.9.0.7 dev net0 metric 5" in out(capsys, "route")
+    out(capsys, "route", "del", "192.0.2.0/24")
+    assert "192.0.2.0" not in out(capsys, "route")
+
+
+def test_neighbours_and_counters(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    out(capsys, "neigh", "add", "10.9.0.9", "lladdr", "02:00:00:00:00:09", "dev", "net0")
+    assert "10.9.0.9 dev net0 lladdr 02:00:00:00:00:09 PERMANENT" in out(capsys, "neigh")
+    out(capsys, "neigh", "del", "10.9.0.9", "dev", "net0")
+    with stack.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", ("127.0.0.1", 9))
+    assert "UdpOutDatagrams" in out(capsys, "stats")
+
+
+def test_knobs(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "sysctl", "net.ipv4.tcp_sack") == "net.ipv4.tcp_sack = 1\n"
+    assert out(capsys, "sysctl", "net.ipv4.tcp_sack=0", "--json") == '{"net.ipv4.tcp_sack": 0}\n'
+    assert stack.sysctl["net.ipv4.tcp_sack"] == 0
+    out(capsys, "sysctl", "net.ipv4.tcp_rmem=4096 8192 16384")
+    assert stack.sysctl["net.ipv4.tcp_rmem"] == (4096, 8192, 16384)
+    assert "net.ipv4.tcp_rmem = 4096 8192 16384\n" in out(capsys, "sysctl")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["addr", "add", "10.9.0.3/24"], 2, "dev"),
+        (["addr", "add", "10.9.0.3/24", "dev", "nothing"], 1, "nothing"),
+        (["addr", "add", "10.9.0.300/24", "dev", "net0"], 1, "10.9.0.300"),
+        (["addr", "flush"], 2, "flush"),
+        (["route", "del", "198.51.100.0/24"], 1, "no route"),
+        (["sysctl", "net.ipv4.nothing"], 1, "nothing"),
+        (["sysctl", "net.ipv4.tcp_sack=x"], 1, "numbers"),
+        (["addr", "--stack", "other"], 1, "no running stack"),
+    ],
+)
+def test_what_cannot_be_done(
+    stack: Any, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+) -> None:
+    assert main(words) == code
+    assert said in capsys.readouterr().err
+
+
+def test_nonsense_is_answered(stack: Any) -> None:
+    path = control.sockets()[0]
+    assert path.stat().st_mode & 0o777 == 0o600
+    for question in (
+        {"ask": "everything"}, {"change": "close", "arguments": {}}, {"change": "add_address", "arguments": {"x": 1}},
+        {"change": "add_address", "arguments": []}, {"change": "sysctl", "arguments": {}}, {"change": {}},
+    ):  # fmt: skip
+        assert "error" in control.ask(path, question)[0], question
+    assert not stack.closed
