@@ -360,8 +360,9 @@ cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
 
 
 cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
-    """RFC 8985 §7.2, with Linux's slack; ns. A single segment that ACKs have left over is timed from when it was sent: one
-    round trip and a half, and what Linux delays an ACK in a stream. Else the probe of a tail came with the time-out.
+    """RFC 8985 §7.2, with Linux's slack; ns. A single segment that ACKs have left over is timed from when it was sent:
+    one round trip and a half, and what Linux delays an ACK in a stream. Else the probe of a tail came with the
+    time-out.
     """
     cdef uint64_t us = TLP_NO_RTT_US
     cdef const Seg *last = c.tx.time_tail
