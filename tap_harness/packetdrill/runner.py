@@ -277,6 +277,8 @@ class Run:
     def _collect_blocked(self) -> None:
         still = []
         for event, call, pending, end in self._pending:
+            if self._target.real_time and self._target.now >= end:
+                pending.returns()  # it is over; its thread may not have run yet, and must not see what follows
             if pending.done or self._target.now > end + self._tolerance:
                 self._judge_blocked(event, call, pending, end)
             else:

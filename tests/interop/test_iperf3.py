@@ -54,9 +54,9 @@ def test_tcp(ns: Any, server: Child, words: str) -> None:
         assert received > 0
         assert received <= sent or "-O" in words
         assert stream["receiver"]["seconds"] > 0
-    for option, unit in (("-n 20M", MIB * 20), ("-k 50", 131072 * 50)):
-        if words == option:
-            assert end["sum_sent"]["bytes"] == unit
+    for option, amount in (("-n 20M", MIB * 20), ("-k 50", 131072 * 50)):
+        if words == option:  # a block may be taken in two parts, of which the second is one too many
+            assert amount <= end["sum_sent"]["bytes"] < amount + 131072
     assert end["cpu_utilization_percent"]["remote_total"] > 0
 
 
