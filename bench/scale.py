@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import resource
 import shutil
@@ -201,6 +202,12 @@ def on_tap() -> Iterator[tuple[Namespace, Child]]:
             yield namespace, server
 
 
+def stay_on(cores: set[int], pid: int) -> None:
+    """Bind every thread of a process to cores; its children to come inherit it."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), cores)
+
+
 def client(namespace: Namespace, *arguments: object) -> dict[str, Any]:
     command = [build.program("hold.c"), *(str(word) for word in arguments)]
     done = namespace.run(command, timeout=120)
@@ -212,7 +219,7 @@ def client(namespace: Namespace, *arguments: object) -> dict[str, Any]:
 
 def tap(count: int) -> dict[str, float]:
     """Connections of the kernel's to ustack, all open at a time; round trips of ping in turns, without and with."""
-    with on_tap() as (namespace, server), on_tap() as (empty, _):
+    with on_tap() as (namespace, server), on_tap() as (empty, idle):
         before = resident(server.pid)
         holders, seconds = [], 0.0
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - OWN_FILES
@@ -227,9 +234,14 @@ def tap(count: int) -> dict[str, float]:
             seconds += found["seconds"]
         grown = resident(server.pid) - before
         without, having = [], []
+        # All on one core: on two, what a wake-up costs is the scheduler's affair, and all there is to be seen.
+        allowed = os.sched_getaffinity(0)
+        for pid in (server.pid, idle.pid, os.getpid()):
+            stay_on({min(allowed)}, pid)
         for _ in range(ROUNDS):
             without.append(client(empty, "ping", SERVER, PINGS)["median_us"])
             having.append(client(namespace, "ping", SERVER, PINGS)["median_us"])
+        stay_on(allowed, os.getpid())
         for holder in holders:
             holder.stop()
     return {
