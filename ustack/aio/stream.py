@@ -13,6 +13,7 @@ import errno
 import itertools
 import socket
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from ..socket import Socket
@@ -232,16 +233,8 @@ class StreamTransport(asyncio.Transport):
         if self._buffer:
             self._keep((data,), 0)
             return
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self._fail(error, "writing failed")
-            return
-        if sent < (data.nbytes if isinstance(data, memoryview) else len(data)):
+        sent = self._attempt(self._sock.send, data)
+        if sent is not None and sent < (data.nbytes if isinstance(data, memoryview) else len(data)):
             self._keep((data,), sent)
 
     def writelines(self, list_of_data: Any) -> None:
@@ -257,16 +250,21 @@ class StreamTransport(asyncio.Transport):
             return
         if not pieces:
             return
+        sent = self._attempt(self._sock.sendmsg, pieces)
+        if sent is not None:
+            self._keep(pieces, sent)
+
+    def _attempt(self, send: Callable[[Any], int], data: Any) -> int | None:
+        """The bytes that the socket took; None: the connection is over."""
         try:
-            sent = self._sock.sendmsg(pieces)
+            return send(data)
         except (BlockingIOError, InterruptedError):
-            sent = 0
+            return 0
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self._fail(error, "writing failed")
-            return
-        self._keep(pieces, sent)
+            return None
 
     def _keep(self, pieces: Any, sent: int) -> None:
         """Remember the pieces less their first `sent` bytes."""
@@ -289,14 +287,8 @@ class StreamTransport(asyncio.Transport):
         buffer = self._buffer
         if not buffer:
             return
-        try:
-            sent = self._sock.sendmsg(list(itertools.islice(buffer, _PIECES)))
-        except (BlockingIOError, InterruptedError):
-            return
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self._fail(error, "writing failed")
+        sent = self._attempt(self._sock.sendmsg, list(itertools.islice(buffer, _PIECES)))
+        if not sent:
             return
         self._size -= sent
         while sent:
