@@ -168,8 +168,6 @@ cdef long long udp_get(Engine *e, UdpSock *u, int which) noexcept nogil:
         return (u.flags & UDP_REUSEADDR) != 0
     if which == OPT_REUSEPORT:
         return u.reuseport
-    if which == OPT_RECVERR:
-        return u.want_err
     if which == OPT_RCVLOWAT:
         return 1
     if which == OPT_INQ:
@@ -370,8 +368,6 @@ cdef int udp_set(UdpSock *u, int which, long long value) noexcept nogil:
         set_bit(&u.flags, UDP_REUSEADDR, value != 0)
     elif which == OPT_REUSEPORT:
         u.reuseport = value != 0
-    elif which == OPT_RECVERR:
-        u.want_err = value != 0
     elif which == OPT_RCVBUF:
         u.rcvbuf = doubled(value, MIN_RCVBUF)
     elif which == OPT_SNDBUF:

@@ -23,8 +23,7 @@ cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
     """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it; but no more than a cache does
-    where that fills the path at any speed of ours. (What is sent is read back from the queue: out of memory it costs
-    twice as much.)"""
+    where that fills the path at any speed of ours: what is sent is read back from the queue."""
     if c.conf.sndbuf:
         c.sndbuf = max(c.conf.sndbuf, t.knobs.wmem_min)
     else:
