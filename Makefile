@@ -32,6 +32,10 @@ lint: $(VENV)/.test  ## ruff, mypy (Python and stubs), cython-lint
 	$(PY) -m mypy
 	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint ustack_ext
 
+.PHONY: docs
+docs: build $(VENV)/.test  ## make the site of docs/ in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
 .PHONY: sanitize
 sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBSan, in a copy of the tree
 	tools/sanitize $(PY) $(ARGS)
@@ -67,5 +71,5 @@ $(VENV)/.build: pyproject.toml tools/requirements.py | system-build
 	touch $@
 
 $(VENV)/.test: $(VENV)/.build
-	$(PY) -m pip install --quiet --disable-pip-version-check -r <($(PY) tools/requirements.py test interop bench)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r <($(PY) tools/requirements.py test interop bench docs)
 	touch $@

@@ -64,6 +64,7 @@ from . import sim
 from .aio import EventLoop, EventLoopPolicy
 from .dhcp import Dhcp
 from .dhcp_machine import Lease
+from .multiqueue import StackGroup
 from .records import Address, Connection, Interface, Neighbor, Route
 from .resolver import Resolver
 from .selector import Selector
@@ -142,6 +143,7 @@ __all__ = [
     "Service",
     "Socket",
     "Stack",
+    "StackGroup",
     "Tap",
     "Tun",
     "View",

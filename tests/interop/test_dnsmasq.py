@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from tap_harness.process import wait_for
 from tap_harness.tap import KernelTap
 
 pytestmark = pytest.mark.usefixtures("dnsmasq")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 _PLAIN = [
     "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces", "--user=root",
@@ -174,3 +179,16 @@ def test_up_with_dhcp(ns: Any, tmp_path: Path) -> None:
     assert ns.run(["ping", "-c", "1", "-W", "2", address]).returncode == 0
     up.stop()
     wait_for(lambda: "DHCPRELEASE" in server.output(), "the release at the server", 10)
+
+
+def test_the_documentation_s_lines_do(ns: Any) -> None:
+    """Those of docs/sockets.md about DHCP, as they stand."""
+    ns.sh("ip tuntap add dev ust0 mode tap && ip address add 10.9.0.1/24 dev ust0 && ip link set ust0 up")
+    start(ns, "--interface=ust0", "--dhcp-range=10.9.0.100,10.9.0.110,2m", "--dhcp-leasefile=/dev/null",
+          "--dhcp-authoritative", "--no-ping", "--log-dhcp")  # fmt: skip
+    text = (ROOT / "docs" / "sockets.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"<!-- run by tests/interop/test_dnsmasq.py -->\n```python\n(.*?)```", text, re.DOTALL)
+    code = f"import ustack\nstack = ustack.Stack()\n{lines}\nprint(lease.address)\nstack.close()\n"
+    program = ns.popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    program.wait_line(r"^10\.9\.0\.1\d\d$", timeout=40)
+    program.finish(30)

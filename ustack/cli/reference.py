@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -50,12 +51,17 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
+def _escaped(text: str) -> str:
+    """For a cell of a table: no end of the cell, no link."""
+    return re.sub(r"([\[\]|])", r"\\\1", text)
+
+
 def _table(actions: list[argparse.Action]) -> str:
     rows = ["| | |", "|---|---|"]
     for action in actions:
         value = f" {action.metavar or '{' + ','.join(action.choices or ()) + '}'}" if action.nargs != 0 else ""
         name = ", ".join(f"`{option}{value}`" for option in action.option_strings) or f"`{action.metavar}`"
-        rows.append(f"| {name} | {_one_line(action.help).replace('%%', '%').replace('|', chr(92) + '|')} |")
+        rows.append(f"| {name} | {_escaped(_one_line(action.help).replace('%%', '%'))} |")
     return "\n".join(rows) + "\n"
 
 

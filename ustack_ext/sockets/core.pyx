@@ -268,7 +268,7 @@ cdef class SocketCore(SocketHandle):
         self.transmit(one_buffer(data, False), flags, &op, True)
 
     def send_zerocopy(self, data, int flags=0, *, callback=None):
-        """send_zerocopy(buffer[, flags][, callback=]) -> Completion: send without copying the buffer.
+        """send_zerocopy(buffer[, flags], *, callback=None) -> Completion: send without copying the buffer.
 
         As send(), but the stack sends, and sends again, from the buffer itself, which must not change before the
         Completion is done; then callback(completion) is called, in a thread that uses the stack or in the stack's own.
