@@ -46,7 +46,7 @@ _OWN = {
     "Tap": "ustack_ext.link.tap",
     "Tun": "ustack_ext.link.tap",
 }
-_MODULES = ("sim",)
+_MODULES = ("conf", "sim")
 # The standard library's names for what sockets take and raise.
 _STANDARD_PREFIXES = ("AF_", "SOCK_", "SOL_", "SO_", "IPPROTO_", "IP_", "TCP_", "MSG_", "SHUT_", "INADDR_")
 _STANDARD = ("SOMAXCONN", "gaierror", "herror", "timeout")

@@ -57,6 +57,13 @@ class Service(ServiceCore):
         return f"<ustack.Service {self._kind} {self._host}:{self._port}{' closed' if self.closed else ''}>"
 
 
+def text_options(kind: str, text: str) -> dict[str, Any]:
+    """The options of a service that a person gives a line of text: what every HTTP request, or whatever comes, gets."""
+    if kind == "http":
+        return {"body": text + "\n"}
+    return {"answer": text.encode() + b"\n", "close": True} if kind == "answer" else {}
+
+
 def _described(kind: str, options: dict[str, Any]) -> tuple[int, bytes, bytes, bool, bool]:
     """(ServiceKind, answer, end, close, report) of a kind and its options. Raises ValueError, TypeError."""
     if kind == "echo":

@@ -1,9 +1,8 @@
-"""`ustack run`: a program's sockets are the stack's, its arguments and exit code its own; the configuration file."""
+"""`ustack run`: a program's sockets are the stack's, its arguments and exit code its own."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def test_a_file(seen: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[s
         main(["run", "--host", "box.test=127.0.0.1", str(program), "--tap", "mine"])
     assert end.value.code == 7
     assert capsys.readouterr().out == "ustack.socket ('127.0.0.1', 80) __main__ --tap mine\n"
-    assert seen[0].device == "ust0", "what follows the program is the program's"
+    assert seen[0].device is None, "what follows the program is the program's"
     assert socket.socket.__module__ == "socket"
     with socket.socket() as sock:
         assert not isinstance(sock, ustack.Socket)
@@ -79,33 +78,3 @@ def test_what_there_is_not(seen: list[Any], capsys: pytest.CaptureFixture[str]) 
     assert "there is no file '/nowhere.py'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["run"])
-
-
-@pytest.mark.parametrize("suffix", [".json", ".toml"])
-def test_a_configuration_file(seen: list[Any], tmp_path: Path, suffix: str) -> None:
-    if suffix == ".toml" and sys.version_info < (3, 11):
-        pytest.skip("optional: tomllib came with Python 3.11")
-    config = tmp_path / f"lab{suffix}"
-    if suffix == ".json":
-        settings = {"tun": "tun5", "address": "10.1.0.2/24", "mtu": 1400, "hosts": {"Box.test": ["127.0.0.1"]}}
-        config.write_text(json.dumps(settings))
-    else:
-        config.write_text('tun = "tun5"\naddress = ["10.1.0.2/24"]\nmtu = 1400\n[hosts]\n"Box.test" = ["127.0.0.1"]\n')
-    program = tmp_path / "program.py"
-    program.write_text("import socket\nassert socket.gethostbyname('box.test') == '127.0.0.1'\n")
-    assert main(["run", "--config", str(config), "--mtu", "1300", str(program)]) == 0
-    assert (seen[0].tun, seen[0].address, seen[0].mtu) == ("tun5", ["10.1.0.2/24"], 1300)
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [('{"tpa": 1}', "no option 'tpa'"), ('{"mtu": 1}', "not an MTU"), ("{", "line 1"), ("[]", "table"), (None, "read")],
-)
-def test_a_wrong_configuration_file(
-    seen: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, complaint: str
-) -> None:
-    config = tmp_path / "lab.json"
-    if text is not None:
-        config.write_text(text)
-    assert main(["run", "--config", str(config), "program.py"]) == 1
-    assert complaint in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_the_command_line_offers_every_kind() -> None:
     from ustack import service
     from ustack.cli import up
 
-    assert up.KINDS == service.KINDS
+    assert up.SERVICES == service.KINDS
 
 
 @pytest.mark.parametrize("driver", ["thread", "manual"])

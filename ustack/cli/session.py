@@ -16,23 +16,28 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ustack
 
-from .. import control, namespace, osutil
+from .. import conf, control, namespace, osutil
+from . import configured
 from .errors import EXIT_USAGE, CommandError, reason
 
 DEFAULT_DEVICE = "ust0"
 DEFAULT_ADDRESS = "10.9.0.2/24"
 DEFAULT_HOST_ADDRESS = "10.9.0.1/24"
-_DHCP_PATIENCE = 40.0  # seconds
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.EBUSY, errno.ENOENT)  # of a device that cannot be had
 _NAME_LIMIT = 15  # IFNAMSIZ less the closing zero
 
 
 @dataclass
 class Session:
-    """A running stack and where it runs: `place` says which namespace was entered ("", "net", "user", "joined")."""
+    """A running stack and where it runs: `place` says which namespace was entered ("", "net", "user", "joined").
+
+    config: what --config named, or None.
+    """
 
     stack: Any
     device: str
@@ -40,11 +45,12 @@ class Session:
     host_addresses: list[str]
     gateway: str | None
     place: str
+    config: conf.Config | None = None
 
     @property
     def address(self) -> str:
-        """The stack's first address, without its prefix length."""
-        return self.addresses[0].split("/")[0]
+        """The stack's first address, without its prefix length; empty where it has none yet."""
+        return self.addresses[0].split("/")[0] if self.addresses else ""
 
 
 def interface_address(text: str) -> str:
@@ -128,7 +134,6 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
             dest="device",
             metavar="NAME",
             type=device_name,
-            default=DEFAULT_DEVICE,
             help=f"the TAP device between kernel and stack, made if there is none (default: {DEFAULT_DEVICE})",
         )
         which.add_argument(
@@ -177,6 +182,13 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         default=None,
         help="leave checksums and the cutting of TCP segments to the kernel (default: as far as it can; "
         "--offload: or fail; --no-offload: not at all)",
+    )
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="take all this, and more, from a TOML file (docs/configuring.md); options given here count for more, and "
+        "are about its first interface",
     )
     group.add_argument(
         "--netns",
@@ -237,7 +249,7 @@ def how_to_enter(place: str) -> str:
 def _wanted_device(args: argparse.Namespace) -> tuple[str, str]:
     """(name, kind): what was asked for; a device that is there already decides its kind itself."""
     tun = getattr(args, "tun", None)
-    name = tun or args.device
+    name = tun or args.device or DEFAULT_DEVICE
     kind = osutil.device_kind(name)
     return name, kind if kind in ("tap", "tun") else "tun" if tun else "tap"
 
@@ -251,6 +263,10 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
     """
     if args.dhcp and (args.address or args.gateway):
         raise CommandError("--dhcp goes with neither --address nor --gateway", EXIT_USAGE)
+    if args.config is not None:
+        with _open_configured(args, alone_is_useful) as session:
+            yield session
+        return
     place = enter_network(args, alone_is_useful)
     link, host_addresses = _open_link(args)
     addresses, gateway = ([], None) if args.dhcp else (args.address or [DEFAULT_ADDRESS], _gateway(args))
@@ -270,14 +286,44 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
             yield session
 
 
+@contextlib.contextmanager
+def _open_configured(args: argparse.Namespace, alone_is_useful: bool) -> Iterator[Session]:
+    """The stack that the file of --config describes."""
+    name, kind = _wanted_device(args)
+    otherwise: dict[str, Any] = {"name": name, "kind": kind, "addresses": [DEFAULT_ADDRESS]}
+    if (host := _host_addresses(args, name)) is not None:
+        otherwise["host_addresses"] = host
+    if (via := _gateway(args)) is not None:
+        otherwise["gateway"] = [via]
+    config = configured.read(args, otherwise)
+    configured.take_over(args, config)
+    needs_device = any(one.get("kind") != "pipe" for one in config.list("interface"))
+    place = enter_network(args, alone_is_useful) if needs_device or args.netns else ""
+    with ustack.Stack(memory=config.table("stack").get("memory")) as stack:
+        try:
+            applied = conf.apply(config, stack)
+        except conf.ConfigError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and needs_device and cause.errno in _REFUSALS:
+                raise CommandError(f"{error} ({explain_device(cause, *_wanted_device(args))})") from None
+            raise CommandError(str(error)) from None
+        for client in applied.waiting:
+            configured.lease(client)
+        first = config.list("interface")[0]
+        addresses = configured.addresses(stack)
+        defaults = [r.gateway for r in stack.routes() if r.destination in ("0.0.0.0/0", "::/0") and r.gateway]
+        device = first.get("device", first["name"])
+        session = Session(
+            stack, device, addresses, first.get("host_addresses", []), next(iter(defaults), None), place, config
+        )
+        with control.publish(stack, device=device, addresses=addresses):
+            yield session
+
+
 def _lease(stack: Any, name: str) -> tuple[list[str], str | None]:
     """(addresses, default gateway) from a DHCP server. Raises CommandError."""
     try:
-        lease = stack.dhcp(name).wait(_DHCP_PATIENCE)
-    except TimeoutError:
-        raise CommandError(
-            f"no DHCP server on {name} gave an address in {_DHCP_PATIENCE:.0f} s: is one running there?"
-        ) from None
+        lease = configured.lease(stack.dhcp(name))
     except ValueError as error:
         raise CommandError(str(error)) from None
     gateway = next((via for to, via in lease.routes if to == "0.0.0.0/0" and via != "0.0.0.0"), None)
