@@ -60,7 +60,7 @@ from ustack_ext.link.pipe import PipeEnd, pipe
 from ustack_ext.link.tap import Tap, Tun
 from ustack_ext.sockets.lend import Completion, View
 
-from . import sim
+from . import conf, sim
 from .aio import EventLoop, EventLoopPolicy
 from .dhcp import Dhcp
 from .dhcp_machine import Lease
@@ -148,6 +148,7 @@ __all__ = [
     "Tun",
     "View",
     "__version__",
+    "conf",
     "gaierror",
     "herror",
     "pipe",

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from tap_harness.packetdrill.__main__ import main as packetdrill
+from ustack import conf
 from ustack.cli.app import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,13 @@ def test_commands_parse(page: Path) -> None:
             except SystemExit as end:
                 code = end.code
             assert not code, f"{name(page)}: {line}\n{said.getvalue()}"
+
+
+@pytest.mark.parametrize("page", pages_with("toml"), ids=name)
+def test_configurations_are_good(page: Path) -> None:
+    for piece in pieces(page):
+        if piece.kind == "toml":
+            conf.parse(piece.text, f"{name(page)} line {piece.line}")
 
 
 @pytest.mark.parametrize("page", pages_with("packetdrill"), ids=name)
