@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import resource
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -270,6 +272,40 @@ def test_no_descriptor_leaks(ns: Namespace) -> None:
         with ustack.Stack() as stack:
             stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"]), addresses=["10.9.0.2/24"])
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+# -- reading
+
+
+def reads_of(thread: int) -> int:
+    """read() calls that a thread of ours has made, those that found nothing among them."""
+    with open(f"/proc/self/task/{thread}/io", encoding="ascii") as counters:
+        return int(dict(line.split(": ") for line in counters.read().splitlines())["syscr"])
+
+
+def test_a_lone_frame_costs_a_read_and_seldom_another(
+    ns: Namespace, stack: ustack.Stack, request: pytest.FixtureRequest
+) -> None:
+    """Whether the next is there already is tried, and less and less often where it never is (driver/poller)."""
+    stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"]), addresses=["10.9.0.2/24"])
+    stack.start_service(("", 7), "echo")
+    thread = next(one.native_id for one in threading.enumerate() if one.name == "ustack")
+    assert thread is not None
+    rounds = 600
+    here, there = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    if here != there:  # on one core the next frame is always there: the client runs when the answer is written
+        os.sched_setaffinity(thread, [there])
+        request.addfinalizer(functools.partial(os.sched_setaffinity, 0, os.sched_getaffinity(0)))
+        os.sched_setaffinity(0, [here])
+    with ns.socket() as client:
+        client.connect(("10.9.0.2", 7))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        before = reads_of(thread)
+        for _ in range(rounds):
+            client.send(b"x")
+            client.recv(1)
+        reads = reads_of(thread) - before
+    assert rounds <= reads < 1.6 * rounds
 
 
 # -- rtnetlink

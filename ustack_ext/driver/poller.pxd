@@ -17,6 +17,11 @@ cdef struct Rx:                # what reading one link needs outside the lock
     int fd_at                  # its number in the waitset, or -1
     bint calls                 # the link calls home.wake for what no descriptor shows
     int ready                  # is worth a read
+    # A lone frame may have the next right behind it, where both ends of an exchange share a core: then a read at once
+    # saves the wait.
+    bint tried                 # the next read tries that
+    int shy                    # frames until it is tried again
+    int misses                 # ... after the last time it was in vain: 1, 3, 7, ... SHY_MOST
     receive_fn receive
     void *state
 
@@ -30,6 +35,7 @@ cdef struct Poller:
     int asleep                 # or about to be
     int look                   # somebody wants it to look again; cleared by its owner
     uint64_t last              # ns of the last round
+    bint keen                  # the last round ended with frames to come, or with reason to try
     unsigned int rounds        # times it took the lock again
     Buf scratch                # frames are read into it, and dropped, when there is no memory at all
 

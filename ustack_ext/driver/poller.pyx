@@ -22,6 +22,7 @@ from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
 
 cdef enum:
     QUICK = 3000               # ns between two rounds without a pause: frames come faster than they are asked for
+    SHY_MOST = 127             # frames between two reads that try in vain whether the next is there already
     BATCH_BYTES = 512 << 10    # of buffers in one batch: what is read should still be in the cache when it is copied
 
 
@@ -77,6 +78,9 @@ cdef void learn_links(Poller *p, Driver d) noexcept nogil:
         rx.want = 1
         rx.most = min(max(<int>(BATCH_BYTES // slot.need), 2), <int>LINK_BATCH)
         rx.ready = 1
+        rx.tried = False
+        rx.shy = 0
+        rx.misses = 0
         rx.fd_at = -1
         rx.calls = slot.ops.fd < 0 or slot.ops.calls
         n += 1
@@ -122,15 +126,29 @@ cdef void take_frames(Rx *rx, Driver d) noexcept nogil:
         rx.frames[j] = rx.frames[j + rx.got]
 
 
-cdef bint adapt(Rx *rx, bint quick) noexcept nogil:
-    """How many frames to ask for next time, and whether there may be more right now."""
+cdef inline void learn(Rx *rx) noexcept nogil:
+    """Whether trying was worth it."""
+    rx.tried = False
+    rx.misses = 0 if rx.got > 0 else min(2 * rx.misses + 1, <int>SHY_MOST)
+    rx.shy = rx.misses
+
+
+cdef inline bint tries(Rx *rx) noexcept nogil:
+    rx.tried = rx.shy == 0
+    if rx.shy > 0:
+        rx.shy -= 1
+    return rx.tried
+
+
+cdef bint adapt(Rx *rx, bint quick, bint only) noexcept nogil:
+    """How many frames to ask for next time, and whether there may be more right now. only: it is the only link."""
     if rx.got < rx.asked:                                     # the link said that this was all
         if rx.got == 1:
             rx.want = 1
         return False
     if rx.want == 1 and not rx.calls and not quick:
         # No stream yet: the wait will tell whether there is another frame, without a read that finds none.
-        return False
+        return only and tries(rx)
     if rx.asked == rx.want:
         rx.want = min(rx.want * 2, rx.most)
     return True
@@ -148,15 +166,18 @@ cdef bint poller_take_in(Poller *p, Driver d) noexcept nogil:
         slot = &d.slots[rx.slot]
         if slot.iface == NULL or slot.ops.state != rx.state:      # the link went meanwhile, and its frames with it
             continue
+        if rx.tried:
+            learn(rx)
         if rx.got > 0:
-            more |= adapt(rx, quick)
+            more |= adapt(rx, quick, p.n_rx == 1)
             take_frames(rx, d)
         elif rx.got < 0:
             d.mark_gone(rx.slot)
         rx.got = 0
     if p.generation != d.generation:
         learn_links(p, d)
-        return True
+        more = True
+    p.keen = more
     if more:                                                  # nobody polls meanwhile: quiet links are looked at, too
         for i in range(p.n_rx):
             p.rx[i].ready = 1

@@ -240,7 +240,7 @@ cdef class ThreadDriver(Driver):
     cdef int lead(self, Waiter *w, uint64_t deadline) noexcept nogil:
         """Poll in the place of the thread, as wait_once. The lock is held at the beginning and not at the end."""
         cdef int rounds = 0, got = 1
-        cdef bint more = False, heard = True
+        cdef bint more = self.turn.keen, heard = True
         self.leader = w
         atomic_set(&self.turn.look, 0)
         poller_look(&self.turn, False)

@@ -69,6 +69,9 @@ cdef extern from "<linux/virtio_net.h>" nogil:
     int VIRTIO_NET_HDR_GSO_UDP_L4
     int VIRTIO_NET_HDR_GSO_ECN
 
+cdef enum:
+    SMALL = 320                    # bytes of a frame that is put together before it is written
+
 SUPERFRAME = 65535                 # bytes of IP the kernel may hand over at once
 TXQUEUELEN = 4096                  # frames the kernel keeps for us; its default of 500 or 1000 is a burst of one window
 
@@ -85,8 +88,17 @@ cdef struct Head:                  # what is written before the payload, in one 
 
 cdef int tap_transmit(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
     cdef State *s = <State *>link
-    cdef IoVec layout
-    USTACK_CHECK_IOVEC(&layout)
+    cdef uint8_t small[SMALL]
+    cdef IoVec whole
+    USTACK_CHECK_IOVEC(&whole)
+    if niov == 2 and iov[0].len + iov[1].len <= sizeof(small):
+        # One piece is less for the kernel to look up than two, and so small a copy.
+        memcpy(small, iov[0].base, iov[0].len)
+        memcpy(small + iov[0].len, iov[1].base, iov[1].len)
+        whole.base = small
+        whole.len = iov[0].len + iov[1].len
+        iov = &whole
+        niov = 1
     while frame_write(s.fd, iov, niov) < 0:
         # EAGAIN: the device's queue is full; EIO: the kernel's side is down; ENOBUFS, EBADFD: no memory, no device.
         if c_errno != EINTR:
