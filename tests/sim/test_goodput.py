@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
-from bench.goodput import Cell, grid, measure, tables
+from bench.goodput import PAYLOAD, Cell, grid, measure, pour, tables
 from ustack import sim
 
 MSS = 1448
@@ -116,3 +117,38 @@ def test_six_megabytes_of_window_are_filled_from_the_first_seconds() -> None:
                 got += len(server.recv(1 << 20))
             seconds = (net.now - start) / 1e9
             assert got / seconds >= 0.9 * window / 0.1
+
+
+def beginning(queue: float, seconds: float) -> tuple[int, dict[str, Any]]:
+    """100 Mbit/s over 100 ms: what arrives in the first seconds, and what the sender says of itself then."""
+    cell = Cell(0.1, 100e6, 0, False, 0, queue)
+    with sim.Network(seed=5) as net:
+        receiver, sender = net.stack("receiver"), net.stack("sender")
+        wire = net.wire(receiver, sender, addresses=("10.0.0.1/24", "10.0.0.2/24"), rate=cell.rate, delay=cell.rtt / 2)
+        wire.b_to_a.queue_bytes = int(cell.queue * cell.rate * cell.rtt / 8)
+        with receiver.create_server(("", 80)) as listener:
+            client = sender.create_connection(("10.0.0.1", 80))
+            server, _ = listener.accept()
+        with client, server:
+            net.spawn(pour, client)
+            end, got = net.now + int(seconds * 1e9), 0
+            while net.now < end:
+                got += len(server.recv(1 << 20))
+            (flow,) = (c for c in sender.connections() if c.state == "ESTABLISHED")
+            return got, flow.details
+
+
+@pytest.mark.rfc("9293", "SHLD-14")
+def test_the_receiver_does_not_hold_up_slow_start() -> None:
+    """The window doubles as fast as the sender's does, which is ten segments, twenty, forty ... a round trip."""
+    got, flow = beginning(queue=4, seconds=1.0)
+    assert flow["rwnd_limited"] <= 100_000  # us
+    assert got >= 0.3 * 100e6 / 8 * PAYLOAD
+
+
+def test_buffers_hold_what_is_sent_while_slow_start_is_repaired() -> None:
+    """A queue of a quarter of the path overflows: the losses are repaired, and new data goes out meanwhile."""
+    got, flow = beginning(queue=0.25, seconds=3.0)
+    assert flow["sndbuf_limited"] == 0
+    assert flow["total_retrans"] > 0
+    assert got >= 0.6 * 3 * 100e6 / 8 * PAYLOAD

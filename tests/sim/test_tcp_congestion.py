@@ -385,6 +385,8 @@ def test_flows_of_one_algorithm_share_evenly(net: sim.Network, algorithm: str, f
     for number in range(flows):
         path.flow(PORT + number)
     seconds = 20 if flows > 4 else 40
+    if algorithm == "bbr":
+        seconds = 60  # shares meet when PROBE_RTT has emptied the queue a few times, once in ten seconds
     net.run(seconds)
     assert share(list(path.received.values())) >= 0.95
     assert sum(path.received.values()) * 8 / seconds > 0.9 * 2e7

@@ -41,6 +41,8 @@ cdef enum:
     SHUT_WR = 1
     MEMORY_RETRY_NS = 50000000
     TW_ISS_GAP = 65537             # beyond any window the old connection could have had open
+    LEAST_US = 1000                # a round trip, for right-sizing
+    AHEAD = 8                      # times what is taken in one
 
 
 # ---- OPEN ----
@@ -293,17 +295,31 @@ cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
         consumed(t, c, n)
 
 
+cdef uint64_t window_wanted(const Tcb *c, uint64_t taken) noexcept nogil:
+    """By an application that takes so many bytes in a round trip.
+
+    Twice as much, for a sender in slow start doubles that in the next. But the application takes nothing while a loss
+    is repaired, and the window must not end before that is. So where a quarter of it is taken it becomes eight times
+    that, as much as Linux gives to a sender that doubles. A round trip below the least fits into it more than once.
+    """
+    if c.srtt < LEAST_US:
+        return 2 * taken
+    return AHEAD * taken if AHEAD // 2 * taken > c.rcv_ssthresh else 0
+
+
 cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
-    """Dynamic right-sizing: the window follows twice what the application takes in a round trip, to tcp_rmem[2]."""
-    cdef uint32_t rtt = max(c.srtt, <uint32_t>1000), now = <uint32_t>(t.core.now // 1000)
+    """Dynamic right-sizing: the window follows what the application takes in a round trip, to tcp_rmem[2]."""
+    cdef uint32_t rtt = max(c.srtt, <uint32_t>LEAST_US), now = <uint32_t>(t.core.now // 1000)
     cdef uint32_t since = now - c.tally.rcvq_epoch
+    cdef uint64_t want
     if c.tally == &t.no_tally:
         return
     c.tally.rcvq_copied += n
     if since < rtt:
         return
-    if t.knobs.moderate_rcvbuf and 2 * <uint64_t>c.tally.rcvq_copied > c.rcv_ssthresh and since < 2 * rtt:
-        c.rcv_ssthresh = <uint32_t>min(2 * <uint64_t>c.tally.rcvq_copied, <uint64_t>t.knobs.rmem_max)
+    want = window_wanted(c, c.tally.rcvq_copied)
+    if t.knobs.moderate_rcvbuf and want > c.rcv_ssthresh and since < 2 * rtt:
+        c.rcv_ssthresh = <uint32_t>min(want, <uint64_t>t.knobs.rmem_max)
     c.tally.rcvq_copied = 0
     c.tally.rcvq_epoch = now
 

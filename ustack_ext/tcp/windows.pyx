@@ -5,7 +5,7 @@ from ustack_ext.base.buf cimport pool_above
 from ustack_ext.base.core cimport count
 from ustack_ext.net.mib cimport TCPFromZeroWindowAdv, TCPToZeroWindowAdv
 from ustack_ext.tcp.seq cimport seq_gt
-from ustack_ext.tcp.tcb cimport TCP_MAX_WSCALE, Tcb, Tcp, tcb_unread
+from ustack_ext.tcp.tcb cimport CA_CWR, TCP_MAX_WSCALE, Tcb, Tcp, tcb_unread
 
 cdef enum:
     WINDOW_MAX = 0xFFFF
@@ -22,13 +22,21 @@ cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
-    """The send queue may hold two windows, as Linux has it, unless SO_SNDBUF fixed it; but no more than a cache does
-    where that fills the path at any speed of ours: what is sent is read back from the queue."""
+    """The send queue may hold three windows, unless SO_SNDBUF fixed it.
+
+    One in flight, what is sent while the loss of its first segment is repaired, what is to go next. It is not lowered
+    while something is repaired, for it still holds what the window was before. But it is no more than a cache has where
+    that fills the path at any speed of ours: what is sent is read back from the queue.
+    """
+    cdef uint32_t windows
     if c.conf.sndbuf:
         c.sndbuf = max(c.conf.sndbuf, t.knobs.wmem_min)
-    else:
-        c.sndbuf = min(max(4 * t.knobs.wmem_default, 2 * c.cwnd), t.knobs.wmem_max,
-                       max(<uint32_t>WARM_QUEUE, min(c.srtt, <uint32_t>SRTT_MOST) * FAST))
+        return
+    windows = 3 * c.cwnd                                     # it fits: CWND_MAX
+    if c.ca_state >= CA_CWR:
+        windows = max(windows, c.sndbuf)
+    c.sndbuf = min(max(4 * t.knobs.wmem_default, windows), t.knobs.wmem_max,
+                   max(<uint32_t>WARM_QUEUE, min(c.srtt, <uint32_t>SRTT_MOST) * FAST))
 
 
 cdef uint8_t wscale_for(Tcp *t, uint32_t rcvbuf) noexcept nogil:
