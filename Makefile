@@ -36,6 +36,10 @@ lint: $(VENV)/.test  ## ruff, mypy (Python and stubs), cython-lint
 docs: build $(VENV)/.test  ## make the site of docs/ in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
+.PHONY: portable
+portable: build $(VENV)/.test  ## build as where there is no Linux, in a copy of the tree, and run what works everywhere
+	tools/portable $(PY) $(ARGS)
+
 .PHONY: sanitize
 sanitize: build $(VENV)/.test  ## unit, sim and hostile tests under ASan and UBSan, in a copy of the tree
 	tools/sanitize $(PY) $(ARGS)

@@ -5,7 +5,7 @@ build mode, and what of an earlier build can be kept. The generated C goes to bu
 
 Environment:
     USTACK_BUILD   release (default) | debug (live-object counters) | sanitize (ASan + UBSan, and the counters) |
-                   profile (frame pointers and symbols for perf)
+                   profile (frame pointers and symbols for perf) | portable (as where there is no Linux: tools/portable)
     USTACK_JOBS    parallel compilations (default: the number of cores)
     USTACK_WERROR  1: C compiler warnings are errors (what CI does)
     USTACK_ONLY    comma-separated sub-packages of ustack_ext to build, a short cut while developing. Modules that
@@ -41,6 +41,7 @@ MODES: dict[str, tuple[list[str], list[str], str]] = {
     "debug": (["-O1", "-g", "-fno-strict-aliasing"], [], "1"),
     "sanitize": (["-O1", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
                   "-fno-sanitize-recover=undefined"], ["-fsanitize=address,undefined"], "1"),
+    "portable": (["-O0", "-fno-strict-aliasing", "-U__linux__", "-U__linux", "-Ulinux"], [], "0"),
     "profile": (["-O2", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer"], [], "0"),
 }
 
@@ -70,12 +71,13 @@ def find_extensions() -> list[Extension]:
     compile_args, link_args, debug = MODES[MODE]
     if os.environ.get("USTACK_WERROR") == "1":
         compile_args = [*compile_args, "-Werror"]
+    has_linux = sys.platform.startswith("linux") and MODE != "portable"
     only = {name for name in os.environ.get("USTACK_ONLY", "").split(",") if name}
     found = []
     for source in sorted(Path("ustack_ext").rglob("*.pyx")):
         if only and source.parts[1] not in only:
             continue
-        if not sys.platform.startswith("linux") and is_linux_only(source):
+        if not has_linux and is_linux_only(source):
             continue
         found.append(Extension(
             ".".join(source.with_suffix("").parts),

@@ -56,7 +56,7 @@ __all__ = [*_OWN, *_MODULES, *_STANDARD, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name in _OWN:
-        value = getattr(importlib.import_module(_OWN[name]), name)
+        value = getattr(_imported(_OWN[name], name), name)
     elif name in _MODULES:
         value = importlib.import_module(f"ustack.{name}")
     elif name in _STANDARD or name.startswith(_STANDARD_PREFIXES):
@@ -65,6 +65,18 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ustack' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "ustack_ext.link.tap":
+            raise
+        raise ImportError(
+            f"ustack.{name}: TAP and TUN devices are Linux's, and this build has none; ustack.Callback and "
+            "ustack.pipe() work everywhere (in a checkout on Linux: make build)"
+        ) from error
 
 
 def _from_standard_library(name: str) -> Any:
