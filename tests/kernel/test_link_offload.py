@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,11 +13,15 @@ import threading
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 import ustack
 from tap_harness.kernel_peer import receive_all, result, start_client, start_server
 from tap_harness.netns import Namespace
 from tap_harness.payload import blocks, digest
+from tap_harness.process import wait_for
 from tap_harness.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, KernelTap, open_device
 from ustack_ext.link import tundev
 
@@ -26,6 +31,15 @@ TUNSETVNETHDRSZ = 0x400454D8
 IFF_MULTI_QUEUE = 0x0100
 UDP_SEGMENT = 103
 MIB = 1 << 20
+FAMILIES = [
+    pytest.param("10.9.0.1/24", "10.9.0.2/24", id="IPv4"),
+    pytest.param("fd09::1/64", "fd09::2/64", id="IPv6"),
+]
+
+
+def tentative(stack: ustack.Stack) -> bool:
+    """Whether an address is not usable yet (RFC 4862 §5.4)."""
+    return any(address.state == "tentative" for one in stack.interfaces() for address in one.addresses)
 
 
 def tap(ns: Namespace, *args: Any, **options: Any) -> ustack.Tap:
@@ -41,12 +55,14 @@ def kernel_cuts_nothing(ns: Namespace, name: str) -> bool:
     return bool(value[1])
 
 
-def exchange(ns: Namespace, link: Any) -> tuple[int, int]:
+def exchange(ns: Namespace, link: Any, ours: str = "10.9.0.2/24") -> tuple[int, int]:
     """1 MiB up and 1 MiB down over `link`, checked; (frames received, frames sent) by the stack."""
     with ustack.Stack() as stack:
-        stack.attach(link, addresses=["10.9.0.2/24"])
-        listener = stack.create_server(("", 80))
-        child = start_client(ns, "send", "10.9.0.2", 80, "--bytes", str(MIB), "--seed", "3")
+        stack.attach(link, addresses=[ours])
+        host = ours.split("/")[0]
+        listener = stack.create_server((host, 80), family=ustack.AF_INET6 if ":" in host else ustack.AF_INET)
+        wait_for(lambda: not tentative(stack), "the stack's addresses", 10)
+        child = start_client(ns, "send", host, 80, "--bytes", str(MIB), "--seed", "3")
         connection, _ = listener.accept()
         connection.settimeout(30)
         assert receive_all(connection) == {"bytes": MIB, "sha256": digest(3, MIB)}
@@ -61,21 +77,23 @@ def exchange(ns: Namespace, link: Any) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", ["Tap", "Tun"])
-def test_on_by_default(ns: Namespace, kind: str) -> None:
+@pytest.mark.parametrize(("theirs", "ours"), FAMILIES)
+def test_on_by_default(ns: Namespace, kind: str, theirs: str, ours: str) -> None:
     with ns.entered():
-        link = getattr(ustack, kind)("ust0", host_addresses=["10.9.0.1/24"])
-    assert link.offloads[:2] == ("csum", "tso4")
-    received, sent = exchange(ns, link)
+        link = getattr(ustack, kind)("ust0", host_addresses=[theirs])
+    assert link.offloads[:3] == ("csum", "tso4", "tso6")
+    received, sent = exchange(ns, link, ours)
     assert max(received, sent) < MIB // 1460, "fewer frames than segments"
 
 
 @pytest.mark.parametrize("kind", ["Tap", "Tun"])
-def test_switched_off(ns: Namespace, kind: str) -> None:
+@pytest.mark.parametrize(("theirs", "ours"), FAMILIES)
+def test_switched_off(ns: Namespace, kind: str, theirs: str, ours: str) -> None:
     with ns.entered():
-        link = getattr(ustack, kind)("ust0", host_addresses=["10.9.0.1/24"], offload=False)
+        link = getattr(ustack, kind)("ust0", host_addresses=[theirs], offload=False)
     assert (link.offloads, link.refused) == ((), ())
     assert " vnet_hdr off" in ns.sh("ip -d link show ust0")
-    received, sent = exchange(ns, link)
+    received, sent = exchange(ns, link, ours)
     assert min(received, sent) >= MIB // 1460
 
 
@@ -116,17 +134,26 @@ def granting(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     monkeypatch.setattr(tundev, "set_offload", set_offload)
 
 
-@pytest.mark.parametrize(("bits", "offloads"), [(0x0B, ("csum", "tso4", "tso_ecn")), (0x03, ("csum", "tso4")),
-                                                (0x01, ("csum",)), (0x00, ())])
+OLDER = [
+    (0x0F, ("csum", "tso4", "tso6", "tso_ecn")),
+    (0x07, ("csum", "tso4", "tso6")),
+    (0x03, ("csum", "tso4")),
+    (0x01, ("csum",)),
+    (0x00, ()),
+]
+
+
+@pytest.mark.parametrize(("bits", "offloads"), OLDER)
+@pytest.mark.parametrize(("theirs", "ours"), FAMILIES)
 def test_older_kernels(
-    ns: Namespace, monkeypatch: pytest.MonkeyPatch, bits: int, offloads: tuple[str, ...]
+    ns: Namespace, monkeypatch: pytest.MonkeyPatch, bits: int, offloads: tuple[str, ...], theirs: str, ours: str
 ) -> None:
     granting(monkeypatch, bits)
-    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24"])
+    link = tap(ns, "ust0", host_addresses=[theirs])
     assert link.offloads == offloads
-    assert len(link.refused) == 4 - len(offloads)
+    assert len(link.refused) == 5 - len(offloads)
     assert all("Invalid argument" in sentence for sentence in link.refused)
-    exchange(ns, link)
+    exchange(ns, link, ours)
 
 
 def test_insisting(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,3 +308,47 @@ def test_superframes_are_forwarded(ns: Namespace) -> None:
         _, port = start_server(far, "sink", "10.7.0.2")
         stack.attach(link, addresses=["10.9.0.2/24"], gateway="10.9.0.1")
         assert upload(stack, ("10.7.0.2", port), 16 * MIB) == digest(5, 16 * MIB)
+
+
+# -- headers that lie
+
+NETWORKS = [IP(src="10.9.0.1", dst="10.9.0.2"), IPv6(src="fd09::1", dst="fd09::2")]
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
+NEEDS_CSUM, DATA_VALID = 1, 2
+GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 4, 5, 0x80
+
+
+def lies(frame: bytes, l4: int) -> list[bytes]:
+    """Virtio headers that say something else than the frame does, or more than is there."""
+    return [
+        struct.pack("<BBHHHH", flags, kind, length, size, start, offset)
+        for flags in (0, NEEDS_CSUM, DATA_VALID, NEEDS_CSUM | DATA_VALID)
+        for kind in (GSO_TCPV6, GSO_TCPV6 | GSO_ECN, GSO_TCPV4, GSO_UDP_L4, 3)
+        for length in (0, l4, l4 + 20, len(frame), 0xFFFF)
+        for size in (0, 1, 1440, len(frame), 0xFFFF)
+        for start, offset in ((0, 0), (l4, 16), (l4, 6), (len(frame), 16), (0xFFFF, 0xFFFF))
+    ]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
+def test_headers_that_lie(ns: Namespace, network: Any) -> None:
+    """What of it the kernel lets through does no harm: who speaks properly is served before and after."""
+    link = tap(ns, "ust0", host_addresses=["10.9.0.1/24", "fd09::1/64"])
+    with ustack.Stack() as stack:
+        stack.attach(link, addresses=["10.9.0.2/24", "fd09::2/64"])
+        stack.create_server(("", 80))
+        wait_for(lambda: not tentative(stack), "the stack's addresses", 10)
+        with ns.entered():
+            wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with wire:
+            wire.bind(("ust0", 0))
+            wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            sent = 0
+            for transport in (TCP(dport=80, sport=4000, flags="A"), TCP(dport=80, sport=4001, flags="S"), UDP(dport=9)):
+                frame = bytes(Ether(dst=link.mac, src="02:00:00:00:00:09") / network / transport / bytes(3000))
+                for header in lies(frame, 14 + len(network)):
+                    with contextlib.suppress(OSError):
+                        sent += wire.send(header + frame) > 0
+            assert sent > 100
+        wait_for(lambda: stack.interfaces()[1].rx_packets >= sent // 2, "the frames", 20)
+        ns.sh("ping -c 1 -W 5 10.9.0.2 && ping -6 -c 1 -W 5 fd09::2")

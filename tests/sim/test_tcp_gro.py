@@ -1,7 +1,8 @@
 """Segments that arrive together are joined before TCP sees them (engine/gro): when, when not, and nothing else changes.
 
-The stack's link is a Callback: receive_many() is one batch. A peer that puts an IP option (no-operations, RFC 791) into
-its packets says the same to TCP, but is never joined: with it the stack runs as it would without.
+The stack's link is a Callback: receive_many() is one batch. A peer that puts an IP option (no-operations, RFC 791; over
+IPv6 a header of padding, RFC 8200 §4.6) into its packets says the same to TCP, but is never joined: with it the stack
+runs as it would without.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 import ustack
 
-OURS, THEIRS = bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])
+OURS = {4: bytes([10, 0, 0, 2]), 6: b"\xfd" + bytes(14) + b"\2"}
+THEIRS = {family: address[:-1] + b"\1" for family, address in OURS.items()}
+DSTOPTS, TCP = 60, 6
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << i for i in range(8))
 ISS = 0xFFFFF000  # the sequence numbers wrap within a transfer
 NEXT = ISS + 1
@@ -35,20 +38,24 @@ def checksum(data: bytes) -> int:
 class Peer:
     """A scripted host at the other end of a stack's link."""
 
-    def __init__(self, *, joinable: bool = True, mtu: int = 1500, **options: Any) -> None:
+    def __init__(self, *, joinable: bool = True, mtu: int = 1520, family: int = 4, **options: Any) -> None:
+        self.family = family
         self.stack = ustack.Stack(driver="manual", seed=bytes(32), **options)
         self.came: list[bytes] = []
         self.link = ustack.Callback(self.came.append, medium="ip", mtu=mtu)
-        self.stack.attach(self.link, addresses=["10.0.0.2/24"])
-        self.ip_options = b"" if joinable else b"\1\1\1\1"
+        self.stack.attach(self.link, addresses=["10.0.0.2/24", "fd00::2/64"])
+        self.ip_options = b"" if joinable else b"\1\1\1\1" if family == 4 else bytes([TCP, 0, 1, 4, 0, 0, 0, 0])
         self.now = MS
         self.stack.poll(self.now)
-        self.listener = self.stack.create_server(("", 80), backlog=64)
+        self.listener = self.stack.create_server(
+            ("", 80), backlog=64, family=ustack.AF_INET if family == 4 else ustack.AF_INET6
+        )
         self.listener.setblocking(False)
         self.iss: dict[int, int] = {}
 
     def packet(self, seq: int, data: bytes = b"", **fields: Any) -> bytes:
-        """A TCP segment off the wire. Fields: flags, ack, wnd, tsval, options, ttl, tos, df, port, broken."""
+        """A TCP segment off the wire. Fields: flags, ack, wnd, tsval, options, ttl, tos, df (IPv6: False is
+        another flow label), port, broken."""
         got = fields.get
         port = got("port", 4000)
         flags = got("flags", ACK)
@@ -61,18 +68,24 @@ class Peer:
             got("wnd", 1000), 0, 0,
         )  # fmt: skip
         tcp = head + options + data
-        value = checksum(THEIRS + OURS + struct.pack(">HH", 6, len(tcp)) + tcp) ^ got("broken", 0)
+        theirs, ours = THEIRS[self.family], OURS[self.family]
+        value = checksum(theirs + ours + struct.pack(">HH", TCP, len(tcp)) + tcp) ^ got("broken", 0)
         tcp = tcp[:16] + struct.pack(">H", value) + tcp[18:]
+        if self.family == 6:
+            first = 6 << 28 | got("tos", 0) << 20 | (0x12345 if got("df", True) else 0x12346)
+            upper = self.ip_options + tcp
+            proto = DSTOPTS if self.ip_options else TCP
+            return struct.pack(">IHBB", first, len(upper), proto, got("ttl", 64)) + theirs + ours + upper
         ip = struct.pack(
             ">BBHHHBBH", 0x45 + len(self.ip_options) // 4, got("tos", 0), 20 + len(self.ip_options) + len(tcp), 0,
             0x4000 if got("df", True) else 0, got("ttl", 64), 6, 0,
         )  # fmt: skip
-        ip += THEIRS + OURS + self.ip_options
+        ip += theirs + ours + self.ip_options
         return ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:] + tcp
 
     def connect(self, port: int = 4000) -> ustack.Socket:
         self.link.receive(self.packet(ISS, flags=SYN, options=SYN_OPTIONS, port=port))
-        self.iss[port] = struct.unpack(">I", self.came[-1][24:28])[0]
+        self.iss[port] = struct.unpack(">I", self.sent()[-1][4:8])[0]
         self.link.receive(self.packet(NEXT, port=port))
         sock, _ = self.listener.accept()
         sock.setblocking(False)
@@ -85,11 +98,15 @@ class Peer:
             self.stack.poll(deadline)
         self.stack.poll(self.now)
 
-    def acks(self) -> list[int]:
-        """The acknowledgement numbers of what the stack sent, from the stream's beginning."""
-        found = [struct.unpack(">I", packet[28:32])[0] - NEXT & 0xFFFFFFFF for packet in self.came]
+    def sent(self) -> list[bytes]:
+        """The segments that the stack has sent."""
+        found = [packet[20 if self.family == 4 else 40 :] for packet in self.came if packet[0] >> 4 == self.family]
         self.came.clear()
         return found
+
+    def acks(self) -> list[int]:
+        """The acknowledgement numbers of what the stack sent, from the stream's beginning."""
+        return [struct.unpack(">I", segment[8:12])[0] - NEXT & 0xFFFFFFFF for segment in self.sent()]
 
     def close(self) -> None:
         self.listener.close()
@@ -113,9 +130,9 @@ def pattern(start: int, end: int) -> bytes:
     return bytes((i * 7 + (i >> 8)) & 0xFF for i in range(start, end))
 
 
-@pytest.fixture
-def peer() -> Any:
-    made = Peer()
+@pytest.fixture(params=[4, 6])
+def peer(request: pytest.FixtureRequest) -> Any:
+    made = Peer(family=request.param)
     yield made
     made.close()
 
@@ -135,7 +152,10 @@ def test_a_run_of_segments_is_taken_in_at_once(peer: Peer) -> None:
     assert peer.link.receive_many(segments(peer, *range(1448, 1448 * 11, 1448))) == 10
     after = peer.stack.counters()
     assert merged(peer) == 9
-    assert [after[name] - before[name] for name in ("TcpInSegs", "IpInReceives", "IpInDelivers")] == [10, 10, 10]
+    ip = "Ip" if peer.family == 4 else "Ip6"
+    assert [after[name] - before[name] for name in ("TcpInSegs", f"{ip}InReceives", f"{ip}InDelivers")] == [10, 10, 10]
+    # without timestamps a segment would be larger
+    assert after[f"{ip}InOctets"] - before[f"{ip}InOctets"] == 10 * len(segments(peer, 1448)[0])
     assert peer.acks() == [14480]
     assert read(sock) == pattern(0, 14480)
     assert next(one for one in peer.stack.interfaces() if one.name != "lo").rx_packets == 12
@@ -196,6 +216,8 @@ def test_only_what_differs_in_nothing_is_joined(peer: Peer, fields: dict[str, An
 
 def damaged(packet: bytes, at: int, value: int, *, right: bool = True) -> bytes:
     """The packet with another byte in its IP header; right: and the checksum that belongs to it."""
+    if packet[0] >> 4 == 6:
+        return packet[:at] + bytes([value]) + packet[at + 1 :]
     header = bytearray(packet[:20])
     header[at] = value
     if right:
@@ -205,19 +227,26 @@ def damaged(packet: bytes, at: int, value: int, *, right: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "right", "reason"),
+    ("family", "at", "value", "right", "reason"),
     [
-        (11, 0xA5, False, "DropIpChecksum"),
-        (0, 0x75, True, "DropIpVersion"),
-        (0, 0x44, True, "DropIpHeader"),
-        (2, 0x7F, True, "DropIpTruncated"),
-        (9, 99, True, "DropIpUnknownProtocol"),
-        (12, 224, True, "DropIpMartianSource"),
-        (19, 99, True, "DropIpNotOurs"),
+        (4, 11, 0xA5, False, "DropIpChecksum"),
+        (4, 0, 0x75, True, "DropIpVersion"),
+        (4, 0, 0x44, True, "DropIpHeader"),
+        (4, 2, 0x7F, True, "DropIpTruncated"),
+        (4, 9, 99, True, "DropIpUnknownProtocol"),
+        (4, 12, 224, True, "DropIpMartianSource"),
+        (4, 19, 99, True, "DropIpNotOurs"),
+        (6, 0, 0x75, True, "DropIpVersion"),
+        (6, 4, 0x7F, True, "DropIpTruncated"),
+        (6, 6, 99, True, "DropIpUnknownProtocol"),
+        (6, 6, 59, True, "DropIp6NoNextHeader"),
+        (6, 8, 0xFF, True, "DropIp6Martian"),
+        (6, 39, 99, True, "DropIpNotOurs"),
     ],
     ids=str,
 )
-def test_a_bad_ip_header_within_a_run_is_seen(peer: Peer, at: int, value: int, right: bool, reason: str) -> None:
+def test_a_bad_ip_header_within_a_run_is_seen(family: int, at: int, value: int, right: bool, reason: str) -> None:
+    peer = Peer(family=family)
     sock = peer.connect()
     batch = segments(peer, 100, 200, 300)
     batch[2] = damaged(batch[2], at, value, right=right)
@@ -226,17 +255,35 @@ def test_a_bad_ip_header_within_a_run_is_seen(peer: Peer, at: int, value: int, r
     assert merged(peer) == 1
     assert read(sock) == pattern(0, 200)
     sock.close()
+    peer.close()
 
 
 def test_a_fragment_within_a_run_is_none_of_it(peer: Peer) -> None:
     sock = peer.connect()
-    batch = segments(peer, 100, 200, 300)
-    batch[2] = damaged(batch[2], 6, 0x20)  # more fragments follow
+    batch = segments(peer, 100, 200, 304 - 32)
+    if peer.family == 4:
+        batch[2] = damaged(batch[2], 6, 0x20)  # more fragments follow
+    else:
+        packet = batch[2] + bytes(-len(batch[2]) % 8)
+        head = packet[:4] + struct.pack(">HBB", len(packet) - 40 + 8, 44, 64) + packet[8:40]
+        batch[2] = head + bytes([TCP, 0, 0, 1, 0, 0, 0, 9]) + packet[40:]
     peer.link.receive_many(batch)
-    assert peer.stack.counters()["IpReasmReqds"] == 1
+    assert peer.stack.counters()["IpReasmReqds" if peer.family == 4 else "Ip6ReasmReqds"] == 1
     assert read(sock) == pattern(0, 200)
     sock.close()
     peer.wait(60_000)
+
+
+def test_what_stands_before_tcp_keeps_a_segment_out_of_a_run(peer: Peer) -> None:
+    """An option, or over IPv6 another header: between segments that have none it is taken, and not joined."""
+    sock = peer.connect()
+    batch = segments(peer, 100, 200, 300, 400)
+    peer.ip_options = b"\1\1\1\1" if peer.family == 4 else bytes([TCP, 0, 1, 4, 0, 0, 0, 0])
+    batch[1] = segments(peer, 200, start=100)[0]
+    peer.link.receive_many(batch)
+    assert merged(peer) == 1  # the third and the fourth
+    assert read(sock) == pattern(0, 400)
+    sock.close()
 
 
 def test_padding_is_no_payload(peer: Peer) -> None:
@@ -321,8 +368,9 @@ def test_flows_do_not_mix_and_the_oldest_of_too_many_goes(peer: Peer) -> None:
         sock.close()
 
 
-def test_a_packet_has_64_kilobytes_at_most() -> None:
-    peer = Peer(mtu=9000)
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_packet_has_64_kilobytes_at_most(family: int) -> None:
+    peer = Peer(mtu=9000, family=family)
     peer.listener.setsockopt(1, 8, 1 << 20)
     sock = peer.connect()
     peer.link.receive(segments(peer, 8900)[0])  # its ACK opens the window
@@ -362,7 +410,7 @@ def test_where_nobody_listens_each_segment_is_reset(peer: Peer) -> None:
     peer.listener.close()
     peer.link.receive_many(segments(peer, 100, 200, 300, port=5000))
     assert merged(peer) == 2
-    assert [packet[33] for packet in peer.came] == [RST] * 3
+    assert [segment[13] for segment in peer.sent()] == [RST] * 3
     assert peer.stack.counters()["DropTcpNoSocket"] == 3
 
 
@@ -398,6 +446,7 @@ step = st.tuples(
 COUNTED = (
     "TcpInSegs",
     "IpInReceives",
+    "Ip6InReceives",
     "TCPOFOQueue",
     "TcpInCsumErrors",
     "TCPDSACKOldSent",
@@ -427,7 +476,7 @@ def play(peer: Peer, steps: list[tuple[int, int, dict[str, Any], bool]]) -> tupl
     peer.came.clear()
     peer.link.receive(peer.packet(NEXT - 1, tsval=200))  # a keep-alive: answered with all there is to say
     counters = peer.stack.counters()
-    end: list[Any] = [problem, [packet[20:] for packet in peer.came], {name: counters[name] for name in COUNTED}]
+    end: list[Any] = [problem, peer.sent(), {name: counters[name] for name in COUNTED}]
     end += [[(one.state, one.recv_q) for one in peer.stack.connections()], len(peer.stack.interfaces())]
     joined = merged(peer)
     sock.close()
@@ -435,11 +484,11 @@ def play(peer: Peer, steps: list[tuple[int, int, dict[str, Any], bool]]) -> tupl
     return joined, found, end
 
 
-@given(st.lists(step, min_size=10, max_size=60))
+@given(st.sampled_from([4, 6]), st.lists(step, min_size=10, max_size=60))
 @settings(max_examples=200)
-def test_nothing_but_the_cost_changes(steps: Any) -> None:
-    joined, *seen = play(Peer(mtu=1600), steps)
-    none, *expected = play(Peer(mtu=1600, joinable=False), steps)
+def test_nothing_but_the_cost_changes(family: int, steps: Any) -> None:
+    joined, *seen = play(Peer(mtu=1600, family=family), steps)
+    none, *expected = play(Peer(mtu=1600, joinable=False, family=family), steps)
     assert seen == expected
     assert none == 0
     event(f"joined: {min(joined, 8)}")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 import ustack
 from ustack import sim
 
-MSS = 1448
-FULL = 14 + 20 + 32 + MSS
+FULL = 14 + 1500
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Line:
     server: ustack.Socket
     frames: list[bytes]
     lost: set[int]  # positions in frames that do not arrive
+    mss: int
 
     def watch(self) -> None:
         def note(frame: bytes, number: int) -> bytes | None:
@@ -46,21 +47,25 @@ class Line:
 
     def segments(self) -> list[tuple[int, int, str]]:
         """(offset in the stream, length, flags) of each frame with data."""
-        packets = [Ether(frame)[TCP] for frame in self.frames if len(frame) > 66]
+        packets = [found[TCP] for frame in self.frames if TCP in (found := Ether(frame)) and found[TCP].payload]
         first = packets[0].seq
         return [(p.seq - first & 0xFFFFFFFF, len(p.payload), str(p.flags)) for p in packets]
 
 
-@pytest.fixture
-def line() -> Iterator[Line]:
+@pytest.fixture(params=["10.0.0.1/24 10.0.0.2/24", "fd00::1/64 fd00::2/64"], ids=["IPv4", "IPv6"])
+def line(request: pytest.FixtureRequest) -> Iterator[Line]:
+    addresses = request.param.split()
+    host = addresses[0].split("/")[0]
+    six = ":" in host
     with sim.Network(seed=5) as net:
         a, b = net.stack("a"), net.stack("b")
-        wire = net.wire(a, b, addresses=("10.0.0.1/24", "10.0.0.2/24"), rate=10e9, delay=0.0001)
-        with a.create_server(("", 80)) as listener:
-            client = b.create_connection(("10.0.0.1", 80))
+        wire = net.wire(a, b, addresses=addresses, rate=10e9, delay=0.0001)
+        net.run(3)
+        with a.create_server((host, 80), family=ustack.AF_INET6 if six else ustack.AF_INET) as listener:
+            client = b.create_connection((host, 80))
             server, _ = listener.accept()
         with client, server:
-            made = Line(net, wire, b, client, server, [], set())
+            made = Line(net, wire, b, client, server, [], set(), 1428 if six else 1448)
             yield made
             vars(made).clear()  # the test's own reference to it lives on
 
@@ -70,8 +75,9 @@ def test_a_window_leaves_as_full_segments(line: Line) -> None:
     line.watch()
     line.transfer(bytes(range(256)) * 100)
     sent = line.segments()
-    assert sent[:10] == [(i * MSS, MSS, "A") for i in range(10)]
-    assert sent[-1] == (17 * MSS, 25600 - 17 * MSS, "PA")
+    mss = line.mss
+    assert sent[:10] == [(i * mss, mss, "A") for i in range(10)]
+    assert sent[-1] == (17 * mss, 25600 - 17 * mss, "PA")
     counters = line.stack.counters()
     assert counters["TcpRetransSegs"] == 0
     assert counters["TcpOutSegs"] == len(line.frames) + 2  # the SYN and the ACK of the SYN-ACK were not watched
@@ -91,9 +97,9 @@ def test_only_what_is_lost_of_a_superframe_is_sent_again(line: Line, lost: set[i
         if seq in seen:
             again.append(seq)
         seen.add(seq)
-        assert length <= MSS
+        assert length <= line.mss
     # a loss probe may repeat the last segment
-    assert {seq for seq in again if seq < 10 * MSS} >= {i * MSS for i in lost}
+    assert {seq for seq in again if seq < 10 * line.mss} >= {i * line.mss for i in lost}
     assert len(again) <= len(lost) + 1
     assert line.stack.counters()["TcpRetransSegs"] == len(again)
 
@@ -107,12 +113,13 @@ def test_a_round_trip_is_measured_by_an_acknowledgement_of_a_part(line: Line) ->
 
 
 def test_a_superframe_waits_for_the_neighbours_address(line: Line) -> None:
-    """It is in the ARP queue as one, and leaves cut."""
+    """It is in the neighbour's queue as one, and leaves cut."""
     interface = next(one.name for one in line.stack.interfaces() if one.name != "lo")
     line.watch()
-    line.stack.del_neighbor(interface, "10.0.0.1")
+    line.stack.del_neighbor(interface, line.client.getpeername()[0])
     line.transfer(bytes(range(256)) * 50)
-    assert line.frames[0][12:14] == b"\x08\x06"
+    first = Ether(line.frames[0])
+    assert first.type == 0x0806 or first[IPv6].payload.type == 135  # a request, or a solicitation
     assert [len(frame) for frame in line.frames[1:9]] == [FULL] * 8
     assert all(Ether(frame).dst != "00:00:00:00:00:00" for frame in line.frames)
     assert line.stack.counters()["TcpRetransSegs"] == 0

@@ -205,7 +205,7 @@ def test_superframes(mtu: int) -> None:
 def test_a_raw_end_sees_complete_checksums() -> None:
     """What a stack left to the link is filled in for who looks at it."""
     a, b = ustack.pipe(medium="ip", offload=True)
-    assert a.offloads == ("csum", "tso4")
+    assert a.offloads == ("csum", "tso4", "tso6")
     with ustack.Stack(driver="manual") as stack:
         stack.attach(a, ["10.0.0.1/24"])
         sock = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -20,9 +21,11 @@ TIMESTAMPS = [("NOP", None), ("NOP", None), ("Timestamp", (123456, 654321))]
 LONGEST = [*TIMESTAMPS, ("NOP", None), ("NOP", None), ("SAck", (1, 2, 3, 4, 5, 6))]
 
 
-def headers(flags: str = "PA") -> Packet:
+def headers(flags: str = "PA", *, six: bool = False) -> Packet:
     """Everything in front of the payload, on an Ethernet."""
-    ip = IP(src="10.9.0.2", dst="10.9.0.1", id=0, flags="DF", ttl=61, tos=0x28)
+    ip: Packet = IP(src="10.9.0.2", dst="10.9.0.1", id=0, flags="DF", ttl=61, tos=0x28)
+    if six:
+        ip = IPv6(src="fd09::2", dst="fd09::1", hlim=61, tc=0x28, fl=0x54321)
     tcp = TCP(sport=4000, dport=80, seq=0xFFFFFF00, ack=77, window=500, flags=flags, options=TIMESTAMPS)
     return Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / ip / tcp
 
@@ -43,7 +46,7 @@ def expected(packet: Packet, payload: bytes, size: int) -> list[bytes]:
         gone = ("" if at == 0 else "C") + ("" if at + size >= len(payload) else "FP")
         piece[TCP].seq = (packet[TCP].seq + at) & 0xFFFFFFFF
         piece[TCP].flags = "".join(flag for flag in str(packet[TCP].flags) if flag not in gone)
-        if not packet[IP].flags.DF:
+        if IP in packet and not packet[IP].flags.DF:
             piece[IP].id = (packet[IP].id + at // size) & 0xFFFF
         frames.append(bytes(piece / Raw(payload[at : at + size])))
     return frames
@@ -53,7 +56,7 @@ def cut(packet: Packet, payload: bytes, size: int, cuts: list[int] | None = None
     """transmit() of the superframe."""
     head = bytes(packet)
     start = head.index(bytes(packet[TCP])[:12])
-    offload = {"gso_size": size, "hdr_len": len(head), "csum_start": start, **more}
+    offload = {"gso_size": size, "hdr_len": len(head), "csum_start": start, "six": IPv6 in packet, **more}
     return transmit(spread(head, payload, cuts or []), **offload)
 
 
@@ -66,18 +69,20 @@ def cut(packet: Packet, payload: bytes, size: int, cuts: list[int] | None = None
     fragmentable=st.booleans(),
     ident=st.integers(0, 0xFFFF),
     ethernet=st.booleans(),
+    six=st.booleans(),
     seed=st.integers(0, 255),
 )
 @settings(max_examples=200)
 def test_every_frame_is_what_scapy_would_send(**drawn: Any) -> None:
-    data, size, cuts, flags, options, fragmentable, ident, ethernet, seed = drawn.values()
+    data, size, cuts, flags, options, fragmentable, ident, ethernet, six, seed = drawn.values()
     size = max(size, data // 64)
-    packet = headers("A" + "".join(sorted(flags)))
-    packet[IP].id = ident
-    packet[IP].flags = 0 if fragmentable else "DF"
+    packet = headers("A" + "".join(sorted(flags)), six=six)
+    if not six:
+        packet[IP].id = ident
+        packet[IP].flags = 0 if fragmentable else "DF"
     packet[TCP].options = options
     if not ethernet:
-        packet = packet[IP]
+        packet = packet[1]
     payload = bytes((i * 7 + seed) & 0xFF for i in range(data))
     status, frames, counters = cut(packet, payload, size, cuts, medium="ethernet" if ethernet else "ip")
     wanted = expected(packet, payload, size)
@@ -88,26 +93,30 @@ def test_every_frame_is_what_scapy_would_send(**drawn: Any) -> None:
     assert counters == {"tx_packets": len(wanted), "tx_bytes": sum(map(len, wanted)), "tx_dropped": 0}
 
 
-def test_the_checksum_is_left_to_a_link_that_does_it() -> None:
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+def test_the_checksum_is_left_to_a_link_that_does_it(six: bool) -> None:
     """The field holds the pseudo header's sum, as the link wants it, with the length of the piece."""
-    packet = headers()
+    packet = headers(six=six)
+    tcp, addresses = (54, 22) if six else (34, 26)
     status, frames, _ = cut(packet, bytes(range(250)) * 10, 1000, can_checksum=True)
     assert status == 0
     for (frame, flags, gso_size, _, start, offset), whole in zip(
         frames, expected(packet, bytes(range(250)) * 10, 1000), strict=True
     ):
-        assert (flags, gso_size, start, offset) == (CSUM_WANTED, 0, 34, 16)
-        assert (frame[:50], frame[52:]) == (whole[:50], whole[52:])
-        pseudo = whole[26:34] + b"\0\6" + (len(whole) - 34).to_bytes(2, "big")
-        total = sum(int.from_bytes(pseudo[i : i + 2], "big") for i in range(0, 12, 2))
-        assert int.from_bytes(frame[50:52], "big") == total % 0xFFFF
+        assert (flags, gso_size, start, offset) == (CSUM_WANTED, 0, tcp, 16)
+        assert (frame[: tcp + 16], frame[tcp + 18 :]) == (whole[: tcp + 16], whole[tcp + 18 :])
+        pseudo = whole[addresses:tcp] + b"\0\6" + (len(whole) - tcp).to_bytes(2, "big")
+        total = sum(int.from_bytes(pseudo[i : i + 2], "big") for i in range(0, len(pseudo), 2))
+        assert int.from_bytes(frame[tcp + 16 : tcp + 18], "big") == total % 0xFFFF
 
 
-def test_a_superframe_goes_whole_to_a_link_that_cuts_it() -> None:
-    head, payload = bytes(headers()), bytes(5000)
-    status, frames, counters = cut(headers(), payload, 1448, can_checksum=True, can_segment=True)
+@pytest.mark.parametrize(("six", "flag", "tcp"), [(False, 4, 34), (True, 8, 54)], ids=["IPv4", "IPv6"])
+def test_a_superframe_goes_whole_to_a_link_that_cuts_it(six: bool, flag: int, tcp: int) -> None:
+    packet = headers(six=six)
+    head, payload = bytes(packet), bytes(5000)
+    status, frames, counters = cut(packet, payload, 1448, can_checksum=True, can_segment=True)
     assert (status, counters["tx_packets"]) == (0, 1)
-    assert frames == [(head + payload, CSUM_WANTED | 4, 1448, len(head), 34, 16)]
+    assert frames == [(head + payload, CSUM_WANTED | flag, 1448, len(head), tcp, 16)]
 
 
 @pytest.mark.parametrize(("room", "sent"), [(0, 0), (1, 1), (3, 3)])
@@ -145,10 +154,22 @@ def test_headers_that_do_not_hold_together_are_not_cut(lie: dict[str, Any]) -> N
     [(14, 0x65), (14, 0x46), (14, 0x40), (23, 17), (46, 0x00), (46, 0xF0)],
     ids=["version 6", "IP options", "no IP header", "UDP", "no TCP header", "a long TCP header"],
 )
-def test_only_tcp_over_ipv4_is_cut(at: int, value: int) -> None:
+def test_only_tcp_over_ip_is_cut(at: int, value: int) -> None:
     head = bytearray(bytes(headers()))
     head[at] = value
     status, frames, _ = transmit([bytes(head), bytes(5000)], gso_size=1448, hdr_len=len(head), csum_start=34)
+    assert (status, frames) == (-errno.EMSGSIZE, [])
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(14, 0x45), (20, 60), (20, 17), (66, 0x00), (66, 0xF0)],
+    ids=["version 4", "an extension header", "UDP", "no TCP header", "a long TCP header"],
+)
+def test_nor_is_anything_else_over_ipv6(at: int, value: int) -> None:
+    head = bytearray(bytes(headers(six=True)))
+    head[at] = value
+    status, frames, _ = transmit([bytes(head), bytes(5000)], gso_size=1448, hdr_len=len(head), csum_start=54, six=True)
     assert (status, frames) == (-errno.EMSGSIZE, [])
 
 

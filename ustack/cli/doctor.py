@@ -31,6 +31,7 @@ _APT = "sudo apt-get install -y"
 _OFFLOADS = {
     "csum": "checksums",
     "tso4": "TCP segmentation",
+    "tso6": "over IPv6 too",
     "tso_ecn": "with ECN",
     "uso4": "UDP segmentation",
 }

@@ -13,6 +13,7 @@ cdef enum:
     OFF_CSUM_VERIFIED = 2    # in: the transport checksum was verified, or the packet never left this machine
     OFF_GSO_TCP4 = 4         # a TCP superframe to be cut into gso_size payload pieces
     OFF_GSO_TCP6 = 8
+    OFF_GSO_TCP = 12         # either
     OFF_GSO_UDP = 16
     OFF_ECN = 32
 

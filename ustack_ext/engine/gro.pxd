@@ -1,6 +1,6 @@
 # Software receive offload: what of a batch is one run of one TCP flow goes through TCP once.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from ustack_ext.base.iov cimport OFF_GSO_TCP4, Offload
+from ustack_ext.base.iov cimport OFF_GSO_TCP4, OFF_GSO_TCP6, Offload
 from ustack_ext.net.state cimport (
     MEDIUM_LOOPBACK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, Buf, Iface, Net, RxPkt,
 )
@@ -52,7 +52,8 @@ cdef inline uint32_t gro_hlen(const RxPkt *rx) noexcept nogil:
     elif word != (TCP_HLEN << 10 | TH_ACK):
         return 0
     if (rx.gso_size != 0 or rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST)
-            or rx.iface.offloads & OFF_GSO_TCP4 or rx.iface.medium == MEDIUM_LOOPBACK):
+            or rx.iface.offloads & (OFF_GSO_TCP6 if rx.l3[0] >> 4 == 6 else OFF_GSO_TCP4)
+            or rx.iface.medium == MEDIUM_LOOPBACK):
         return 0
     return word >> 10
 

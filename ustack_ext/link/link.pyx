@@ -7,7 +7,7 @@ its driver first, so the engine never transmits into freed memory, whichever of 
 import os
 
 from libc.string cimport memset
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, OFF_GSO_TCP6
 
 
 cdef class Link:
@@ -55,9 +55,11 @@ cdef class Link:
 
     @property
     def offloads(self) -> tuple:
-        """What the link does for the stack: of "csum" (checksums), "tso4" (cutting TCP superframes), …; () for none."""
+        """What the link does for the stack: of "csum" (checksums), "tso4" and "tso6" (cutting TCP superframes of IPv4
+        and IPv6), …; () for none."""
         return (("csum",) if self.offload_flags & OFF_CSUM_WANTED else ()) + (
-            ("tso4",) if self.offload_flags & OFF_GSO_TCP4 else ())
+            ("tso4",) if self.offload_flags & OFF_GSO_TCP4 else ()) + (
+            ("tso6",) if self.offload_flags & OFF_GSO_TCP6 else ())
 
     @property
     def attached(self) -> bool:

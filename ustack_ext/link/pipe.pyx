@@ -15,7 +15,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from ustack_ext.base.buf cimport Buf
-from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP, IoVec, Offload
 from ustack_ext.link.frameq cimport (Frame, FrameQ, frame_data, frameq_close, frameq_destroy, frameq_fd, frameq_give,
                                      frameq_init, frameq_listen, frameq_push, frameq_take)
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_store
@@ -216,6 +216,6 @@ def pipe(medium="ethernet", mtu=1500, queue=1024, *, macs=None, name=None,
         end.mtu = size
         end.mac = addresses[side]
         if offload:
-            end.offload_flags = OFF_CSUM_WANTED | OFF_GSO_TCP4
+            end.offload_flags = OFF_CSUM_WANTED | OFF_GSO_TCP
             end.receive_max = SUPERFRAME
     return a, b

@@ -303,8 +303,8 @@ cdef class _Tuntap(Link):
 
     @property
     def offloads(self) -> tuple:
-        """What is left to the kernel, in both directions: of "csum" (checksums), "tso4" (cutting TCP superframes),
-        "tso_ecn" (those that carry CWR, too), "uso4" (UDP: from the kernel only). Empty: nothing."""
+        """What is left to the kernel, in both directions: of "csum" (checksums), "tso4" and "tso6" (cutting TCP
+        superframes), "tso_ecn" (those that carry CWR, too), "uso4" (UDP: from the kernel only). Empty: nothing."""
         return () if self.device is None else self.device.offloads
 
     @property
@@ -394,6 +394,8 @@ cdef class _Tuntap(Link):
         if "tso4" in device.offloads:
             self.offload_flags |= OFF_GSO_TCP4
             self.gso_max = device.superframe
+        if "tso6" in device.offloads:
+            self.offload_flags |= OFF_GSO_TCP6
         if "tso4" in device.offloads or device.shared:
             self.receive_max = SUPERFRAME
 

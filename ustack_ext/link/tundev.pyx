@@ -34,7 +34,7 @@ cdef extern from "<linux/if_tun.h>" nogil:
     unsigned long c_TUNSETVNETHDRSZ "TUNSETVNETHDRSZ"
     unsigned long c_TUNSETOFFLOAD "TUNSETOFFLOAD"
     unsigned long c_TUNSETSTEERINGEBPF "TUNSETSTEERINGEBPF"
-    int TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
+    int TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
     int c_IFF_TUN "IFF_TUN"
     int c_IFF_TAP "IFF_TAP"
     int c_IFF_NO_PI "IFF_NO_PI"
@@ -56,11 +56,12 @@ IFF_VNET_HDR = c_IFF_VNET_HDR
 IFF_MULTI_QUEUE = c_IFF_MULTI_QUEUE
 HEADER = sizeof(virtio_net_hdr)
 
-# What the kernel may leave to us, from most to least. TSO6 is not asked for as long as there is no IPv6; the kernel has
-# USO for both families or for none, and an IPv6 datagram is not for us in whatever size it comes.
-BITS = {"csum": TUN_F_CSUM, "tso4": TUN_F_TSO4, "tso_ecn": TUN_F_TSO_ECN, "uso4": TUN_F_USO4 | TUN_F_USO6}
+# What the kernel may leave to us, from most to least. It has USO for both families or for none.
+BITS = {"csum": TUN_F_CSUM, "tso4": TUN_F_TSO4, "tso6": TUN_F_TSO6, "tso_ecn": TUN_F_TSO_ECN,
+        "uso4": TUN_F_USO4 | TUN_F_USO6}
 BIG = 120000                       # bytes of IP in a superframe to a kernel that takes more than a length field can say
-LADDER = (("csum", "tso4", "tso_ecn", "uso4"), ("csum", "tso4", "tso_ecn"), ("csum", "tso4"), ("csum",))
+LADDER = (("csum", "tso4", "tso6", "tso_ecn", "uso4"), ("csum", "tso4", "tso6", "tso_ecn"), ("csum", "tso4", "tso6"),
+          ("csum", "tso4"), ("csum",))
 
 
 class Opened:
@@ -87,7 +88,7 @@ class Opened:
         if self.shared:
             # Changing what others rely on is out of the question. The virtio header is there for everybody, and what
             # it can say is understood in both directions.
-            self.offloads = ("csum", "tso4") if self.header and wanted is not False else ()
+            self.offloads = ("csum", "tso4", "tso6") if self.header and wanted is not False else ()
             self.superframe = 65535 if self.offloads else 0
             return
         if not self.header or wanted is False:

@@ -1,8 +1,9 @@
-"""Software segmentation of TCP over IPv4: what a link with segmentation offload does, for links without it.
+"""Software segmentation of TCP: what a link with segmentation offload does, for links without it.
 
 Responsible for cutting one finished superframe (link header, IP, TCP, payload) into frames and for what differs between
-them: length, identification, sequence number, flags, checksums. Not for choosing the size (tcp), nor for what happens
-to a piece that is lost. Payload is not copied: every frame is the patched headers and a part of the same blocks.
+them: length, IPv4's identification and checksum, sequence number, flags, TCP's checksum. Not for choosing the size
+(tcp), nor for what happens to a piece that is lost. Payload is not copied: every frame is the patched headers and a
+part of the same blocks.
 """
 from libc.errno cimport EMSGSIZE, ENOBUFS
 from libc.stdint cimport uint16_t, uint64_t, uint8_t
@@ -11,6 +12,7 @@ from libc.string cimport memcpy, memset
 from ustack_ext.wire.bytes cimport USTACK_SWAP16, get_be16, get_be32, put_be16, put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_store, csum_swap
 from ustack_ext.wire.headers cimport ETH_HLEN, IP4_HLEN, IPPROTO_TCP_, TCP_HLEN, TH_CWR, TH_FIN, TH_PSH
+from ustack_ext.wire.ip6 cimport IP6_HLEN
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED
 from ustack_ext.net.mib cimport DropTxQueueFull, DropTxTooBig
@@ -24,14 +26,22 @@ cdef struct Cutter:
     uint32_t hlen
     uint8_t *ip
     uint8_t *tcp
+    bint six                       # IPv6
     uint32_t seq
     uint16_t id
     uint8_t flags                  # TH_* of the superframe
     bint by_link                   # the link does the TCP checksum
-    uint64_t ip_sum                # of what no piece changes in the IP header
+    uint64_t ip_sum                # of what no piece changes in an IPv4 header
     uint64_t tcp_sum               # ... in the pseudo header and, if we do the checksum, in the TCP header
     const IoVec *piece             # where the next payload byte is
     size_t skip
+
+
+cdef inline bint ip_is(const Cutter *g, uint32_t length) noexcept nogil:
+    """Whether the IP header has this length and TCP follows."""
+    if g.six:                                                # an extension header is not for us to repeat
+        return length == IP6_HLEN and g.ip[6] == IPPROTO_TCP_
+    return g.ip[0] >> 4 == 4 and <uint32_t>(g.ip[0] & 15) * 4 == length and g.ip[9] == IPPROTO_TCP_
 
 
 cdef bint begin(Cutter *g, const Iface *i, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
@@ -44,20 +54,22 @@ cdef bint begin(Cutter *g, const Iface *i, const IoVec *iov, int niov, const Off
     memcpy(g.header, iov[0].base, g.hlen)
     g.ip = g.header + ip_at
     g.tcp = g.header + tcp_at
-    if (g.ip[0] >> 4 != 4 or <uint32_t>(g.ip[0] & 15) * 4 != tcp_at - ip_at or g.ip[9] != IPPROTO_TCP_
-            or <uint32_t>(g.tcp[12] >> 4) * 4 != g.hlen - tcp_at):
+    g.six = g.ip[0] >> 4 == 6
+    if not ip_is(g, tcp_at - ip_at) or <uint32_t>(g.tcp[12] >> 4) * 4 != g.hlen - tcp_at:
         return False
     g.seq = get_be32(g.tcp + 4)
-    g.id = get_be16(g.ip + 4)
     g.flags = g.tcp[13]
     g.by_link = i.offloads & OFF_CSUM_WANTED != 0
-    memset(g.ip + 2, 0, 4)
-    memset(g.ip + 10, 0, 2)
-    g.ip_sum = csum_partial(g.ip, tcp_at - ip_at, 0)
     memset(g.tcp + 4, 0, 4)
     g.tcp[13] = 0
     memset(g.tcp + 16, 0, 2)
-    g.tcp_sum = csum_partial(g.ip + 12, 8, 0) + USTACK_SWAP16(IPPROTO_TCP_)
+    g.tcp_sum = csum_partial(g.ip + 8, 32, 0) if g.six else csum_partial(g.ip + 12, 8, 0)
+    g.tcp_sum += USTACK_SWAP16(IPPROTO_TCP_)
+    if not g.six:
+        g.id = get_be16(g.ip + 4)
+        memset(g.ip + 2, 0, 4)
+        memset(g.ip + 10, 0, 2)
+        g.ip_sum = csum_partial(g.ip, tcp_at - ip_at, 0)
     if not g.by_link:
         g.tcp_sum = csum_partial(g.tcp, g.hlen - tcp_at, g.tcp_sum)
     g.piece = iov
@@ -96,9 +108,12 @@ cdef void patch(Cutter *g, uint32_t n, uint8_t flags, uint64_t sum) noexcept nog
     """The headers of the next frame, which carries n bytes whose checksum is `sum`."""
     cdef uint16_t total = <uint16_t>(g.hlen - (g.ip - g.header) + n)
     cdef uint16_t segment = <uint16_t>(g.hlen - (g.tcp - g.header) + n)
-    put_be16(g.ip + 2, total)
-    put_be16(g.ip + 4, g.id)
-    csum_store(g.ip + 10, csum_fold(g.ip_sum + USTACK_SWAP16(total) + USTACK_SWAP16(g.id)))
+    if g.six:
+        put_be16(g.ip + 4, segment)
+    else:
+        put_be16(g.ip + 2, total)
+        put_be16(g.ip + 4, g.id)
+        csum_store(g.ip + 10, csum_fold(g.ip_sum + USTACK_SWAP16(total) + USTACK_SWAP16(g.id)))
     put_be32(g.tcp + 4, g.seq)
     g.tcp[13] = flags
     sum += g.tcp_sum + USTACK_SWAP16(segment)
@@ -144,6 +159,6 @@ cdef int gso_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t len
         i.tx_bytes += g.hlen + take
         mask &= <uint8_t>~TH_CWR                             # RFC 3168 §6.1.2: once, on the first
         g.seq += take
-        if not g.ip[6] & IP4_DF_BYTE:                        # RFC 6864 §4.1: an atomic datagram's says nothing
+        if not g.six and not g.ip[6] & IP4_DF_BYTE:          # RFC 6864 §4.1: an atomic datagram's says nothing
             g.id += 1
     return 0

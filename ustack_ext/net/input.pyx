@@ -15,7 +15,7 @@ from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, E
                                       IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM, WIRE_OK,
                                       WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain, ip4_options_check, ip4_parse)
 from ustack_ext.base.core cimport count, count_add
-from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP4, OFF_GSO_TCP6, OFF_GSO_UDP
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP, OFF_GSO_UDP
 from ustack_ext.net.arp cimport arp_input
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.forward cimport forward_input, reverse_path_ok
@@ -77,7 +77,7 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
     if off != NULL:
         if off.flags & OFF_CSUM_VERIFIED:
             rx.flags = RX_CSUM_OK
-        if off.flags & (OFF_GSO_TCP4 | OFF_GSO_TCP6 | OFF_GSO_UDP):
+        if off.flags & (OFF_GSO_TCP | OFF_GSO_UDP):
             rx.gso_size = off.gso_size
     if i.medium == MEDIUM_ETHERNET:
         if length < ETH_HLEN:

@@ -6,7 +6,9 @@ from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.core cimport Core, count, count_add
 from ustack_ext.base.entry cimport Entry
 from ustack_ext.base.iov cimport Offload
-from ustack_ext.net.mib cimport IpInDelivers, IpInOctets, IpInReceives
+from ustack_ext.net.mib cimport (
+    Ip6InDelivers, Ip6InOctets, Ip6InReceives, IpInDelivers, IpInOctets, IpInReceives,
+)
 from ustack_ext.net.state cimport (Net, Iface, IfAddr, Dst, RxPkt, TxPkt, IcmpError, NetVerdict, transmit_fn)
 
 cdef int net_init(Net *n, Core *core) noexcept nogil                       # 0 or -ENOMEM
@@ -66,12 +68,12 @@ cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, Ic
                    Buf **owned) noexcept nogil
 # Counts what net_input would, where the engine takes in a frame that differs from the last one of its flow in nothing
 # that net_input looks at.
-cdef inline void net_count_in(Net *n, Iface *i, uint32_t frame, uint32_t packet) noexcept nogil:
+cdef inline void net_count_in(Net *n, Iface *i, bint six, uint32_t frame, uint32_t packet) noexcept nogil:
     i.rx_packets += 1
     i.rx_bytes += frame
-    count(n.core, IpInReceives)
-    count_add(n.core, IpInOctets, packet)
-    count(n.core, IpInDelivers)
+    count(n.core, Ip6InReceives if six else IpInReceives)
+    count_add(n.core, Ip6InOctets if six else IpInOctets, packet)
+    count(n.core, Ip6InDelivers if six else IpInDelivers)
 
 
 # A timer of ENTRY_NEIGH, ENTRY_IFADDR, ENTRY_FRAG, ENTRY_PMTU or ENTRY_IGMP fired.

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ustack_ext.base.core cimport Core
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, OFF_GSO_TCP6, IoVec, Offload
 from ustack_ext.net.frame cimport frame_transmit
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, TX_IOV_MAX, Iface, Net
@@ -24,13 +24,14 @@ cdef int collect(void *link, const IoVec *iov, int niov, const Offload *off) noe
 
 
 def transmit(pieces, *, medium="ethernet", can_checksum=False, can_segment=False, wants_checksum=True, gso_size=0,
-             hdr_len=0, csum_start=0, room=1 << 20):
+             hdr_len=0, csum_start=0, room=1 << 20, six=False):
     """Hand one packet to a link, as the network layer does at the end.
 
     Parameters: pieces, its bytes as they lie in memory, headers first; medium, "ethernet" or "ip"; can_checksum,
     can_segment, what the link can do; the rest, the offload descriptor that goes with the packet; room, frames the link
-    takes before it refuses. Returns (status, frames, counters): 0 or -errno; of each frame (bytes, flags, gso_size,
-    hdr_len, csum_start, csum_offset); the counters that are not 0, with those of the interface.
+    takes before it refuses; six, whether it is IPv6. Returns (status, frames, counters): 0 or -errno; of each frame
+    (bytes, flags, gso_size, hdr_len, csum_start, csum_offset); the counters that are not 0, with those of the
+    interface.
     """
     cdef Core *core = <Core *>calloc(1, sizeof(Core))
     cdef Net *net = <Net *>calloc(1, sizeof(Net))
@@ -38,7 +39,7 @@ def transmit(pieces, *, medium="ethernet", can_checksum=False, can_segment=False
     cdef IoVec iov[TX_IOV_MAX]
     cdef Offload off
     cdef uint32_t length = 0
-    cdef int status, i, niov = len(pieces)
+    cdef int status, i, niov = len(pieces), gso = OFF_GSO_TCP6 if six else OFF_GSO_TCP4
     if core == NULL or net == NULL:
         raise MemoryError
     if not 0 < niov <= TX_IOV_MAX:
@@ -51,14 +52,14 @@ def transmit(pieces, *, medium="ethernet", can_checksum=False, can_segment=False
     memset(&iface, 0, sizeof(iface))
     iface.medium = MEDIUM_ETHERNET if medium == "ethernet" else MEDIUM_IP
     iface.up = 1
-    iface.offloads = (OFF_CSUM_WANTED if can_checksum else 0) | (OFF_GSO_TCP4 if can_segment else 0)
+    iface.offloads = (OFF_CSUM_WANTED if can_checksum else 0) | (gso if can_segment else 0)
     iface.transmit = collect
     frames = []
     link = frames, room
     iface.link = <void *>link
     net.core = core
     memset(&off, 0, sizeof(off))
-    off.flags = (OFF_CSUM_WANTED if wants_checksum else 0) | (OFF_GSO_TCP4 if gso_size else 0)
+    off.flags = (OFF_CSUM_WANTED if wants_checksum else 0) | (gso if gso_size else 0)
     off.gso_size = gso_size
     off.hdr_len = hdr_len
     off.csum_start = csum_start

@@ -15,9 +15,10 @@ from ustack_ext.base.entry cimport Entry
 from ustack_ext.base.table cimport table_bucket, table_place
 from ustack_ext.tcp.conn cimport conn_hash
 from ustack_ext.tcp.tcb cimport Tcb, Tcp
-from ustack_ext.wire.addr cimport Addr, addr_v4
+from ustack_ext.wire.addr cimport Addr, addr_has_zone, addr_v4
 from ustack_ext.wire.bytes cimport get_be16, get_be32
 from ustack_ext.wire.headers cimport IP4_HLEN, IPPROTO_TCP_, TCP_HLEN
+from ustack_ext.wire.ip6 cimport IP6_HLEN, addr_get
 
 cdef extern from * nogil:
     void __builtin_prefetch(const void *) noexcept
@@ -30,9 +31,19 @@ cdef enum:
     IP4_FRAGMENT = 0x3FFF      # MF and the offset
 
 
-cdef inline bint is_plain_tcp(const uint8_t *p, uint32_t length) noexcept nogil:
-    return (length >= IP4_HLEN + TCP_HLEN and p[0] == IP4_PLAIN and p[9] == IPPROTO_TCP_
-            and get_be16(p + 6) & IP4_FRAGMENT == 0)
+cdef inline uint32_t plain_tcp(const uint8_t *p, uint32_t length, Addr *src, Addr *dst) noexcept nogil:
+    """The length of the IP header if plain TCP follows it, and the addresses; else 0."""
+    if (length >= IP4_HLEN + TCP_HLEN and p[0] == IP4_PLAIN and p[9] == IPPROTO_TCP_
+            and get_be16(p + 6) & IP4_FRAGMENT == 0):
+        src[0] = addr_v4(get_be32(p + 12))
+        dst[0] = addr_v4(get_be32(p + 16))
+        return IP4_HLEN
+    if length >= IP6_HLEN + TCP_HLEN and p[0] >> 4 == 6 and p[6] == IPPROTO_TCP_:
+        src[0] = addr_get(p + 8)
+        dst[0] = addr_get(p + 24)
+        if not addr_has_zone(src) and not addr_has_zone(dst):        # a table knows those with their zone
+            return IP6_HLEN
+    return 0
 
 
 cdef void tcp_ahead(Tcp *t, Buf **bufs, int n, int l2) noexcept nogil:
@@ -41,17 +52,17 @@ cdef void tcp_ahead(Tcp *t, Buf **bufs, int n, int l2) noexcept nogil:
     cdef Entry *e
     cdef Entry *found[MOST]
     cdef Buf *b
+    cdef uint32_t hlen
     cdef int i
     cdef int line
     n = min(n, <int>MOST)
     for i in range(n):
         b = bufs[i]
         p = b.data + b.off + l2
-        if b.len < <uint32_t>l2 or not is_plain_tcp(p, b.len - l2):
+        hlen = plain_tcp(p, b.len - l2, &theirs, &ours) if b.len >= <uint32_t>l2 else 0
+        if hlen == 0:
             continue
-        theirs = addr_v4(get_be32(p + 12))
-        ours = addr_v4(get_be32(p + 16))
-        b.seq = conn_hash(t, &ours, get_be16(p + IP4_HLEN + 2), &theirs, get_be16(p + IP4_HLEN))
+        b.seq = conn_hash(t, &ours, get_be16(p + hlen + 2), &theirs, get_be16(p + hlen))
         b.flags |= BUF_HASHED
         __builtin_prefetch(table_bucket(&t.conns, table_place(&t.conns, b.seq)))
     for i in range(n):

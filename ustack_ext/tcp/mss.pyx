@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from ustack_ext.net.net cimport net_resolve, net_route_mtu
 from ustack_ext.net.pmtu cimport pmtu_find, pmtu_get, pmtu_search
-from ustack_ext.net.state cimport Dst, IP_MAX, Pmtu
+from ustack_ext.net.state cimport IP_MAX, Dst, Pmtu
 from ustack_ext.tcp.options cimport TS_LEN
 from ustack_ext.tcp.tcb cimport TF_TS_OK, Tcb, Tcp
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
@@ -54,7 +54,7 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     cdef uint32_t most = IP_MAX
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
         mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, min(c.dst.mtu, proved)))
-        most = c.dst.iface.gso_max
+        most = gso_room(c.dst.iface, &c.raddr)
     if t.knobs.mss_clamp:
         mss = min(mss, t.knobs.mss_clamp)
     if c.conf.maxseg:
@@ -63,4 +63,4 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     if c.flags & TF_TS_OK:
         mss -= TS_LEN
     c.mss = <uint16_t>mss
-    c.gso_segs = <uint16_t>max(1, (most - GSO_HEADERS) // mss) if addr_is_v4(&c.raddr) else 1
+    c.gso_segs = <uint16_t>max(1, (most - GSO_HEADERS) // mss)

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.event cimport EV_WRITABLE
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, OFF_GSO_TCP6
 from ustack_ext.net.mib cimport TCPFastRetrans, TcpOutRsts, TcpOutSegs, TcpRetransSegs, TCPSlowStartRetrans
 from ustack_ext.net.net cimport net_output, net_resolve
 from ustack_ext.net.state cimport Dst, TxPkt, tx_init, tx_push
@@ -19,7 +19,7 @@ from ustack_ext.tcp.congestion.usage cimport note_usage
 from ustack_ext.tcp.conn cimport tally_take, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.ecn cimport ecn_mark, ecn_syn_flags
 from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_may_send
-from ustack_ext.tcp.mss cimport GSO_HEADERS, mss_to_tell, update_mss
+from ustack_ext.tcp.mss cimport GSO_HEADERS, gso_room, mss_to_tell, update_mss
 from ustack_ext.tcp.options cimport (
     NOP_NOP_TS, OPT_FASTOPEN, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit,
     options_emit_syn,
@@ -39,7 +39,7 @@ from ustack_ext.tcp.tcb cimport (
     TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
-from ustack_ext.wire.addr cimport Addr
+from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_partial, csum_pseudo, csum_store, csum_swap
 from ustack_ext.wire.headers cimport (
@@ -114,10 +114,10 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags, uint8
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
     if pkt.payload_len > c.mss:                              # cut by the link, or by net on its behalf
-        if pkt.payload_len + GSO_HEADERS > c.dst.iface.gso_max:
+        if pkt.payload_len + GSO_HEADERS > gso_room(c.dst.iface, &c.raddr):
             update_mss(t, c)                                 # the route has changed to one of smaller bursts: a loss
             return
-        pkt.off.flags |= OFF_GSO_TCP4
+        pkt.off.flags |= OFF_GSO_TCP4 if addr_is_v4(&c.raddr) else OFF_GSO_TCP6
         pkt.off.gso_size = c.mss
     o.have = 0
     if c.flags & TF_TS_OK:
