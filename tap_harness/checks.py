@@ -162,7 +162,7 @@ def kernel_health(namespace: Namespace, address: str, port: int, size: int = MEG
     """Ping `address` and echo `size` bytes through its `port` from the kernel; AssertionError otherwise."""
     ping = namespace.run(["ping", "-c", "1", "-W", "1", address])
     assert ping.returncode == 0, f"no answer to ping:\n{ping.stdout}{ping.stderr}"
-    with namespace.socket() as sock:
+    with namespace.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
         sock.connect((address, port))
         echo_through(sock, random.Random(size).randbytes(size))
 

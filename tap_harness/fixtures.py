@@ -39,19 +39,41 @@ def ns(privileged: None) -> Iterator[Namespace]:
         yield namespace
 
 
-@pytest.fixture(params=["plain", "offload"])
+def by_family(metafunc: pytest.Metafunc) -> None:
+    """A conftest's pytest_generate_tests: what uses one of FAMILIES' fixtures runs over IPv4 and IPv6 from the same
+    code, except what `@pytest.mark.ipv4(reason)` says is about IPv4 itself."""
+    only4 = metafunc.definition.get_closest_marker("ipv4") is not None
+    for name, ways in FAMILIES.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, [way for way in ways if not (only4 and way.endswith("IPv6"))], indirect=True)
+
+
+FAMILIES = {
+    "net": ("plain", "offload", "plain-IPv6", "offload-IPv6"),
+    "impaired": ("IPv4", "IPv6"),
+    "six": ("IPv4", "IPv6"),
+}
+
+
+@pytest.fixture
 def net(ns: Namespace, request: pytest.FixtureRequest) -> Iterator[Net]:
     """The stack behind a TAP, the kernel on the other side of it; as it is, and with checksums and segmentation left
-    to the kernel."""
-    with direct(ns, offload=request.param == "offload") as made:
+    to the kernel; over IPv4 and over IPv6 (by_family)."""
+    with direct(ns, offload="offload" in request.param, six=request.param.endswith("IPv6")) as made:
         yield made
 
 
 @pytest.fixture
-def impaired(ns: Namespace) -> Iterator[Callable[[Impairment], Net]]:
+def impaired(ns: Namespace, request: pytest.FixtureRequest) -> Iterator[Callable[[Impairment], Net]]:
     """A function that makes a Net whose wire is as bad as the Impairment it is given (both directions alike)."""
     with contextlib.ExitStack() as cleanup:
-        yield lambda impairment: cleanup.enter_context(over_wire(ns, impairment))
+        yield lambda impairment: cleanup.enter_context(over_wire(ns, impairment, six=request.param == "IPv6"))
+
+
+@pytest.fixture
+def six(request: pytest.FixtureRequest) -> bool:
+    """Whether it is IPv6, for tests that set everything up themselves; both (by_family)."""
+    return bool(request.param == "IPv6")
 
 
 @pytest.fixture

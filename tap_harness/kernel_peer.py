@@ -53,7 +53,8 @@ def start_nginx(namespace: Namespace, root: Path, address: str, port: int = 8000
     """nginx that serves `root` and takes PUT, in the namespace; returns when it accepts."""
     home = Path(tempfile.mkdtemp(prefix="nginx.", dir=root.parent))
     config = home / "nginx.conf"
-    config.write_text(NGINX.format(home=home, root=root, address=address, port=port))
+    host = f"[{address}]" if ":" in address else address
+    config.write_text(NGINX.format(home=home, root=root, address=host, port=port))
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") or "nginx"
     child = namespace.popen([program, "-p", str(home), "-c", str(config)])
     namespace.wait_accepting((address, port), child=child)
@@ -132,7 +133,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds a client waits for progress")
     options = parser.parse_args(argv)
     if options.verb in SERVERS:
-        _serve(socket.create_server((options.address, options.port), backlog=4096), options)
+        family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
+        _serve(socket.create_server((options.address, options.port), family=family, backlog=4096), options)
     with socket.create_connection((options.address, options.port), timeout=options.timeout) as sock:
         print(json.dumps(CLIENTS[options.verb](sock, options)), flush=True)
 

@@ -1,6 +1,7 @@
 """A stack and the kernel's TCP/IP at the two ends of a TAP: the usual surroundings of a test against the kernel.
 
-The kernel is 10.9.0.1, the stack 10.9.0.2 (on the thread driver).
+The kernel is 10.9.0.1 or fd09::1, the stack 10.9.0.2 or fd09::2 (on the thread driver). Both families' addresses are
+there; which of them a test speaks to is its Net's `family`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,53 @@ from tap_harness.wire import ImpairedWire, Impairment, packet_socket
 
 KERNEL = "10.9.0.1"
 STACK = "10.9.0.2"
+KERNEL6 = "fd09::1"
+STACK6 = "fd09::2"
 PREFIX = "/24"
+PREFIX6 = "/64"
 
 
 class Net:
-    """A stack and a kernel that reach each other. `ns` is the namespace of the kernel's TCP."""
+    """A stack and a kernel that reach each other. `ns` is the namespace of the kernel's TCP.
 
-    kernel_ip = KERNEL
-    stack_ip = STACK
+    family: socket.AF_INET or AF_INET6; kernel_ip, stack_ip: the addresses of it; any_ip: its wildcard; header: bytes
+    of its IP header; mss: bytes of TCP payload, options included, in a packet of 1500 bytes.
+    """
 
-    def __init__(self, ns: Namespace, stack: Any, cleanup: contextlib.ExitStack) -> None:
+    def __init__(self, ns: Namespace, stack: Any, cleanup: contextlib.ExitStack, six: bool = False) -> None:
         self.ns = ns
         self.stack = stack
         self._cleanup = cleanup
+        self.family = socket.AF_INET6 if six else socket.AF_INET
+        self.kernel_ip, self.stack_ip = (KERNEL6, STACK6) if six else (KERNEL, STACK)
+        self.any_ip = "::" if six else "0.0.0.0"
+        self.header = 40 if six else 20
+        self.mss = 1500 - self.header - 20
+
+    @property
+    def six(self) -> bool:
+        """Whether it is IPv6."""
+        return self.family == socket.AF_INET6
+
+    def kernel_socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A kernel socket of the family."""
+        return self.ns.socket(self.family, kind)
+
+    def stack_socket(self, kind: int = socket.SOCK_STREAM) -> Any:
+        """A stack socket of the family."""
+        return self.stack.socket(self.family, kind)
+
+    def name(self, host: str, port: int) -> tuple[Any, ...]:
+        """An address of the family as sockets say it."""
+        return (host, port, 0, 0) if self.six else (host, port)
+
+    def amount(self, usual: int) -> int:
+        """How much of a load over IPv4 is one over IPv6: what differs is the headers, so a quarter shows it."""
+        return usual // 4 if self.six else usual
+
+    def url(self, host: str, port: int = 80) -> str:
+        """http:// of an address."""
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def keep(self, thing: Any) -> Any:
         """Close `thing` at the end of the test."""
@@ -39,26 +74,26 @@ class Net:
 
     def kernel_listen(self, backlog: int = 128) -> tuple[socket.socket, int]:
         """A listening kernel socket and its port."""
-        listener = self.keep(self.ns.socket())
-        listener.bind((KERNEL, 0))
+        listener = self.keep(self.kernel_socket())
+        listener.bind((self.kernel_ip, 0))
         listener.listen(backlog)
         return listener, listener.getsockname()[1]
 
     def stack_listen(self, port: int = 0, backlog: int = 128) -> tuple[Any, int]:
         """A listening stack socket and its port."""
-        listener = self.keep(self.stack.create_server(("", port), backlog=backlog))
+        listener = self.keep(self.stack.create_server(("", port), family=self.family, backlog=backlog))
         listener.settimeout(10)
         return listener, listener.getsockname()[1]
 
     def kernel_connect(self, port: int) -> socket.socket:
         """A kernel socket connected to the stack's port."""
-        sock = self.keep(self.ns.socket())
-        sock.connect((STACK, port))
+        sock = self.keep(self.kernel_socket())
+        sock.connect((self.stack_ip, port))
         return sock
 
     def stack_connect(self, port: int, timeout: float = 10) -> Any:
         """A stack socket connected to the kernel's port."""
-        return self.keep(self.stack.create_connection((KERNEL, port), timeout=timeout))
+        return self.keep(self.stack.create_connection((self.kernel_ip, port), timeout=timeout))
 
     def pair(self, role: str) -> tuple[Any, socket.socket]:
         """A connection, as (stack's socket, kernel's socket); role is the stack's: "client" or "server"."""
@@ -106,25 +141,36 @@ def echo(connection: Any) -> None:
         connection.sendall(data)
 
 
+def kernel_addresses(six: bool) -> list[str]:
+    """What the kernel's side has. Duplicate address detection (RFC 4862 §5.4) is left out: there is no third host."""
+    return [KERNEL6 + PREFIX6 + " nodad"] if six else [KERNEL + PREFIX]
+
+
+def attach(stack: Any, link: Any, six: bool) -> None:
+    """Give the stack its address on the link, and the kernel as its gateway."""
+    address, gateway = (STACK6 + PREFIX6, KERNEL6) if six else (STACK + PREFIX, KERNEL)
+    stack.attach(link, addresses=[address], gateway=gateway)
+
+
 @contextlib.contextmanager
-def direct(ns: Namespace, offload: bool = False) -> Iterator[Net]:
+def direct(ns: Namespace, offload: bool = False, six: bool = False) -> Iterator[Net]:
     """The stack has the descriptor of a TAP whose netdev the kernel in `ns` has; offload: with a virtio header."""
     with contextlib.ExitStack() as cleanup:
-        tap = cleanup.enter_context(KernelTap(ns, addresses=[KERNEL + PREFIX], vnet_hdr=offload))
+        tap = cleanup.enter_context(KernelTap(ns, addresses=kernel_addresses(six), vnet_hdr=offload, ipv6=six))
         stack = cleanup.enter_context(ustack.Stack())
-        stack.attach(ustack.Tap(fd=tap.dup(), offload=offload), addresses=[STACK + PREFIX], gateway=KERNEL)
-        yield Net(ns, stack, cleanup)
+        attach(stack, ustack.Tap(fd=tap.dup(), offload=offload), six)
+        yield Net(ns, stack, cleanup, six)
 
 
 @contextlib.contextmanager
-def over_wire(ns: Namespace, impairment: Impairment) -> Iterator[Net]:
+def over_wire(ns: Namespace, impairment: Impairment, six: bool = False) -> Iterator[Net]:
     """The stack and the kernel in `ns` each have a TAP; between the two is a wire as bad as `impairment`, both ways."""
     with contextlib.ExitStack() as cleanup:
         near = cleanup.enter_context(Namespace())
         ours = cleanup.enter_context(KernelTap(near, "near0"))
-        theirs = cleanup.enter_context(KernelTap(ns, "far0", addresses=[KERNEL + PREFIX]))
+        theirs = cleanup.enter_context(KernelTap(ns, "far0", addresses=kernel_addresses(six), ipv6=six))
         end = cleanup.enter_context(packet_socket(near, "near0"))
         cleanup.enter_context(ImpairedWire(end.fileno(), theirs.fd, there=impairment))
         stack = cleanup.enter_context(ustack.Stack())
-        stack.attach(ustack.Tap(fd=ours.dup()), addresses=[STACK + PREFIX], gateway=KERNEL)
-        yield Net(ns, stack, cleanup)
+        attach(stack, ustack.Tap(fd=ours.dup()), six)
+        yield Net(ns, stack, cleanup, six)

@@ -140,7 +140,7 @@ class Namespace:
         """Wait until a TCP connection to `address` is accepted inside the namespace."""
 
         def accepts() -> bool:
-            with self.socket() as probe:
+            with self.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
                 return probe.connect_ex(address) == 0
 
         wait_for(accepts, f"{address} to accept", timeout, child)

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from tap_harness import payload
-from tap_harness.fixtures import full, impaired, net, ns, privileged
+from tap_harness.fixtures import by_family as pytest_generate_tests
+from tap_harness.fixtures import full, impaired, net, ns, privileged, six
 from tap_harness.kernel_peer import start_nginx
 from tap_harness.need import missing_program
 from tap_harness.net import KERNEL, STACK
 from tap_harness.netns import Namespace
 from tap_harness.process import Child
 
-__all__ = ["full", "impaired", "net", "ns", "privileged"]
+__all__ = ["full", "impaired", "net", "ns", "privileged", "pytest_generate_tests", "six"]
 
 MIB = 1 << 20
 

@@ -62,7 +62,7 @@ def test_http_server(net: Any, tmp_path: Path) -> None:
             pass
 
     server, port = serve(net, Handler)
-    seen = net.ns.sh(f"curl -sS --max-time 30 http://{net.stack_ip}:{port}/file | sha256sum")
+    seen = net.ns.sh(f"curl -sS --max-time 30 {net.url(net.stack_ip, port)}/file | sha256sum")
     assert seen.split()[0] == payload.digest(1, 5_000_000)
     server.shutdown()
 

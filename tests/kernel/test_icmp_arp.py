@@ -26,7 +26,7 @@ def test_ping(net: Any, size: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_flood_ping(net: Any, full: bool) -> None:
-    count = 100_000 if full else 10_000
+    count = 100_000 if full else net.amount(10_000)
     seen = net.ns.sh(f"ping -q -f -c {count} -W 5 {net.stack_ip}", timeout=280)
     assert f"{count} packets transmitted, {count} received, 0% packet loss" in seen
 
@@ -35,6 +35,7 @@ def test_ttl(net: Any) -> None:
     assert "ttl=64" in net.ns.sh(f"ping -c 1 -W 2 {net.stack_ip}")
 
 
+@pytest.mark.ipv4("IPv6 has no broadcast")
 def test_broadcast_ping_is_not_answered(net: Any) -> None:
     """RFC 1122 §3.2.2.6 leaves it open; Linux and this stack do not amplify (smurf)."""
     done = net.ns.run(["ping", "-b", "-c", "2", "-i", "0.2", "-W", "1", "10.9.0.255"])
@@ -51,7 +52,7 @@ def test_kernel_resolves_the_stack(net: Any) -> None:
 def test_kernel_confirms_by_unicast(net: Any) -> None:
     """A stale entry is probed by a unicast request, which the stack answers."""
     net.ns.sh(f"ping -c 1 -W 2 {net.stack_ip}")
-    net.ns.sysctl("net.ipv4.neigh.ust0.delay_first_probe_time", 0)
+    net.ns.sysctl(f"net.{'ipv6' if net.six else 'ipv4'}.neigh.ust0.delay_first_probe_time", 0)
     mac = net.ns.sh(f"ip neigh show {net.stack_ip}").split()[4]
     net.ns.sh(f"ip neigh replace {net.stack_ip} lladdr {mac} dev ust0 nud probe")
     wait_for(lambda: "REACHABLE" in net.ns.sh(f"ip neigh show {net.stack_ip}"), "the kernel to confirm the entry", 5)
@@ -78,7 +79,7 @@ def test_new_mac_of_the_kernel_is_learned(net: Any) -> None:
     sock = net.kernel_connect(port)
     sock.sendall(b"before")
     assert sock.recv(10) == b"before"
-    net.ns.sysctl("net.ipv4.conf.ust0.arp_notify", 1)
+    net.ns.sysctl("net.ipv6.conf.ust0.ndisc_notify" if net.six else "net.ipv4.conf.ust0.arp_notify", 1)
     net.ns.sh("ip link set ust0 address 02:aa:bb:cc:dd:ee")
     sock.sendall(b"after")
     assert sock.recv(10) == b"after"
@@ -86,9 +87,9 @@ def test_new_mac_of_the_kernel_is_learned(net: Any) -> None:
 
 def test_first_packets_wait_for_the_resolution(net: Any) -> None:
     """What is sent before the neighbour is known is queued, not lost (RFC 1122 §2.3.2.2)."""
-    theirs = net.keep(net.ns.socket(kind=socket.SOCK_DGRAM))
+    theirs = net.keep(net.kernel_socket(socket.SOCK_DGRAM))
     theirs.bind((net.kernel_ip, 0))
-    ours = net.keep(net.stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM))
+    ours = net.keep(net.stack_socket(socket.SOCK_DGRAM))
     for number in range(3):
         ours.sendto(bytes([number]), theirs.getsockname())
     assert [theirs.recv(10) for _ in range(3)] == [b"\0", b"\1", b"\2"]

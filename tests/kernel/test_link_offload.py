@@ -37,11 +37,6 @@ FAMILIES = [
 ]
 
 
-def tentative(stack: ustack.Stack) -> bool:
-    """Whether an address is not usable yet (RFC 4862 §5.4)."""
-    return any(address.state == "tentative" for one in stack.interfaces() for address in one.addresses)
-
-
 def tap(ns: Namespace, *args: Any, **options: Any) -> ustack.Tap:
     with ns.entered():
         return ustack.Tap(*args, **options)
@@ -61,7 +56,6 @@ def exchange(ns: Namespace, link: Any, ours: str = "10.9.0.2/24") -> tuple[int, 
         stack.attach(link, addresses=[ours])
         host = ours.split("/")[0]
         listener = stack.create_server((host, 80), family=ustack.AF_INET6 if ":" in host else ustack.AF_INET)
-        wait_for(lambda: not tentative(stack), "the stack's addresses", 10)
         child = start_client(ns, "send", host, 80, "--bytes", str(MIB), "--seed", "3")
         connection, _ = listener.accept()
         connection.settimeout(30)
@@ -337,7 +331,6 @@ def test_headers_that_lie(ns: Namespace, network: Any) -> None:
     with ustack.Stack() as stack:
         stack.attach(link, addresses=["10.9.0.2/24", "fd09::2/64"])
         stack.create_server(("", 80))
-        wait_for(lambda: not tentative(stack), "the stack's addresses", 10)
         with ns.entered():
             wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         with wire:

@@ -23,8 +23,8 @@ BAD = Impairment(loss=0.02, duplication=0.01, reordering=0.02, seed=11)
 LONG = 900.0  # seconds: only to end a hang; nothing about speed is asserted
 
 
-def sizes(full: bool, usual: int) -> int:
-    return GIB if full else usual
+def sizes(net: Any, full: bool, usual: int) -> int:
+    return GIB if full else int(net.amount(usual))
 
 
 def upload(net: Any, size: int, seed: int = 1) -> None:
@@ -46,18 +46,18 @@ def download(net: Any, size: int, seed: int = 1) -> None:
 
 @pytest.mark.timeout(LONG)
 def test_stack_to_kernel(net: Any, full: bool) -> None:
-    upload(net, sizes(full, 64 * MIB))
+    upload(net, sizes(net, full, 64 * MIB))
 
 
 @pytest.mark.timeout(LONG)
 def test_kernel_to_stack(net: Any, full: bool) -> None:
-    download(net, sizes(full, 64 * MIB))
+    download(net, sizes(net, full, 64 * MIB))
 
 
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("direction", ["upload", "download"])
 def test_stack_as_server(net: Any, full: bool, direction: str) -> None:
-    size = sizes(full, 32 * MIB)
+    size = sizes(net, full, 32 * MIB)
     if direction == "upload":
 
         def sink(connection: Any) -> None:
@@ -79,7 +79,7 @@ def test_stack_as_server(net: Any, full: bool, direction: str) -> None:
 
 @pytest.mark.timeout(LONG)
 def test_both_ways_at_once(net: Any, full: bool) -> None:
-    size = sizes(full, 32 * MIB)
+    size = sizes(net, full, 32 * MIB)
     ours, theirs = net.pair("client")
     ours.settimeout(LONG)
     theirs.settimeout(LONG)
@@ -110,13 +110,15 @@ def test_both_ways_at_once(net: Any, full: bool) -> None:
 @pytest.mark.parametrize("direction", [upload, download])
 def test_over_a_bad_wire(impaired: Callable[[Impairment], Any], full: bool, direction: Callable[..., None]) -> None:
     """2 % loss, 2 % reordering and 1 % duplication in each direction."""
-    direction(impaired(BAD), sizes(full, 8 * MIB), seed=5)
+    net = impaired(BAD)
+    direction(net, sizes(net, full, 8 * MIB), seed=5)
 
 
 @pytest.mark.parametrize("direction", [upload, download])
 def test_over_a_slow_long_wire(impaired: Callable[[Impairment], Any], direction: Callable[..., None]) -> None:
     """20 ms each way at 100 Mbit/s: the window has to grow."""
-    direction(impaired(Impairment(delay=0.02, rate=100e6)), 8 * MIB, seed=6)
+    net = impaired(Impairment(delay=0.02, rate=100e6))
+    direction(net, net.amount(8 * MIB), seed=6)
 
 
 def test_zero_window_and_back(net: Any) -> None:
@@ -156,7 +158,9 @@ def test_zero_window_of_the_kernel(net: Any) -> None:
     assert receive_all(theirs) == {"bytes": size, "sha256": payload.digest(9, size)}
 
 
-@pytest.mark.parametrize("sizes_sent", [[1] * 500, [1, 1459, 1460, 1461, 4096, 65535, 65536]], ids=["bytes", "edges"])
+@pytest.mark.parametrize(
+    "sizes_sent", [[1] * 500, [1, 1439, 1440, 1441, 1459, 1460, 1461, 4096, 65535, 65536]], ids=["bytes", "edges"]
+)
 @pytest.mark.parametrize("nodelay", [0, 1])
 def test_odd_write_sizes(net: Any, sizes_sent: list[int], nodelay: int) -> None:
     ours, theirs = net.pair("client")

@@ -255,7 +255,7 @@ def test_listener_close_resets_those_who_wait(net: Any) -> None:
     listener.close()
     with pytest.raises(ConnectionResetError):
         theirs.recv(1)
-    with net.ns.socket() as late, pytest.raises(ConnectionRefusedError):
+    with net.kernel_socket() as late, pytest.raises(ConnectionRefusedError):
         late.connect((net.stack_ip, port))
 
 
@@ -280,12 +280,12 @@ def test_time_wait_is_reused_by_the_kernels_new_syn(net: Any) -> None:
     """RFC 6191 / RFC 9293 MAY-2: the same four-tuple comes back with a later timestamp while we are in TIME-WAIT."""
     listener, port = net.stack_listen()
     for _ in range(3):
-        theirs = net.ns.socket()
+        theirs = net.kernel_socket()
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         theirs.bind((net.kernel_ip, 45678))
         theirs.connect((net.stack_ip, port))
         ours, name = listener.accept()
-        assert name == (net.kernel_ip, 45678)
+        assert name == net.name(net.kernel_ip, 45678)
         ours.close()
         assert theirs.recv(1) == b""
         theirs.close()

@@ -16,7 +16,7 @@ from tap_harness.wire import Impairment
 
 MIB = 1 << 20
 LONG = 300.0  # seconds: only to end a hang
-SIZE = 32 * MIB
+SIZE = 16 * MIB
 
 
 def sink(net: Any) -> Any:

@@ -86,6 +86,26 @@ cdef list net_knobs(NetKnobs *n):
     ]
 
 
+cdef list ip6_knobs(NetKnobs *n):
+    """Of IPv6: what Linux has an interface is said of all of them."""
+    cdef str conf = "net.ipv6.conf.all."
+    return [
+        knob(conf + "hop_limit", &n.hop_limit, 1, 1, 255),
+        knob(conf + "dad_transmits", &n.dad_transmits, 1, 0, 255),
+        knob(conf + "use_tempaddr", &n.use_tempaddr, 1, 0, 2),
+        knob(conf + "temp_valid_lft", &n.temp_valid_lft, 4, 0, U31),
+        knob(conf + "temp_prefered_lft", &n.temp_prefered_lft, 4, 0, U31),
+        knob(conf + "max_addresses", &n.max_addresses, 1, 1, 16),
+        knob(conf + "accept_ra", &n.accept_ra, 1, 0, 2),
+        knob(conf + "accept_redirects", &n.accept_redirects, 1, 0, 1),
+        knob(conf + "router_solicitations", &n.router_solicitations, 4, 0, 255),
+        knob(conf + "router_solicitation_interval", &n.router_solicitation_interval, 4, 1, 86400),
+        knob("net.ipv6.icmp.echo_ignore_all", &n.echo_ignore_all6, 1, 0, 1),
+        knob("net.ipv6.auto_flowlabels", &n.auto_flowlabels, 1, 0, 1),
+        knob("net.ipv6.ip6frag_time", &n.ip6frag_time, 4, 1, 86400),
+    ]
+
+
 cdef list routing_knobs(NetKnobs *n):
     return [
         knob("net.ipv4.ip_forward", &n.ip_forward, 1, 0, 1),
@@ -177,7 +197,7 @@ cdef class Knobs:
         cdef Engine *e = running(stack).engine
         cdef list found = net_knobs(&e.net.knobs) + tcp_switches(&e.tcp.knobs) + tcp_figures(&e.tcp.knobs)
         self.stack = stack
-        found += routing_knobs(&e.net.knobs) + core_knobs(stack)
+        found += routing_knobs(&e.net.knobs) + ip6_knobs(&e.net.knobs) + core_knobs(stack)
         self.knobs = {(<Knob>one).name: one for one in found}
 
     def names(self):

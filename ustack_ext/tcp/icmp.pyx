@@ -3,7 +3,7 @@
 An error counts only if it quotes a sequence number that is in flight. Hard errors end a connection attempt, never a
 connection: there they are remembered as the reason should retransmission give up (MUST-56, RFC 5461).
 """
-from libc.errno cimport EHOSTUNREACH, EMSGSIZE
+from libc.errno cimport EHOSTUNREACH, EMSGSIZE, ENETUNREACH
 from libc.stdint cimport uint32_t
 
 from ustack_ext.base.core cimport count
@@ -44,7 +44,8 @@ cdef void tcp_icmp_error(Tcp *t, IcmpError *e) noexcept nogil:
     if e.error == EMSGSIZE:                                  # too big for the path, in the words of either family
         path_too_big(t, c, e.mtu)
         return
-    if (c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV) and (e.hard or e.error == EHOSTUNREACH):
+    if ((c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV)
+            and (e.hard or e.error == EHOSTUNREACH or e.error == ENETUNREACH)):    # RFC 5461 §4.1, as Linux
         count(t.core, TcpAttemptFails)
         tcb_done(t, c, e.error)
         return
