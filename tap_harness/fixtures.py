@@ -43,8 +43,9 @@ def by_family(metafunc: pytest.Metafunc) -> None:
     """A conftest's pytest_generate_tests: what uses one of FAMILIES' fixtures runs over IPv4 and IPv6 from the same
     code, except what `@pytest.mark.ipv4(reason)` says is about IPv4 itself."""
     only4 = metafunc.definition.get_closest_marker("ipv4") is not None
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}  # by the test itself
     for name, ways in FAMILIES.items():
-        if name in metafunc.fixturenames:
+        if name in metafunc.fixturenames and name not in chosen:
             metafunc.parametrize(name, [way for way in ways if not (only4 and way.endswith("IPv6"))], indirect=True)
 
 
