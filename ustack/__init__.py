@@ -28,6 +28,8 @@ _OWN = {
     "Resolver": "ustack.resolver",
     "Selector": "ustack.selector",
     "Socket": "ustack.socket",
+    "Nat": "ustack.nat",
+    "NatFlow": "ustack.nat",
     "Service": "ustack.service",
     "StackGroup": "ustack.multiqueue",
     "EventLoop": "ustack.aio",

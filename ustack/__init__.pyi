@@ -65,6 +65,7 @@ from .aio import EventLoop, EventLoopPolicy
 from .dhcp import Dhcp
 from .dhcp_machine import Lease
 from .multiqueue import StackGroup
+from .nat import Nat, NatFlow
 from .records import Address, Connection, Interface, Neighbor, Route
 from .resolver import Resolver
 from .selector import Selector
@@ -135,6 +136,8 @@ __all__ = [
     "Interface",
     "Lease",
     "Link",
+    "Nat",
+    "NatFlow",
     "Neighbor",
     "PipeEnd",
     "Resolver",

@@ -24,6 +24,7 @@ from ustack_ext.sockets.stackcore import StackCore
 
 from . import connect, records, resolve
 from .dhcp import Dhcp
+from .nat import Nat
 from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
 from .resolver import Resolver
@@ -291,6 +292,11 @@ class Stack(StackCore):
         via = 0 if gateway is None else _address(gateway)
         own = 0 if source is None else _address(source)
         config.change_route(self, add, prefix, length, via, interface, metric, mtu, own)
+
+    @property
+    def nat(self) -> Nat:
+        """Network address translation between this stack's interfaces."""
+        return Nat(self)
 
     # -- sockets
 

@@ -41,17 +41,19 @@ def between(offload: tuple[bool, bool] = (False, False), mtu: int = 1500) -> Ite
         yield Between(cleanup, offload, mtu)
 
 
-def transfer(pair: Between, seed: int) -> None:
-    """Left sends SIZE bytes to right."""
+def transfer(pair: Between, seed: int) -> str:
+    """Left sends SIZE bytes to right -> the address that right saw."""
     listener = pair.keep(pair.right.socket())
     listener.bind(("10.2.0.2", 0))
     listener.listen()
     listener.settimeout(20)
     data = b"".join(payload.blocks(seed, SIZE))
     got = bytearray()
+    peers = []
 
     def receive() -> None:
-        conn, _ = listener.accept()
+        conn, (address, _) = listener.accept()
+        peers.append(address)
         conn.settimeout(20)
         with conn:
             while part := conn.recv(1 << 18):
@@ -65,6 +67,7 @@ def transfer(pair: Between, seed: int) -> None:
         sock.sendall(data)
     task.join(30)
     assert bytes(got) == data
+    return peers[0]
 
 
 @pytest.mark.rfc("1812", "5.2 forwarding")
@@ -112,3 +115,22 @@ def test_datagrams_of_every_size() -> None:
             data = b"".join(payload.blocks(size, size))
             here.sendto(data, there.getsockname())
             assert there.recv(1 << 16) == data
+
+
+@pytest.mark.rfc("3022", "4 translation of TCP")
+@pytest.mark.usefixtures("privileged")
+@pytest.mark.parametrize("offload", [(False, False), (True, True), (True, False), (False, True)])
+def test_through_the_translation_of_addresses(offload: tuple[bool, bool]) -> None:
+    """Right has no route to left, and needs none: superframes, sums left to the device, echoes, traceroute's errors."""
+    with between(offload) as pair:
+        pair.right.sh("ip route del default")
+        pair.stack.nat.masquerade(pair.stack.interfaces()[-1].name)
+        assert transfer(pair, 2) == "10.2.0.1"
+        assert pair.left.run(["ping", "-c", "2", "-i", "0.2", "-W", "2", "10.2.0.2"]).returncode == 0
+        with pair.left.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(5)
+            sock.connect(("10.2.0.2", 9))
+            sock.send(b"nobody there")
+            with pytest.raises(ConnectionRefusedError):
+                sock.recv(10)
+        assert {flow.outer[0] for flow in pair.stack.nat.flows()} == {"10.2.0.1"}

@@ -18,6 +18,7 @@ cdef enum EntryKind:
     ENTRY_PMTU
     ENTRY_IFACE6
     ENTRY_IGMP
+    ENTRY_NAT
 
 cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
     TimerLink *next

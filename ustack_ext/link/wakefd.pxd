@@ -19,9 +19,10 @@ cdef extern from * nogil:
         socklen_t size = sizeof at;
         int fd = socket(AF_INET, SOCK_DGRAM, 0);
         at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        if (fd >= 0 && (bind(fd, (struct sockaddr *)&at, size) < 0 || getsockname(fd, (struct sockaddr *)&at, &size) < 0 ||
-                        connect(fd, (struct sockaddr *)&at, size) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
-                        fcntl(fd, F_SETFL, O_NONBLOCK) < 0)) {
+        if (fd >= 0 &&
+            (bind(fd, (struct sockaddr *)&at, size) < 0 || getsockname(fd, (struct sockaddr *)&at, &size) < 0 ||
+             connect(fd, (struct sockaddr *)&at, size) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+             fcntl(fd, F_SETFL, O_NONBLOCK) < 0)) {
             int reason = errno;
             close(fd);
             errno = reason;

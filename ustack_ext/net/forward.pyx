@@ -1,8 +1,8 @@
 """A router's part of IPv4: sends on what is for others (RFC 1812 §5.2, §5.3), where net.ipv4.ip_forward asks for it.
 
 Responsible for what may be forwarded, the time to live, the size, and the errors a router owes. Not for routes (route),
-the limits of errors (icmp), nor for NAT. Redirects are not sent; broadcasts, groups and sources that no host can have
-are not forwarded; source-routed packets were dropped before this.
+the limits of errors (icmp), nor for the translation of addresses (nat). Redirects are not sent; broadcasts, groups and
+sources that no host can have are not forwarded; source-routed packets were dropped before this.
 
 The packet is not copied: its header is rewritten (time to live and checksum, RFC 1141) in front of the bytes it came
 with. What a link vouched for without a checksum in the packet gets one, or the next link is asked for it.
@@ -24,6 +24,7 @@ from ustack_ext.net.icmp cimport icmp_error_about
 from ustack_ext.net.mib cimport (DropForwardMartian, DropForwardNoRoute, DropForwardTooBig, DropForwardTtl,
                                  DropIpOptions, DropIpSourceRoute, IpForwDatagrams, IpFragCreates, IpFragFails,
                                  IpFragOKs, IpOutNoRoutes, MIB_COUNT)
+from ustack_ext.net.nat cimport nat_out, nat_undo
 from ustack_ext.net.output cimport output_link, output_resolve, tx_csum
 from ustack_ext.net.route cimport route_lookup
 from ustack_ext.net.state cimport (Dst, Iface, MEDIUM_LOOPBACK, RX_CSUM_OK, RX_LINK_BROADCAST, RX_LOOPBACK, Route,
@@ -58,6 +59,12 @@ cdef bint may_forward(const RxPkt *rx) noexcept nogil:
                 or dst >> 16 == LINK_LOCAL)
 
 
+cdef void complain(Net *n, RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil:
+    """To the sender, about the packet as it was sent."""
+    nat_undo(rx)
+    icmp_error_about(n, rx, type, code, rest)
+
+
 cdef int options_ok(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
     """Options stay as they are (RFC 7126 §4); a source route is refused."""
     cdef uint32_t where = 0
@@ -65,7 +72,7 @@ cdef int options_ok(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
     if hlen == IP4_HLEN:
         return MIB_COUNT
     if ip4_options_check(rx.l3, hlen, &where, &source_route) != WIRE_OK:
-        icmp_error_about(n, rx, ICMP_PARAM_PROBLEM, 0, where << 24)
+        complain(n, rx, ICMP_PARAM_PROBLEM, 0, where << 24)
         return DropIpOptions
     return DropIpSourceRoute if source_route else MIB_COUNT
 
@@ -170,7 +177,7 @@ cdef int forward_input(Net *n, RxPkt *rx) noexcept nogil:
     if not may_forward(rx):
         return DropForwardMartian
     if rx.ttl <= 1:                                    # RFC 1812 §5.3.1
-        icmp_error_about(n, rx, ICMP_TIME_EXCEEDED, 0, 0)
+        complain(n, rx, ICMP_TIME_EXCEEDED, 0, 0)
         return DropForwardTtl
     memset(&d, 0, sizeof(d))
     status = output_resolve(n, &d, &rx.src, &rx.dst)
@@ -178,14 +185,18 @@ cdef int forward_input(Net *n, RxPkt *rx) noexcept nogil:
         return DropForwardMartian
     if status != 0:
         count(n.core, IpOutNoRoutes)
-        icmp_error_about(n, rx, ICMP_UNREACH, ICMP_UNREACH_HOST if status == -EHOSTUNREACH else ICMP_UNREACH_NET, 0)
+        complain(n, rx, ICMP_UNREACH, ICMP_UNREACH_HOST if status == -EHOSTUNREACH else ICMP_UNREACH_NET, 0)
         return DropForwardNoRoute
     if largest > d.mtu and (segment > 0 or get_be16(rx.l3 + 6) & IP4_DF_BIT):
         count(n.core, IpFragFails)
-        icmp_error_about(n, rx, ICMP_UNREACH, ICMP_UNREACH_NEEDFRAG, d.mtu)
+        complain(n, rx, ICMP_UNREACH, ICMP_UNREACH_NEEDFRAG, d.mtu)
         return DropForwardTooBig
     if rx.gso_size != 0 and segment == 0:              # a UDP superframe: no link of ours makes one
         return DropForwardTooBig
+    if d.iface.masquerade and rx.nat == NULL:
+        status = nat_out(n, rx, d.iface)
+        if status != MIB_COUNT:
+            return status
     count(n.core, IpForwDatagrams)
     send_on(n, rx, &d, hlen)
     return MIB_COUNT

@@ -25,6 +25,7 @@ from ustack_ext.net.icmp cimport icmp_error_about, icmp_input
 from ustack_ext.net.input6 cimport ip6_input
 from ustack_ext.net.iface cimport is_our_broadcast, is_ours
 from ustack_ext.net.igmp cimport igmp_input
+from ustack_ext.net.nat cimport nat_in
 from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated, DropEthType, DropIfaceDown,
                                  DropIpChecksum, DropIpHeader, DropIpMartianDestination, DropIpMartianSource,
                                  DropIpNotOurs, DropIpOptions, DropIpReversePath, DropIpSourceRoute,
@@ -71,6 +72,7 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
     rx.iface = i
     rx.flags = 0
     rx.gso_size = 0
+    rx.nat = NULL
     rx.more = NULL
     rx.more_len = 0
     rx.segs = 0
@@ -221,11 +223,15 @@ cdef inline int ip4_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpEr
     return dispatch(n, rx, err)
 
 
+cdef int send_on(Net *n, RxPkt *rx) noexcept nogil:
+    cdef int reason = forward_input(n, rx)
+    return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
+
+
 cdef int not_ours(Net *n, RxPkt *rx, int reason) noexcept nogil:
     """For somebody else, which a router sends on; or for nobody."""
     if reason == DropIpNotOurs and n.knobs.ip_forward:
-        reason = forward_input(n, rx)
-        return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
+        return send_on(n, rx)
     count(n.core, IpInAddrErrors)
     return drop(n, rx.iface, reason)
 
@@ -237,16 +243,19 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
     cdef int status = ip4_parse(p, length, &h)
     cdef Buf *whole
     cdef Fragment f
-    cdef int reason
+    cdef int reason, missing = MIB_COUNT
+    cdef bint is_fragment
     if status != WIRE_OK:
         return header_error(n, i, status)
+    is_fragment = h.frag_off != 0 or h.flags & IP4_MF
     fill(rx, p, h.hlen, h.total_len)
     reason = addresses_check(n, rx)
-    if reason != MIB_COUNT:
+    # What may have to be translated is put together first: only the first fragment has ports.
+    if reason != MIB_COUNT and not (is_fragment and reason == DropIpNotOurs and n.nat != NULL and n.knobs.ip_forward):
         return not_ours(n, rx, reason)
     if h.hlen > IP4_HLEN and not options_input(n, rx, h.hlen):
         return NET_DONE
-    if h.frag_off != 0 or h.flags & IP4_MF:
+    if is_fragment:
         f.id = h.id
         f.frag_off = h.frag_off
         f.hlen = h.hlen
@@ -256,9 +265,9 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
         f.tos = h.tos
         f.next = h.proto
         f.next_at = 0
-        whole = frag_input(n, rx, &f, &reason)
+        whole = frag_input(n, rx, &f, &missing)
         if whole == NULL:
-            return NET_DONE if reason == MIB_COUNT else drop(n, i, reason)
+            return NET_DONE if missing == MIB_COUNT else drop(n, i, missing)
         owned[0] = whole
         rx.buf = whole
         rx.flags &= ~RX_CSUM_OK                        # nobody has verified the whole
@@ -266,6 +275,8 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
         if ip4_parse(whole.data + whole.off, whole.len, &h) != WIRE_OK:
             return drop(n, i, DropIpHeader)
         fill(rx, whole.data + whole.off, h.hlen, h.total_len)
+        if reason != MIB_COUNT:
+            return not_ours(n, rx, reason)
     return dispatch(n, rx, err)
 
 
@@ -283,6 +294,8 @@ cdef inline void fill(RxPkt *rx, uint8_t *p, uint32_t hlen, uint32_t total) noex
 
 
 cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
+    if n.nat != NULL and rx.iface.masquerade and n.knobs.ip_forward and nat_in(n, rx):
+        return send_on(n, rx)
     if rx.proto == IPPROTO_TCP_ or rx.proto == IPPROTO_UDP_:
         count(n.core, IpInDelivers)
         return NET_TCP if rx.proto == IPPROTO_TCP_ else NET_UDP

@@ -248,6 +248,10 @@ cdef enum Mib:
     DropForwardMartian
     DropForwardNoRoute
     DropForwardTooBig
+    DropNatFull
+    DropNatProtocol
+    NatFlowsMade
+    NatFlowsShed
     MIB_COUNT
 
 cdef const char *mib_name(int which) noexcept nogil      # "" past the end

@@ -66,7 +66,8 @@ cdef extern from *:
     /* routing and groups */
     "IpForwDatagrams", "IpInMcastPkts", "IpOutMcastPkts", "IgmpInQueries", "IgmpInReports", "IgmpOutReports",
     "UdpIgnoredMulti", "UdpMemErrors", "DropIgmpMalformed", "DropIpReversePath", "DropForwardTtl",
-    "DropForwardMartian", "DropForwardNoRoute", "DropForwardTooBig",
+    "DropForwardMartian", "DropForwardNoRoute", "DropForwardTooBig", "DropNatFull", "DropNatProtocol", "NatFlowsMade",
+    "NatFlowsShed",
     };
     _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 256, "more counters than MAX_COUNTERS");
     """

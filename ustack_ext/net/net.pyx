@@ -14,7 +14,7 @@ from ustack_ext.wire.ip6 cimport (
 )
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport (ENTRY_FRAG, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP, ENTRY_NEIGH,
+from ustack_ext.base.entry cimport (ENTRY_FRAG, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP, ENTRY_NAT, ENTRY_NEIGH,
                                     ENTRY_PMTU)
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.rng cimport rng_key, rng_u64
@@ -31,6 +31,7 @@ from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, ifac
 from ustack_ext.net.igmp cimport igmp_timer
 from ustack_ext.net.input cimport frame_input
 from ustack_ext.net.mib cimport NeighQueueDrops
+from ustack_ext.net.nat cimport nat_destroy, nat_forget_iface, nat_timer
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
                                    neigh_timer)
 from ustack_ext.net.output cimport output_packet, output_resolve
@@ -38,7 +39,7 @@ from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
 from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
 from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, Igmp, MAX_IFADDRS,
-                                   MEDIUM_ETHERNET, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
+                                   MEDIUM_ETHERNET, NAT_FLOWS, NatFlow, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
 
 cdef enum:
     NEIGH_LIMIT = 65536        # the slab's; gc_thresh3 is what holds
@@ -81,6 +82,7 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.igmp_max_memberships = 20
     k.igmp_max_msf = 10
     k.igmp_qrv = 2
+    k.nf_conntrack_max = NAT_FLOWS
 
 
 cdef int net_init(Net *n, Core *core) noexcept nogil:
@@ -108,6 +110,7 @@ cdef void net_destroy(Net *n) noexcept nogil:
     frag_forget_iface(n, NULL)
     neigh_forget_iface(n, NULL)
     pmtu_clear(n)
+    nat_destroy(n)
     while n.n_ifaces > 0:
         iface_free(n, n.ifaces[n.n_ifaces - 1])
     free(n.routes)
@@ -130,6 +133,7 @@ cdef Iface *iface_add(Net *n, const char *name, int medium, const uint8_t *mac, 
 cdef void iface_remove(Net *n, Iface *i) noexcept nogil:
     frag_forget_iface(n, i)
     neigh_forget_iface(n, i)
+    nat_forget_iface(n, i)
     iface_free(n, i)
 
 
@@ -280,6 +284,8 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
         pmtu_timer(n, <Pmtu *>e)
     elif e.kind == ENTRY_IGMP:
         igmp_timer(n, <Igmp *>e)
+    elif e.kind == ENTRY_NAT:
+        nat_timer(n, <NatFlow *>e)
 
 
 # --- ICMP ---

@@ -125,12 +125,61 @@ cdef struct Igmp:              # of an interface
     uint64_t answer_at         # ns: when a general query is answered; 0: none
     uint64_t change_at         # ns: the next state-change report; 0: none
 
+cdef enum:
+    NAT_FLOWS = 65536          # flows at most: net.netfilter.nf_conntrack_max
+    NAT_FORWARDS = 64
+
+cdef struct NatFlow            # one that is translated, between `inner` and `remote`; outside it is `outer`'s
+
+cdef struct NatBack:           # its place in the second table
+    Entry entry
+    NatFlow *flow
+
+cdef struct NatFlow:
+    Entry entry                # in nat.inside; deadline: when it may have been idle for too long
+    NatBack back               # in nat.outside
+    Iface *iface               # the one that is masqueraded
+    Addr inner
+    Addr outer
+    Addr remote
+    uint16_t inner_port        # ICMP: the identifier of an echo; remote_port is 0 then
+    uint16_t outer_port
+    uint16_t remote_port
+    uint8_t proto
+    uint8_t acked              # TCP: a bit for each direction that has acknowledged
+    uint8_t fins               # ... and one for each that has sent a FIN
+    uint8_t rst                # ... and the last segment was a reset
+    uint8_t lasting            # which of nat.lists it is in
+    uint64_t used              # ns: the last packet
+    NatFlow *older
+    NatFlow *newer
+
+cdef struct NatForward:        # what comes to a port of the outside is for an inner host
+    Iface *iface
+    uint8_t proto
+    uint16_t port
+    uint16_t to_port
+    Addr to
+
+cdef struct NatList:
+    NatFlow *oldest            # used least recently
+    NatFlow *newest
+
+cdef struct Nat:
+    Table inside               # by protocol, inner and remote
+    Table outside              # by protocol, outer and remote
+    Slab slab
+    NatList lists[2]           # flows that may end soon, and established TCP connections
+    NatForward forwards[64]
+    int n_forwards
+
 cdef struct Iface:
     Net *net
     int index                  # 1-based, as if_nametoindex
     char name[16]
     uint8_t medium             # Medium
     uint8_t up
+    uint8_t masquerade         # what is forwarded out of it gets its address (net/nat)
     uint8_t mac[6]
     uint32_t mtu               # bytes of IP
     uint32_t offloads          # OFF_* the link can do on transmit
@@ -280,6 +329,7 @@ cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint8_t force_igmp_version             # 0: by what queries are heard
     uint8_t ip_forward                     # 0
     uint8_t rp_filter                      # 0; 1: strict, 2: loose (RFC 3704)
+    uint32_t nf_conntrack_max              # flows that are translated: 65536
 
 cdef struct IcmpTarget:        # per-destination limit of ICMP errors (RFC 1812 §4.3.2.8): a small direct-mapped cache
     Addr addr
@@ -320,6 +370,7 @@ cdef struct Net:
     Limiter icmp_global
     IcmpTarget icmp_targets[64]
     uint64_t icmp_key_salt
+    Nat *nat                   # NULL: nothing was ever translated
     Iface *lo                  # the loopback interface, NULL before there is one
     Addr locals[256]           # our usable addresses, packed: what every received packet is compared with
     int n_locals
@@ -355,6 +406,7 @@ cdef struct RxPkt:
     uint16_t gso_size          # a superframe's segment size, 0 for an ordinary packet
     uint16_t segs              # of a packet the engine put together: segments in it
     uint32_t more_len          # ... bytes in `more`
+    NatFlow *nat               # the flow by which its destination was rewritten, NULL: it is as it came
     Buf *more                  # ... the payload of all but the first, buffers linked by next (tcp/merged)
 
 # An ICMP error about something we sent, validated as far as IP can; the transport matches the rest (RFC 5927).

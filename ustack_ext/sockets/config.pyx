@@ -7,12 +7,13 @@ them.
 import os as _os
 
 from libc.errno cimport ENODEV
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.link.link cimport Link
 from ustack_ext.net.net cimport (
     iface_add_addr, iface_autoconf, iface_by_name, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del,
 )
+from ustack_ext.net.nat cimport nat_forward_add, nat_forward_del, nat_masquerade
 from ustack_ext.net.state cimport Iface
 from ustack_ext.sockets.address cimport addr_from_int
 from ustack_ext.sockets.stackcore cimport StackCore, running
@@ -153,3 +154,41 @@ def change_neighbor(StackCore stack not None, str name not None, object address,
         d.unlock()
     d.after()
     answer(rc, name)
+
+
+def masquerade(StackCore stack not None, str name not None, bint on):
+    """Begin or end translating what is forwarded out of an interface. Raises OSError."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        rc = nat_masquerade(&d.engine.net, i, on) if i != NULL else -ENODEV
+        d.unlock()
+    answer(rc, name)
+
+
+def change_forward(StackCore stack not None, str name not None, uint8_t proto, uint16_t port, object address,
+                   uint16_t to_port):
+    """Forward a port of an interface to address:to_port, or (address None) no longer. Raises OSError."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef bint delete = address is None
+    cdef Addr to = addr_from_int(0 if delete else address)
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        if i == NULL:
+            rc = -ENODEV
+        elif delete:
+            rc = nat_forward_del(&d.engine.net, i, proto, port)
+        else:
+            rc = nat_forward_add(&d.engine.net, i, proto, port, &to, to_port)
+        d.unlock()
+    answer(rc, f"port {port} of {name}")

@@ -11,7 +11,7 @@ from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
-from ustack_ext.net.state cimport Iface, IfAddr, Neigh, Route
+from ustack_ext.net.state cimport Iface, IfAddr, NatFlow, Neigh, Route
 from ustack_ext.sockets.address cimport format_host
 from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
@@ -259,6 +259,27 @@ def neighbors(StackCore stack not None):
                               ":".join([f"{n.mac[j]:02x}" for j in range(6)]) if known else None,
                               NEIGHBOR_STATES[n.state], since(e, n.confirmed) if n.confirmed else None))
                 entry = entry.hnext
+    finally:
+        let_go(d, collecting)
+    return found
+
+
+def nat_flows(StackCore stack not None):
+    """[(protocol, inner, outer, remote, interface, ms since the last packet), ...]; the ends are (address, port)."""
+    cdef Driver d = running(stack)
+    cdef Engine *e = d.engine
+    cdef NatFlow *f
+    cdef int k
+    cdef list found = []
+    collecting = hold(d)
+    try:
+        for k in range(2 if e.net.nat != NULL else 0):
+            f = e.net.nat.lists[k].oldest
+            while f != NULL:
+                found.append((f.proto, (format_host(&f.inner), f.inner_port), (format_host(&f.outer), f.outer_port),
+                              (format_host(&f.remote), f.remote_port), f.iface.name.decode(errors="replace"),
+                              since(e, f.used)))
+                f = f.newer
     finally:
         let_go(d, collecting)
     return found

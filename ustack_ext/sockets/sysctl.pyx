@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.net.state cimport NetKnobs
+from ustack_ext.net.state cimport NAT_FLOWS, NetKnobs
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.tcp.congestion.ops cimport CC_COUNT
@@ -109,6 +109,7 @@ cdef list ip6_knobs(NetKnobs *n):
 cdef list routing_knobs(NetKnobs *n):
     return [
         knob("net.ipv4.ip_forward", &n.ip_forward, 1, 0, 1),
+        knob("net.netfilter.nf_conntrack_max", &n.nf_conntrack_max, 4, 1, NAT_FLOWS),
         knob("net.ipv4.conf.all.rp_filter", &n.rp_filter, 1, 0, 2),
         knob("net.ipv4.conf.all.force_igmp_version", &n.force_igmp_version, 1, 0, 3),
         knob("net.ipv4.igmp_max_memberships", &n.igmp_max_memberships, 4, 0, 65535),
