@@ -14,7 +14,7 @@ from tap_harness.fixtures import by_family as pytest_generate_tests
 from tap_harness.fixtures import full, impaired, net, ns, privileged, six
 from tap_harness.kernel_peer import start_nginx
 from tap_harness.need import missing_program
-from tap_harness.net import KERNEL, STACK
+from tap_harness.net import KERNEL, KERNEL6, STACK, STACK6
 from tap_harness.netns import Namespace
 from tap_harness.process import Child
 
@@ -67,6 +67,8 @@ class Site:
     url: str
     server: Child
     big_size: int
+    host: str = STACK
+    options: tuple[str, ...] = ()  # for a verb of ustack that is to reach it
 
     @property
     def big_sha256(self) -> str:
@@ -94,26 +96,32 @@ def sha256(path: Path) -> str:
 
 
 @pytest.fixture
-def site(ns: Namespace, tmp_path: Path, full: bool) -> Iterator[Site]:
-    """A site on the stack, by `ustack serve`; the namespace's kernel reaches it."""
-    size = 256 * MIB if full else 32 * MIB
+def site(ns: Namespace, tmp_path: Path, full: bool, six: bool) -> Iterator[Site]:
+    """A site on the stack, by `ustack serve`; the namespace's kernel reaches it, over IPv4 or IPv6."""
+    size = 256 * MIB if full else 8 * MIB if six else 32 * MIB
     root = tmp_path / "site"
     make_files(root, size)
-    server = ns.python("ustack", "serve", str(root), "--port", "80", "--upload", "--quiet")
+    words = ["--address", f"{STACK6}/64", "--host-address", f"{KERNEL6}/64"] if six else []
+    server = ns.python("ustack", "serve", str(root), "--port", "80", "--upload", "--quiet", *words)
     server.wait_line("^Serving ", timeout=20)
-    yield Site(ns, root, f"http://{STACK}", server, size)
+    host = STACK6 if six else STACK
+    if six:
+        ns.wait_accepting((host, 80), child=server)  # the kernel's side has an address of its own to look at first
+    yield Site(ns, root, f"http://[{host}]" if six else f"http://{host}", server, size, host)
     server.stop()
 
 
 @pytest.fixture
-def nginx(ns: Namespace, tmp_path: Path, full: bool) -> Iterator[Site]:
+def nginx(ns: Namespace, tmp_path: Path, full: bool, six: bool) -> Iterator[Site]:
     """A site on the kernel's side, by nginx, on the device that a `ustack` verb will take over by name."""
     _program("nginx")
-    size = 256 * MIB if full else 32 * MIB
+    size = 256 * MIB if full else 8 * MIB if six else 32 * MIB
     root = tmp_path / "site"
     make_files(root, size)
     root.chmod(0o777)
-    ns.sh(f"ip tuntap add dev ust0 mode tap && ip addr add {KERNEL}/24 dev ust0 && ip link set ust0 up")
-    server = start_nginx(ns, root, KERNEL)
-    yield Site(ns, root, f"http://{KERNEL}:8000", server, size)
+    host, address = (KERNEL6, f"-6 addr add {KERNEL6}/64 nodad") if six else (KERNEL, f"addr add {KERNEL}/24")
+    ns.sh(f"ip tuntap add dev ust0 mode tap && ip {address} dev ust0 && ip link set ust0 up")
+    server = start_nginx(ns, root, host)
+    url = f"http://[{host}]:8000" if six else f"http://{host}:8000"
+    yield Site(ns, root, url, server, size, host, ("--address", f"{STACK6}/64") if six else ())
     server.stop()

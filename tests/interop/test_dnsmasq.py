@@ -67,14 +67,44 @@ def test_names(net: Any) -> None:
     assert net.kernel_states(53) in ([], ["TIME-WAIT"])
 
 
-@pytest.mark.parametrize("net", ["plain"], indirect=True)
+@pytest.mark.parametrize("net", ["plain", "plain-IPv6"], indirect=True)
 def test_a_connection_by_name(net: Any) -> None:
-    start(net.ns, *DNS)
-    net.stack.use_dns([KERNEL])
+    start(net.ns, f"--listen-address={net.kernel_ip}", *DNS[1:])
+    net.stack.use_dns([net.kernel_ip])
     listener, port = net.kernel_listen()
     with net.stack.create_connection(("alias.test", port), timeout=10) as sock:
-        assert sock.getpeername() == (KERNEL, port)
+        assert sock.getpeername() == net.name(net.kernel_ip, port)
     listener.close()
+
+
+BOTH = ["--address", "10.9.0.2/24", "--address", "fd09::2/64"]
+PAGE = """
+import http.server, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(self.client_address[0].encode() + b"\\n")
+    def log_message(self, *words): pass
+class Server(http.server.HTTPServer):
+    address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+Server((sys.argv[1], 80), Handler).serve_forever()
+"""
+
+
+@pytest.mark.rfc("8305", "5")
+@pytest.mark.parametrize(
+    ("served", "client"),
+    [(("fd09::1", KERNEL), "fd09::2"), ((KERNEL,), "10.9.0.2"), (("fd09::1",), "fd09::2")],
+    ids=["both", "IPv4", "IPv6"],
+)
+def test_curl_by_a_name_of_both_families(ns: Any, served: tuple[str, ...], client: str) -> None:
+    """Names come from dnsmasq over the stack; IPv6 goes first, and what does not answer is passed over."""
+    ns.sh("ip tuntap add dev ust0 mode tap && ip address add 10.9.0.1/24 dev ust0 && ip link set ust0 up")
+    ns.sh("ip -6 address add fd09::1/64 dev ust0 nodad")
+    start(ns, *DNS)
+    for host in served:
+        ns.wait_accepting((host, 80), child=ns.popen([sys.executable, "-c", PAGE, host]))
+    child = ns.python("ustack", "curl", "-sS", *BOTH, "--dns", KERNEL, "http://both.test/")
+    assert child.finish(30) == f"{client}\n"
 
 
 def test_the_command_line(ns: Any, tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def test_curl_through_the_proxy(nginx: Any) -> None:
     """The kernel's curl, through `ustack proxy`, over the stack, back to the kernel's nginx."""
     wanted(program="curl")
     nginx.ns.sh("ip link set lo up")
-    proxy = nginx.ns.python("ustack", "proxy", "--socks5", "127.0.0.1:1080", "--http-connect", "127.0.0.1:3128")
+    ports = ["--socks5", "127.0.0.1:1080", "--http-connect", "127.0.0.1:3128"]
+    proxy = nginx.ns.python("ustack", "proxy", *nginx.options, *ports)
     proxy.wait_line("HTTP CONNECT proxy on", timeout=20)
     for options in ("-x socks5h://127.0.0.1:1080", "-p -x http://127.0.0.1:3128"):
         command = f"curl -sS --max-time 60 {options} {nginx.url}/big | sha256sum"

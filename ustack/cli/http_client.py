@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from .httpd import PIECE
-from .session import resolve
+from .session import asks_itself, resolve
 
 # curl's exit codes, with the names libcurl-errors(3) gives them.
 UNSUPPORTED_PROTOCOL = 1
@@ -197,7 +197,8 @@ def exchange(
 
 def _connect(stack: Any, host: str, port: int, limits: Limits, hooks: Hooks) -> Any:
     try:
-        address = resolve(host, stack)
+        # A stack that looks names up by itself tries all addresses of both families (RFC 8305).
+        address = host.strip("[]") if asks_itself(stack) else resolve(host, stack)
     except (socket.gaierror, UnicodeError):
         raise TransferError(COULDNT_RESOLVE_HOST, f"Could not resolve host: {host}") from None
     hooks.verbose(f"*   Trying {address}:{port}...")
@@ -206,6 +207,8 @@ def _connect(stack: Any, host: str, port: int, limits: Limits, hooks: Hooks) -> 
     started = time.monotonic()
     try:
         connected = stack.create_connection((address, port), timeout=patience)
+    except (socket.gaierror, UnicodeError):
+        raise TransferError(COULDNT_RESOLVE_HOST, f"Could not resolve host: {host}") from None
     except OSError as error:
         spent = (time.monotonic() - started) * 1000
         if isinstance(error, TimeoutError) and patience is not None and spent >= patience * 999:

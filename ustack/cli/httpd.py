@@ -26,8 +26,8 @@ _CHUNK_LINE_LIMIT = 4096  # bytes in the line before a chunk, with its extension
 class StackHTTPServer(http.server.ThreadingHTTPServer):
     """A threading HTTP server whose listening socket belongs to a stack.
 
-    stack: anything with `socket(family, type)` as ustack.Stack has it. address: (host, port) as for bind.
-    Raises OSError when the address cannot be bound.
+    stack: anything with `socket(family, type)` as ustack.Stack has it. address: (host, port) as for bind; "::" is both
+    families. Raises OSError when the address cannot be bound.
     """
 
     request_queue_size = 1024
@@ -37,7 +37,8 @@ class StackHTTPServer(http.server.ThreadingHTTPServer):
     def __init__(self, stack: Any, address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> None:
         # Not TCPServer.__init__: that one makes its socket from the kernel's.
         socketserver.BaseServer.__init__(self, address, handler)
-        self.socket = stack.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.socket = stack.socket(self.address_family, socket.SOCK_STREAM)
         try:
             self.server_bind()
             self.server_activate()
@@ -48,9 +49,16 @@ class StackHTTPServer(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without HTTPServer's reverse look-up of the own name: the stack has no names."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def get_request(self) -> tuple[Any, Any]:
+        """A connection and its peer, who is of IPv4 where that was spoken."""
+        connection, peer = super().get_request()
+        return connection, (str(peer[0]).removeprefix("::ffff:"), *peer[1:])
 
     def server_close(self) -> None:
         """Stop listening; what still runs ends without a word."""

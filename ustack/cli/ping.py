@@ -2,7 +2,7 @@
 
 Responsible for: the echo requests, matching replies, the statistics and how they are printed. Not for: ICMP itself;
 it uses an ICMP datagram socket with Linux's meaning (icmp(7), "ping socket"): the stack fills in identifier and
-checksum. RFC 792, RFC 1122 §3.2.2.6.
+checksum. RFC 792, RFC 1122 §3.2.2.6; over IPv6 RFC 4443 §4.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ examples:
 
 exit codes: 0 a reply came, 1 none came, 2 anything else that is wrong; 130 after Ctrl-C (with the statistics).
 """
-_ECHO_REPLY, _ECHO_REQUEST = 0, 8
+_ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}  # request, reply
 _HEADER = struct.Struct("!BBHHH")
 _LARGEST = 65507  # 65535 less the IPv4 and ICMP headers
 _UNREACHABLE = {
@@ -149,6 +149,7 @@ class Pinger:
     def __init__(self, sock: Any, address: str, args: argparse.Namespace) -> None:
         self._sock = sock
         self._address = address
+        self._request, self._answer = _ECHO[_family(address)]
         self._args = args
         self._pending: dict[int, float] = {}
         self._answered: set[int] = set()
@@ -193,7 +194,7 @@ class Pinger:
         self._answered.discard(sequence)
         self._pending[sequence] = time.monotonic()
         try:
-            self._sock.sendto(_HEADER.pack(_ECHO_REQUEST, 0, 0, 0, sequence) + self._payload, (self._address, 0))
+            self._sock.sendto(_HEADER.pack(self._request, 0, 0, 0, sequence) + self._payload, (self._address, 0))
         except OSError as error:
             self._failed(error)
 
@@ -211,7 +212,7 @@ class Pinger:
             return
         kind, _, _, _, sequence = _HEADER.unpack_from(packet)
         sent = self._pending.get(sequence)
-        if kind == _ECHO_REPLY and sent is not None:
+        if kind == self._answer and sent is not None:
             self._reply(packet, source[0], sequence, (arrived - sent) * 1000, _ttl(ancillary))
 
     def _reply(self, packet: bytes, source: str, sequence: int, milliseconds: float, ttl: int | None) -> None:
@@ -242,9 +243,13 @@ class Pinger:
             )
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _ttl(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     for level, kind, data in ancillary:
-        if (level, kind) == (socket.IPPROTO_IP, socket.IP_TTL):
+        if (level, kind) in ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)):
             return int.from_bytes(data, sys.byteorder) if len(data) <= 4 else None
     return None
 
@@ -257,17 +262,22 @@ def run(args: argparse.Namespace) -> int:
         except (socket.gaierror, UnicodeError):
             raise CommandError(f"{args.host}: Name or service not known", code=EXIT_USAGE) from None
         args.address_of_stack = session.address
-        with session.stack.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
+        family = _family(address)
+        proto = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+        with session.stack.socket(family, socket.SOCK_DGRAM, proto) as sock:
             return ping(sock, address, args)
 
 
 def ping(sock: Any, address: str, args: argparse.Namespace) -> int:
     """Ping an address on an ICMP datagram socket; prints, and returns the exit code."""
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+    six = _family(address) == socket.AF_INET6
+    level = socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP
+    sock.setsockopt(level, socket.IPV6_RECVHOPLIMIT if six else _IP_RECVTTL, 1)
     if args.ttl is not None:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, args.ttl)
+        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS if six else socket.IP_TTL, args.ttl)
     if not args.json:
-        print(f"PING {args.host} ({address}) {args.size}({args.size + 28}) bytes of data.", flush=True)
+        size = f"{args.size} data bytes" if six else f"{args.size}({args.size + 28}) bytes of data."
+        print(f"PING {args.host} ({address}) {size}", flush=True)
     pinger = Pinger(sock, address, args)
     try:
         pinger.run()

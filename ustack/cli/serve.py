@@ -49,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
     with open_session(args, alone_is_useful=True) as session:
         handler = file_handler(directory, uploads=args.upload, quiet=args.quiet)
         try:
-            server = StackHTTPServer(session.stack, ("", args.port), handler)
+            server = StackHTTPServer(session.stack, ("::", args.port), handler)
         except OSError as error:
             raise CommandError(f"port {args.port} cannot be listened on: {reason(error)}") from None
         with server:
-            url = f"http://{session.address}:{args.port}/"
+            host = f"[{session.address}]" if ":" in session.address else session.address
+            url = f"http://{host}:{args.port}/"
             enter = how_to_enter(session.place)
             if args.json:
                 print(

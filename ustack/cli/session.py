@@ -395,15 +395,22 @@ def _user() -> str:
 
 
 def resolve(host: str, stack: Any = None) -> str:
-    """A numeric address for a host's name: by the stack, where it has a DNS server, else by this machine's resolver.
+    """A numeric address for a host's name, of IPv4 if there is one: by the stack, where it has a DNS server, else by
+    this machine's resolver.
 
     Raises socket.gaierror when there is no such name.
     """
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host.strip("[]")))
-    asks = getattr(stack, "resolver", None) is not None
-    answers = (stack if asks else socket).getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
-    return str(answers[0][4][0])
+    if not asks_itself(stack):
+        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    answers = stack.getaddrinfo(host, None, socket.AF_UNSPEC, socket.SOCK_STREAM)
+    return str(min(answers, key=lambda info: info[0] != socket.AF_INET)[4][0])
+
+
+def asks_itself(stack: Any) -> bool:
+    """Whether the stack looks names up by itself."""
+    return getattr(stack, "resolver", None) is not None
 
 
 def note(text: str) -> None:
