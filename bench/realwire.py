@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,14 +38,15 @@ SINK, SOURCES = "10.9.0.2", {KERNEL: "10.9.0.1", USTACK: "10.9.0.3"}
 FRAME = 1514
 QUEUE_MIN = 10  # frames, as any real device has
 PAYLOAD = 1448 / FRAME
+QUEUES = (0.25, 1.0, 4.0)
 BURST = 4  # frames of a burst of losses, on average
 LEAST, MOST = 3, 9  # runs of a cell; more than the least where its ratios are not clear
 CLEAR = 0.97  # a ratio above this needs no more runs
 ATTEMPTS = 3  # of a run whose wire was late
 START = 20.0  # seconds for the ends to be ready
-LOAD = {10e6: 8, 100e6: 45, 1e9: 100}  # of the machine, in per cent of what wires may use at a time
+FULL = 100  # per cent of the machine
 FAIR = (2, 4, 8, 16)  # flows
-FAIR_SKIP, FAIR_SECONDS = 5.0, 25.0
+FAIR_SKIP, FAIR_SECONDS = 5.0, 20.0
 EXIT_MISSING = 2
 
 
@@ -85,56 +87,60 @@ class Cell:
 
 
 def grid() -> Iterator[Cell]:
-    """The cells, those that take most of the machine first."""
-    yield Cell(0.02, 1e9)
-    yield Cell(0.001, 1e9)
+    """The cells, the fastest first."""
+    yield Cell(0.02, 1e9, seconds=4.0)
     rate = 100e6
-    for rtt in (0.02, 0.1):
-        for queue in (0.25, 1.0, 4.0):
-            yield Cell(rtt, rate, queue=queue, seconds=8.0)
-        yield Cell(rtt, rate, 0.0001)
-        yield Cell(rtt, rate, 0.001)
-        yield Cell(rtt, rate, 0.001, bursts=True)
-        yield Cell(rtt, rate, reorder=0.01)
-    yield Cell(0.02, rate, reorder=0.03, queue=0.25)
+    yield Cell(0.001, rate, seconds=3.0)
+    yield Cell(0.001, rate, 0.01, seconds=3.0)
+    for queue in QUEUES:
+        yield Cell(0.02, rate, queue=queue)
+        yield Cell(0.1, rate, queue=queue, seconds=8.0)
+    yield Cell(0.02, rate, 0.0001)
+    yield Cell(0.02, rate, 0.001)
+    yield Cell(0.02, rate, 0.001, bursts=True)
+    yield Cell(0.02, rate, reorder=0.03)
     yield Cell(0.02, rate, algorithm="reno")
     yield Cell(0.02, rate, algorithm="bbr")
-    yield Cell(0.001, rate)
-    yield Cell(0.001, rate, 0.01)
-    # What is lost at random keeps these slow, whatever the rate.
+    yield Cell(0.1, rate, 0.0001, seconds=6.0)
+    yield Cell(0.1, rate, 0.001, bursts=True)
+    yield Cell(0.1, rate, reorder=0.01, seconds=6.0)
     rate = 10e6
-    for rtt in (0.001, 0.02, 0.1):
-        for queue in (0.25, 1.0, 4.0):
-            yield Cell(rtt, rate, queue=queue, seconds=8.0)
+    for rtt, seconds in ((0.001, 3.0), (0.02, 4.0), (0.1, 6.0)):
+        for queue in QUEUES:
+            yield Cell(rtt, rate, queue=queue, seconds=seconds)
         for loss in (0.001, 0.01, 0.03):
-            yield Cell(rtt, rate, loss)
-            yield Cell(rtt, rate, loss, bursts=True)
-        yield Cell(rtt, rate, reorder=0.01)
-        yield Cell(rtt, rate, reorder=0.03)
-        yield Cell(rtt, rate, 0.01, algorithm="reno")
-        yield Cell(rtt, rate, 0.01, algorithm="bbr")
-    yield Cell(0.3, rate, seconds=12.0)
-    yield Cell(0.3, rate, 0.001, seconds=12.0)
+            yield Cell(rtt, rate, loss, seconds=seconds)
+        for loss in (0.01, 0.03):
+            yield Cell(rtt, rate, loss, bursts=True, seconds=seconds)
+        yield Cell(rtt, rate, reorder=0.03, seconds=seconds)
+    for algorithm in ("reno", "bbr"):
+        yield Cell(0.02, rate, 0.01, algorithm=algorithm, seconds=4.0)
+    yield Cell(0.3, rate, seconds=10.0)
+    yield Cell(0.3, rate, 0.001, seconds=10.0)
 
 
-def smoke() -> Iterator[Cell]:
-    yield Cell(0.02, 10e6, seconds=0.5)
-    yield Cell(0.001, 100e6, reorder=0.01, seconds=0.5)
+def load_of(rate: float) -> int:
+    """What a wire and its ends take of the machine, in per cent: something each, and more for the frames."""
+    return min(FULL, round(5 + 0.4 * rate / 1e6))
 
 
 class Machine:
-    """How much of the machine wires may use at a time: those who come wait for their turn."""
+    """How much of the machine wires may use at a time: who comes first is served first."""
 
-    def __init__(self, capacity: int = 100) -> None:
-        self._free = capacity
+    def __init__(self) -> None:
+        self._free = FULL
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
 
     @contextlib.contextmanager
     def part(self, rate: float) -> Iterator[None]:
-        load = LOAD[rate]
+        load, me = load_of(rate), object()
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= load)
+            self._waiting.append(me)
+            self._changed.wait_for(lambda: self._waiting[0] is me and self._free >= load)
+            self._waiting.popleft()
             self._free -= load
+            self._changed.notify_all()
         try:
             yield
         finally:
@@ -232,13 +238,10 @@ def in_time(cell: Cell, run: Run) -> bool:
     return run.late <= max(0.0002, cell.rtt / 20)
 
 
-def measured(
-    use: Machine, cell: Cell, receiver: str, senders: Sequence[tuple[str, int]], seed: int, skip: float
-) -> Run:
+def measured(cell: Cell, receiver: str, senders: Sequence[tuple[str, int]], seed: int, skip: float = 0.0) -> Run:
     """One run; again where the wire was late."""
     for _ in range(ATTEMPTS):
-        with use.part(cell.rate):
-            run = transfer(cell, receiver, senders, seed, skip)
+        run = transfer(cell, receiver, senders, seed, skip)
         if in_time(cell, run):
             break
     return run
@@ -280,9 +283,11 @@ def measure(use: Machine, cell: Cell, first_seed: int, until: float, least: int 
     for n in range(most):
         if n >= least and (outcome.worst >= CLEAR or time.monotonic() > until):
             break
-        for way in sorted(range(len(WAYS)), key=lambda way: (way + n) % len(WAYS)):
-            sender, receiver = WAYS[way]
-            outcome.runs[way].append(measured(use, cell, receiver, [(sender, 1)], first_seed + n, 0.0))
+        with use.part(cell.rate):
+            for way in sorted(range(len(WAYS)), key=lambda way: (way + n) % len(WAYS)):
+                sender, receiver = WAYS[way]
+                outcome.runs[way].append(measured(cell, receiver, [(sender, 1)], first_seed + n))
+        print(row(outcome), file=sys.stderr, flush=True)
     return outcome
 
 
@@ -309,25 +314,30 @@ def jain(rates: Sequence[float]) -> float:
 
 def share(use: Machine, cell: Cell, count: int, mixed: bool, seed: int, skip: float = FAIR_SKIP) -> Fair:
     """count flows over one path: all ustack's, at both ends, or half of them the kernel's, whose end they come to."""
-    if mixed:
-        run = measured(use, cell, KERNEL, [(USTACK, count // 2), (KERNEL, count - count // 2)], seed, skip)
-    else:
-        run = measured(use, cell, USTACK, [(USTACK, count)], seed, skip)
+    ends = [(USTACK, count // 2), (KERNEL, count - count // 2)] if mixed else [(USTACK, count)]
+    with use.part(cell.rate):
+        run = measured(cell, KERNEL if mixed else USTACK, ends, seed, skip)
     return Fair(cell, run.rates)
 
 
 # ---- what is printed
 
 
+def row(outcome: Outcome) -> str:
+    cell = outcome.cell
+    means = " | ".join(f"{100 * outcome.mean(way):.1f}" for way in range(len(WAYS)))
+    ratios = " | ".join(f"{outcome.ratio(way):.3f}" for way in (1, 2))
+    late = f" ({outcome.late} late)" if outcome.late else ""
+    return (
+        f"| {cell.path()} | {cell.trouble()} | {cell.algorithm} | {means} | {ratios} | {len(outcome.runs[0])}{late} |"
+    )
+
+
 def rows(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "| path | trouble | | kernel → kernel | ustack → kernel | kernel → ustack | ratio | ratio | runs |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for o in sorted(outcomes, key=lambda o: (o.cell.algorithm != "cubic", o.cell.rtt, o.cell.rate, o.cell.queue)):
-        means = " | ".join(f"{100 * o.mean(way):.1f}" for way in range(len(WAYS)))
-        ratios = " | ".join(f"{o.ratio(way):.3f}" for way in (1, 2))
-        late = f" ({o.late} late)" if o.late else ""
-        cell = o.cell
-        yield f"| {cell.path()} | {cell.trouble()} | {cell.algorithm} | {means} | {ratios} | {len(o.runs[0])}{late} |"
+        yield row(o)
 
 
 def summary(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -385,16 +395,11 @@ def run(cells: Sequence[Cell], counts: Sequence[int], chosen: argparse.Namespace
     until = time.monotonic() + 60 * chosen.minutes
     fair_cell = Cell(0.02, 100e6, seconds=FAIR_SECONDS)
 
-    def one(cell: Cell) -> Outcome:
-        outcome = measure(use, cell, chosen.seed, until, min(chosen.runs, MOST))
-        print(list(rows([outcome]))[-1], file=sys.stderr, flush=True)
-        return outcome
-
-    with ThreadPoolExecutor(chosen.jobs) as pool:
+    with ThreadPoolExecutor(len(cells) + 2 * len(counts)) as pool:
+        outcomes = [pool.submit(measure, use, cell, chosen.seed, until, min(chosen.runs, MOST)) for cell in cells]
         fair = [
             pool.submit(share, use, fair_cell, count, mixed, chosen.seed) for count in counts for mixed in (False, True)
         ]
-        outcomes = [pool.submit(one, cell) for cell in cells]
         return [future.result() for future in outcomes], [future.result() for future in fair]
 
 
@@ -403,7 +408,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the wires' chance, of the first run (%(default)s)")
     parser.add_argument("--runs", type=int, default=LEAST, help="of a cell, at least (%(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="after these only what must be (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=12, help="cells that are looked at at a time (%(default)s)")
     parser.add_argument("--only", metavar="TEXT", help="cells whose row has this in it; no fairness")
     parser.add_argument("--no-fairness", action="store_true", help="only the cells")
     parser.add_argument("--fairness", action="store_true", help="only the fairness")

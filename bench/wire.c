@@ -217,7 +217,7 @@ static void add_port(const char *word)
 int main(int argc, char **argv)
 {
     static struct direction directions[2];
-    struct sched_param first = {.sched_priority = 1};
+    struct sched_param first = {.sched_priority = 2}; /* before the programs at its ends: flows.py */
     double burst;
     if (argc < 11) {
         fprintf(stderr, "usage: %s RATE DELAY QUEUE LOSS BURST REORDER LATE SEED a:FD... b:FD...\n", argv[0]);

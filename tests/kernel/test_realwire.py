@@ -12,7 +12,6 @@ pytestmark = pytest.mark.usefixtures("privileged")
 
 def test_a_cell_three_ways() -> None:
     cell = Cell(0.005, 20e6, 0.02, True, 0.0, 1.0, seconds=0.4)
-    realwire.LOAD.setdefault(cell.rate, 10)
     outcome = measure(Machine(), cell, 1, until=0.0, least=1, most=1)
     assert [len(runs) for runs in outcome.runs] == [1] * len(WAYS)
     for (run,) in outcome.runs:

@@ -378,7 +378,7 @@ def test_marks_slow_a_sender_down_without_a_loss(net: sim.Network, algorithm: st
 
 @pytest.mark.parametrize(
     ("algorithm", "flows"),
-    [("reno", 2), ("reno", 8), ("cubic", 2), ("cubic", 4), ("cubic", 16), ("bbr", 2), ("bbr", 8)],
+    [("reno", 2), ("reno", 8), ("cubic", 2), ("cubic", 4), ("cubic", 8), ("cubic", 16), ("bbr", 2), ("bbr", 8)],
 )
 def test_flows_of_one_algorithm_share_evenly(net: sim.Network, algorithm: str, flows: int) -> None:
     path = Path(net, algorithm, rate=2e7, rtt=0.04)
