@@ -122,7 +122,7 @@ FLAGS = {
     "MSG_CTRUNC": (WORKS, "in what recvmsg returns"),
     "MSG_MORE": (WORKS, ""),
     "MSG_NOSIGNAL": (WORKS, "always so: EPIPE, never SIGPIPE"),
-    "MSG_OOB": (REFUSED, "EINVAL for TCP: urgent data is in-band (RFC 6093)"),
+    "MSG_OOB": (WORKS, "TCP's urgent data (RFC 6093)"),
     **dict.fromkeys(
         ["MSG_CMSG_CLOEXEC", "MSG_CONFIRM", "MSG_DONTROUTE", "MSG_EOR", "MSG_ERRQUEUE", "MSG_FASTOPEN"], ("ignored", "")
     ),

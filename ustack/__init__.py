@@ -26,6 +26,7 @@ _OWN = {
     "Dhcp": "ustack.dhcp",
     "Lease": "ustack.dhcp_machine",
     "Resolver": "ustack.resolver",
+    "EVENT_URGENT": "ustack.selector",
     "Selector": "ustack.selector",
     "Socket": "ustack.socket",
     "Nat": "ustack.nat",

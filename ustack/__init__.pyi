@@ -68,7 +68,7 @@ from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
 from .records import Address, Connection, Interface, Neighbor, Route
 from .resolver import Resolver
-from .selector import Selector
+from .selector import EVENT_URGENT, Selector
 from .service import Service
 from .socket import Socket
 from .stack import Stack
@@ -78,6 +78,7 @@ __version__: str
 __all__ = [
     "AF_INET",
     "AF_INET6",
+    "EVENT_URGENT",
     "INADDR_ANY",
     "INADDR_BROADCAST",
     "INADDR_LOOPBACK",

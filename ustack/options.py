@@ -36,6 +36,7 @@ _NAMES = {
         "SO_MAX_PACING_RATE": Opt.OPT_MAX_PACING_RATE,
         "SO_REUSEPORT": Opt.OPT_REUSEPORT,
         "SO_RCVLOWAT": Opt.OPT_RCVLOWAT,
+        "SO_OOBINLINE": Opt.OPT_OOBINLINE,
     },
     "IPPROTO_TCP": {
         "TCP_KEEPIDLE": Opt.OPT_KEEPIDLE,
@@ -181,11 +182,11 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
 
 
 # ioctl(2) by Linux's numbers: FIONREAD is SIOCINQ, TIOCOUTQ is SIOCOUTQ.
-_QUEUES = {0x541B: Opt.OPT_INQ, 0x5411: Opt.OPT_OUTQ, 0x894B: Opt.OPT_OUTQNSD}
+_QUEUES = {0x541B: Opt.OPT_INQ, 0x5411: Opt.OPT_OUTQ, 0x894B: Opt.OPT_OUTQNSD, 0x8905: Opt.OPT_ATMARK}
 
 
 def queued(sock: Any, request: int) -> int:
-    """Bytes in one of the socket's queues. Raises OSError: EINVAL."""
+    """Bytes in one of the socket's queues, or whether it is at the mark (SIOCATMARK). Raises OSError: EINVAL."""
     if request not in _QUEUES:
         raise _error(errno.EINVAL)
     return int(sock._get_option(_QUEUES[request]))

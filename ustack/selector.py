@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 
+# For the stack's own sockets: an urgent pointer came, and what it names was not read.
+EVENT_URGENT = 32
+
+
 class _Map(Mapping[Any, SelectorKey]):
     """What get_map() returns: the stack's sockets by themselves, everything else by its descriptor."""
 
@@ -68,7 +72,11 @@ class Selector(selectors.BaseSelector):
         return self._kernel.get_key(fileobj)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        """Register a socket or descriptor for EVENT_READ, EVENT_WRITE or both. Raises ValueError, KeyError, OSError."""
+        """Register a socket or descriptor for EVENT_READ, EVENT_WRITE or both. Raises ValueError, KeyError, OSError.
+
+        A TCP socket of the stack also for EVENT_URGENT: true from the arrival of an urgent pointer (RFC 9293 §3.8.5),
+        whether or not the data is here, until recv(MSG_OOB) has the octet or reading passes the mark.
+        """
         if self._keys is None:
             raise RuntimeError("Selector is closed")
         if not self._is_own(fileobj):
@@ -156,5 +164,5 @@ class Selector(selectors.BaseSelector):
 
 
 def _check_events(events: int) -> None:
-    if not events or events & ~(EVENT_READ | EVENT_WRITE):
+    if not events or events & ~(EVENT_READ | EVENT_WRITE | EVENT_URGENT):
         raise ValueError(f"Invalid events: {events!r}")

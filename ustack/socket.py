@@ -32,6 +32,7 @@ _INT = struct.Struct("i")
 # What _recvmsg says the receiver wants of a datagram (CMSG_* of ustack_ext/sockets/state.pxd).
 _WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO, _WANTS_ORIGDST, _WANTS_GRO = 1, 2, 4, 8, 16
 _MSG_ERRQUEUE = getattr(socket, "MSG_ERRQUEUE", 0)
+_SIOCATMARK = 0x8905
 _IP = options.IP_NUMBERS
 
 
@@ -150,11 +151,19 @@ class Socket(SocketCore):
         options.put(self, level, optname, value, optlen)
 
     def ioctl(self, request: int, /) -> int:
-        """ioctl(request): what ioctl(2) answers to SIOCINQ (FIONREAD), SIOCOUTQ and SIOCOUTQNSD, in bytes (tcp(7)).
+        """ioctl(request): what ioctl(2) answers to SIOCINQ (FIONREAD), SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK (tcp(7)).
 
         The descriptor of fileno() cannot be asked. Raises OSError: EINVAL, for a listener and for other requests.
         """
         return options.queued(self, request)
+
+    def sockatmark(self) -> bool:
+        """Whether all data before the urgent octet was read: sockatmark(3), RFC 9293 §3.8.5.
+
+        Reads stop at the mark. The next passes over the octet, which recv(1, MSG_OOB) gives, or with SO_OOBINLINE
+        begins with it. Raises OSError: EINVAL on a listener.
+        """
+        return bool(options.queued(self, _SIOCATMARK))
 
     # -- messages
 
@@ -172,6 +181,7 @@ class Socket(SocketCore):
             return self._recvmsg_error(bufsize, ancbufsize)
         data, full, details, address = self._recvmsg(bufsize, flags)
         ancillary, message_flags = self._ancillary(details, ancbufsize)
+        message_flags |= flags & socket.MSG_OOB if self.type == socket.SOCK_STREAM else 0
         return data, ancillary, message_flags | (socket.MSG_TRUNC if full > len(data) else 0), address
 
     def recvmsg_into(
@@ -181,6 +191,7 @@ class Socket(SocketCore):
         _check_ancillary_size(ancbufsize, "recvmsg_into")
         count, full, details, address = self._recvmsg_into(buffers, flags)
         ancillary, message_flags = self._ancillary(details, ancbufsize)
+        message_flags |= flags & socket.MSG_OOB if self.type == socket.SOCK_STREAM else 0
         return count, ancillary, message_flags | (socket.MSG_TRUNC if full > count else 0), address
 
     def _ancillary(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import socket
 import struct
 from collections.abc import Callable
@@ -29,6 +30,8 @@ PORT = 81  # the target's listener
 CLOSED_PORT = 9
 BUSY = (BlockingIOError, InterruptedError)
 _PIECE = 1 << 16
+_SIOCATMARK = 0x8905
+_INT = struct.Struct("i")
 _SMALL = 1 << 14  # bytes that the buffer of a fresh socket takes at once
 
 Options_ = Options | None
@@ -56,6 +59,12 @@ class Sock:
         """Send with MSG_OOB."""
         self.raw.send(data, socket.MSG_OOB)
         self._target.pump()
+
+    def at_mark(self) -> bool:
+        """sockatmark(3)."""
+        if not isinstance(self.raw, socket.socket):
+            return bool(self.raw.ioctl(_SIOCATMARK))
+        return bool(_INT.unpack(fcntl.ioctl(self.raw, _SIOCATMARK, bytes(_INT.size)))[0])
 
     def recv(self, most: int = 1 << 20) -> bytes:
         """Everything there is to read now, at most `most` bytes; b"" also at the end. Raises what recv raises."""

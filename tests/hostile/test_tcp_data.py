@@ -5,9 +5,11 @@ Whatever is done, the stream that the application reads is the one that was sent
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import random
+import socket
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -183,8 +185,9 @@ def test_many_tiny_out_of_order_segments(lab: Lab) -> None:
 @pytest.mark.parametrize("flags", ["UA", "UPA", "UFA"])
 @pytest.mark.parametrize("pointer", [0, 1, 5, 6, 100, 65535])
 def test_urgent_pointer_games(lab: Lab, flags: str, pointer: int) -> None:
-    """Every byte of the stream is read once, wherever the pointer points (urgent data stays in line)."""
+    """Every byte of the stream is read once, wherever the pointer points (urgent data in line)."""
     situation = lab.established()
+    situation.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     flow = situation.flow
     flow.send("PA", b"before")
     flow.send(flags, b"urgnt", urgent=pointer)
@@ -193,6 +196,71 @@ def test_urgent_pointer_games(lab: Lab, flags: str, pointer: int) -> None:
         flow.send("PA", b"after")
     want = b"beforeurgnt" + (b"" if "F" in flags else b"againafter")
     assert lab.read(situation.sock) == want
+    lab.health.check(1 << 14)
+
+
+@pytest.mark.parametrize("flags", ["UA", "UPA", "UFA"])
+@pytest.mark.parametrize("pointer", [0, 1, 3, 5, 6, 100, 65535])
+def test_urgent_octets_out_of_line(lab: Lab, flags: str, pointer: int) -> None:
+    """One octet at most is taken out of the stream, the one that the pointer names; no other is lost or read twice."""
+    situation = lab.established()
+    flow = situation.flow
+    flow.send("PA", b"before")
+    start = flow.snd
+    flow.send(flags, b"urgnt", urgent=pointer)
+    flow.inject(flags, b"urgnt", seq=start, urgent=pointer)  # and again
+    data, octet = bytearray(), b""
+    for _ in range(8):
+        with contextlib.suppress(OSError):
+            octet += situation.sock.recv(1, socket.MSG_OOB)
+        data += lab.read(situation.sock)
+    at = len(b"before") + max(pointer, 1) - 1
+    stream = b"beforeurgnt"
+    if at < len(stream):
+        assert octet == stream[at : at + 1]
+        assert data == stream[:at] + stream[at + 1 :]
+    else:
+        assert (octet, data) == (b"", stream)
+    lab.health.check(1 << 14)
+
+
+def test_a_pointer_that_runs_ahead(lab: Lab) -> None:
+    """URG in every segment, the pointer moving on, back and over the wrap, also into a hole and a closed window."""
+    situation = lab.established()
+    flow, chance = situation.flow, random.Random(6)
+    situation.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    stream, got = chance.randbytes(120_000), bytearray()
+    flow.send("AU", urgent=65535)
+    at = 0
+    while at < len(stream):
+        n = min(chance.choice([1, 7, 700, 1460]), len(stream) - at)
+        start = flow.snd
+        if chance.random() < 0.3:  # ahead of the hole that the next one fills
+            flow.inject("PAU", stream[at + n : at + n + 100], seq=start + n, urgent=chance.choice([0, 50, 65535]))
+        flow.send("PAU", stream[at : at + n], urgent=chance.randrange(65536))
+        if chance.random() < 0.3:
+            flow.inject("PAU", stream[at : at + n], seq=start, urgent=chance.randrange(65536))
+        at += n
+        if chance.random() < 0.2:
+            got += lab.read(situation.sock)
+            lab.segments()
+    got += lab.read(situation.sock)
+    assert got == stream
+    lab.health.check(1 << 14)
+
+
+@pytest.mark.parametrize("then", ["FA", "R", "close"])
+def test_a_mark_that_never_comes(lab: Lab, then: str) -> None:
+    """The connection ends with an urgent pointer to what was not sent: nothing is left of it."""
+    situation = lab.established()
+    flow, sock = situation.flow, situation.sock
+    flow.send("PAU", b"x", urgent=1000)
+    if then != "close":
+        flow.send(then)
+    assert lab.read(sock) == b"x" if then != "R" else True
+    assert not sock.sockatmark()
+    sock.close()
+    lab.carrier.pump()
     lab.health.check(1 << 14)
 
 

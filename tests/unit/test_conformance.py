@@ -13,21 +13,12 @@ from tap_harness.conformance.registry import MUST, checks
 from tap_harness.conformance.run import FAIL, PASS, run_all, run_one
 from tap_harness.conformance.target import StackTarget
 
-# MUSTs that the stack does not meet; each is argued where its check is, and shown as failed in docs/conformance.md.
-ARGUED = {
-    "rfc9293-MUST-30-urgent_sent",
-    "rfc9293-MUST-32-urgent_told",
-    "rfc9293-MUST-33-urgent_left",
-    "rfc9293-MUST-62-urgent_pointer",
-}
-
 
 def test_no_failed_must() -> None:
     failed = [one for one in run_all(checks(), StackTarget) if one.outcome == FAIL]
     musts = {one.check.name: one.reason for one in failed if one.check.level == MUST}
-    assert {name: reason for name, reason in musts.items() if name not in ARGUED} == {}
+    assert musts == {}
     assert {one.check.name: one.reason for one in failed if not one.because} == {}
-    assert set(musts) == ARGUED  # one that is met now has to leave the list
 
 
 def test_all_of_rfc_9293s_numbered_requirements_are_there() -> None:

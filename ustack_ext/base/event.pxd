@@ -8,6 +8,8 @@ cdef enum:
     EV_ERROR = 4           # so_error was set
     EV_HANGUP = 8          # both directions are over
     EV_CLOSED = 16         # the engine has finished with it
+    EV_URGENT = 32         # an urgent pointer names data that was not read yet
+    EV_OOB = 64            # ... and its last octet is here
 
 cdef struct Source:
     Source *next

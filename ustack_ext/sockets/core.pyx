@@ -16,7 +16,7 @@ from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
 from ustack_ext.sockets.handle cimport PROTO_ICMP, PROTO_ICMPV6, SocketHandle, check, closed_error, error, op_init
 from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, lend
-from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
+from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, Op,
 )
@@ -61,7 +61,7 @@ cdef class SocketCore(SocketHandle):
         """At most `size` bytes: one piece of a stream, or one datagram. Never allocates more than there is to take."""
         cdef char small[SMALL]
         cdef IoVec iov
-        cdef uint64_t deadline = self.deadline(flags)
+        cdef uint64_t deadline = 0 if flags & MSG_OOB and self.is_stream() else self.deadline(flags)
         cdef bytes result
         cdef long n
         while True:
@@ -104,11 +104,13 @@ cdef class SocketCore(SocketHandle):
                 break
             parts.append(part)
             size -= len(part)
+            if op.at_mark:
+                break
         return b"".join(parts)
 
     cdef long receive_into(self, Buffers into, int flags, Op *op) except -1:
         """recv into the caller's memory; with MSG_WAITALL on a blocking stream until one buffer is full."""
-        cdef uint64_t deadline = self.deadline(flags)
+        cdef uint64_t deadline = 0 if flags & MSG_OOB and self.is_stream() else self.deadline(flags)
         cdef bint whole = flags & MSG_WAITALL and deadline == UINT64_MAX and self.is_stream() and into.count == 1
         cdef IoVec rest
         cdef long done = 0
@@ -125,7 +127,7 @@ cdef class SocketCore(SocketHandle):
             if n <= 0 and done:
                 return done
             done += check(n)
-            if n == 0 or not whole or <size_t>done == into.total:
+            if n == 0 or not whole or op.at_mark or <size_t>done == into.total:
                 return done
             rest.base = <char *>into.iov[0].base + done
             rest.len = into.total - done
@@ -138,7 +140,7 @@ cdef class SocketCore(SocketHandle):
             raise ValueError("negative buffersize in recv")
         if bufsize == 0:
             return b""                 # as CPython, which makes no system call then
-        if flags & MSG_WAITALL and not flags & (MSG_PEEK | MSG_DONTWAIT) and self.is_stream() \
+        if flags & MSG_WAITALL and not flags & (MSG_PEEK | MSG_DONTWAIT | MSG_OOB) and self.is_stream() \
                 and self.timeout_ns < 0:
             return self.receive_all(bufsize, flags)
         return self.receive(bufsize, flags, &op)

@@ -39,8 +39,8 @@ cdef void interests_drop(Watch *w) noexcept nogil:
 cdef uint16_t interest_shown(const Interest *i, uint16_t bits) noexcept nogil:
     # As poll(2) has it for TCP: whatever is over or in error can be read and written without blocking.
     if bits & (EV_ERROR | EV_HANGUP):
-        return i.want
-    return bits & i.want & (EV_READABLE | EV_WRITABLE)
+        return i.want & (EV_READABLE | EV_WRITABLE | bits)
+    return bits & i.want
 
 
 cdef bint interest_note(Interest *i, uint16_t bits) noexcept nogil:

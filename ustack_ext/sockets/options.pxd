@@ -45,6 +45,8 @@ cpdef enum Opt:
     OPT_INQ                    # bytes received and not read (SIOCINQ)
     OPT_OUTQ                   # bytes not acknowledged (SIOCOUTQ)
     OPT_OUTQNSD                # bytes not sent (SIOCOUTQNSD)
+    OPT_OOBINLINE
+    OPT_ATMARK                 # the next byte to be read is urgent (SIOCATMARK)
 
 cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil               # the value, or -errno
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil    # 0 or -errno

@@ -18,7 +18,7 @@ from ustack_ext.tcp.output cimport ts_now
 from ustack_ext.tcp.tcb cimport (
     FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Tcb, TcpConf, tcb_notsent,
 )
-from ustack_ext.tcp.tcp cimport tcp_rcvbuf, tcp_sndbuf, tcp_take_error
+from ustack_ext.tcp.tcp cimport tcp_at_mark, tcp_inq, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport (
     UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_IPV6, UDP_IS_PING, UDP_REUSEADDR, UdpSock, udp_set_family,
 )
@@ -95,13 +95,15 @@ cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) 
 
 
 cdef long long queue_get(const SockState *s, const Tcb *c, int which) noexcept nogil:
-    """tcp(7), SIOCINQ, SIOCOUTQ and SIOCOUTQNSD; -EINVAL for a listener."""
+    """tcp(7), SIOCINQ, SIOCATMARK, SIOCOUTQ and SIOCOUTQNSD; -EINVAL for a listener."""
     if s.kind == SK_LISTENER:
         return -EINVAL
     if c == NULL:
         return 0
     if which == OPT_INQ:
-        return c.rcvq_bytes
+        return tcp_inq(c)
+    if which == OPT_ATMARK:
+        return tcp_at_mark(c)
     return c.tx.sndq_bytes if which == OPT_OUTQ else tcb_notsent(c)
 
 
@@ -156,7 +158,9 @@ cdef long long tcp_mode_get(Engine *e, SockState *s, const TcpConf *conf, const 
         return conf.pmtudisc - 1 if conf.pmtudisc else PMTUDISC_WANT
     if which == OPT_RECVERR:
         return conf.recverr
-    if which == OPT_INQ or which == OPT_OUTQ or which == OPT_OUTQNSD:
+    if which == OPT_OOBINLINE:
+        return conf.oobinline
+    if which in (OPT_INQ, OPT_OUTQ, OPT_OUTQNSD, OPT_ATMARK):
         return queue_get(s, c, which)
     return -ENOPROTOOPT
 
@@ -311,6 +315,8 @@ cdef int tcp_mode_set(Engine *e, SockState *s, TcpConf *conf, int which, long lo
         conf.pmtudisc = <uint8_t>value + 1
     elif which == OPT_RECVERR:
         conf.recverr = value != 0
+    elif which == OPT_OOBINLINE:
+        conf.oobinline = value != 0
     elif which == OPT_TIMESTAMP:
         return -EPERM                            # only a socket in repair mode (tcp(7)) may; there is none here
     else:

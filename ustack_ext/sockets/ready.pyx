@@ -7,6 +7,7 @@ true of a socket (sockets/wait asks the engine).
     readable       the engine's end has written one byte, which stays unread
     not writable   the user's end has written until the kernel says that it is full
     hung up        the engine's end is shut down both ways, as TCP's end of both directions looks to poll(2)
+    urgent         the engine's end has sent a byte out of band, where the system can (Linux 5.15): POLLPRI
 
 An eventfd could show the first only. Edge-triggered epoll sees an edge when a state begins, so a caller that reads
 until EAGAIN (or a short read), as epoll(7) asks, misses nothing.
@@ -17,8 +18,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.fcntl cimport FD_CLOEXEC, F_SETFD, fcntl
 from posix.unistd cimport close, dup2, read, write
-from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE
+from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_OOB, EV_READABLE, EV_WRITABLE
 from ustack_ext.sockets.interest cimport interests_drop
+from ustack_ext.sockets.msg cimport MSG_OOB
 from ustack_ext.sockets.state cimport SockState, Watch
 
 cdef extern from * nogil:
@@ -45,6 +47,8 @@ cdef extern from * nogil:
     int SOL_SOCKET, SO_SNDBUF, SHUT_RDWR
     int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
     int shutdown(int fd, int how)
+    ssize_t send(int fd, const void *data, size_t n, int flags)
+    ssize_t recv(int fd, void *data, size_t n, int flags)
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -87,6 +91,7 @@ cdef void show_new(Watch *w, int fd_engine) noexcept nogil:
     w.readable = 0
     w.writable = 1
     w.hangup = 0
+    w.urgent = 0
     w.small = 0
 
 
@@ -138,6 +143,20 @@ cdef void set_readable(Watch *w, bint readable) noexcept nogil:
     w.readable = readable
 
 
+cdef void set_urgent(Watch *w, bint urgent) noexcept nogil:
+    """As long as the byte is there poll says POLLIN, too. Taking it empties the pair; what it showed is put back."""
+    cdef char byte = 0
+    if urgent:
+        send(w.fd_engine, &byte, 1, MSG_OOB)
+    else:
+        recv(w.fd_user, &byte, 1, MSG_OOB)
+        while read(w.fd_user, &byte, 1) > 0:
+            pass
+        if w.readable:
+            write(w.fd_engine, &byte, 1)
+    w.urgent = urgent
+
+
 cdef void fill(Watch *w) noexcept nogil:
     cdef char filling[FILL_PIECE]
     cdef pollfd state
@@ -168,16 +187,21 @@ cdef void pair_sync(Watch *w, uint16_t bits) noexcept nogil:
     cdef uint8_t readable = over or (bits & EV_READABLE) != 0
     cdef uint8_t writable = over or (bits & EV_WRITABLE) != 0
     cdef uint8_t hangup = (bits & EV_HANGUP) != 0
+    cdef uint8_t urgent = (bits & EV_OOB) != 0
     if w.fd_user < 0:
         return
     if w.hangup and not hangup:
         revive(w)
     if w.hangup:
         return
+    if w.urgent and (not urgent or readable != w.readable):     # its byte is the last in the pair, or a read takes it
+        set_urgent(w, False)
     if readable != w.readable:
         set_readable(w, readable)
     if writable != w.writable:
         set_writable(w, writable)
+    if urgent and not w.urgent:
+        set_urgent(w, True)
     if hangup:
         shutdown(w.fd_engine, SHUT_RDWR)
         w.hangup = 1

@@ -7,7 +7,7 @@ from cython cimport final, no_gc_clear
 from libc.errno cimport EBADF, errno
 from libc.stdint cimport UINT64_MAX, uint16_t, uint64_t
 from posix.unistd cimport close
-from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE
+from ustack_ext.base.event cimport EV_READABLE, EV_URGENT, EV_WRITABLE
 from ustack_ext.driver.driver cimport Driver, Waiter, waiter_get, waiter_put
 from ustack_ext.link.wakefd cimport wakefd_clear, wakefd_open, wakefd_set
 from ustack_ext.sockets.handle cimport SocketHandle, closed_error, error
@@ -36,7 +36,7 @@ cdef class Registration:
 
 @no_gc_clear
 cdef class SelectorCore:
-    """The registered sockets of one stack. events: 1 readable, 2 writable, as in the selectors module."""
+    """The registered sockets of one stack. events: 1 readable, 2 writable, as in the selectors module; 32 urgent."""
     cdef readonly StackCore stack
     cdef dict registered               # socket: Registration
     cdef Hub hub
@@ -237,4 +237,4 @@ cdef class SelectorCore:
 
 
 cdef inline uint16_t wanted(int events) noexcept:
-    return (EV_READABLE if events & 1 else 0) | (EV_WRITABLE if events & 2 else 0)
+    return events & (EV_READABLE | EV_WRITABLE | EV_URGENT)

@@ -43,6 +43,7 @@ cdef struct Watch:                 # who is shown the socket's state beside bloc
     uint8_t readable               # the state the pair shows now
     uint8_t writable
     uint8_t hangup
+    uint8_t urgent
     uint8_t small                  # the user's end has the smallest send buffer
     uint32_t busy_poll             # SO_BUSY_POLL, us
     Interest *interests            # of selectors
@@ -54,7 +55,7 @@ cdef struct Interest:              # a socket registered with a ustack.Selector
     SockState *sock                # NULL: closed since
     void *registration             # the Python object that this lies in
     Hub *hub
-    uint16_t want                  # EV_READABLE, EV_WRITABLE
+    uint16_t want                  # EV_READABLE, EV_WRITABLE, EV_URGENT
     uint8_t listed                 # on the hub's list
 
 cdef enum:                         # SockState.shape: the protocol asked for, and this for SOCK_STREAM
@@ -113,6 +114,7 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     uint8_t tos
     uint8_t started                # OP_CONNECT, OP_SEND: this call sent the SYN
     uint8_t waits                  # the call may wait: SO_RCVLOWAT counts
+    uint8_t at_mark                # OP_RECV: it ended at the mark of urgent data
     uint16_t port
     uint16_t want                  # EV_* worth another attempt
     uint16_t gso_size              # a datagram's own UDP_SEGMENT, source and interface; zeros: the socket's

@@ -25,9 +25,9 @@ from ustack_ext.tcp.tcb cimport (
     TF_RD_SHUT, FastopenPeer, Listener, Tcb, TcpConf, tcb_connecting,
 )
 from ustack_ext.tcp.tcp cimport (
-    tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_connect, tcp_lend, tcp_listen,
-    tcp_recv, tcp_send, tcp_send_owned, tcp_set_backlog, tcp_set_conf, tcp_set_listener_conf, tcp_shutdown,
-    tcp_take_error, tcp_unbind,
+    has_mark, tcp_abort, tcp_accept, tcp_at_mark, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default,
+    tcp_connect, tcp_lend, tcp_listen, tcp_mark_urgent, tcp_recv, tcp_recv_urgent, tcp_send, tcp_send_owned,
+    tcp_set_backlog, tcp_set_conf, tcp_set_listener_conf, tcp_shutdown, tcp_take_error, tcp_unbind, urgent_hidden,
 )
 from ustack_ext.wire.addr cimport Addr, addr_any_holds, addr_is_any, addr_is_link_local, addr_none, addr_zone
 
@@ -83,26 +83,35 @@ cdef inline size_t wanted(const Tcb *c, const Op *op) noexcept nogil:
     return op.lowat
 
 
+cdef inline uint32_t readable(const Tcb *c) noexcept nogil:
+    return c.rcvq_bytes - urgent_hidden(c) if has_mark(c) else c.rcvq_bytes
+
+
 cdef long recv(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef Tcb *c = <Tcb *>s.obj
-    if op.flags & MSG_OOB:
-        return -EINVAL
+    cdef long n
     if s.kind != SK_TCB:
-        return -ENOTCONN
+        return -EINVAL if op.flags & MSG_OOB else -ENOTCONN
+    if op.flags & MSG_OOB:
+        op.full = 1
+        return tcp_recv_urgent(&e.tcp, c, op.iov, op.niov, (op.flags & MSG_PEEK) != 0)
     if tcb_connecting(c):
         return -EAGAIN
     op.full = c.rcvq_bytes
     if op.grow and c.rcvq_bytes > op.room:
         return OP_GROW
-    if c.rcvq_bytes < wanted(c, op) and not c.flags & (TF_FIN_RCVD | TF_RD_SHUT) and c.state != TCP_CLOSED:
+    if readable(c) < wanted(c, op) and not c.flags & (TF_FIN_RCVD | TF_RD_SHUT) and c.state != TCP_CLOSED:
         return -EAGAIN
     if op.lent != NULL:
         op.tcb = c
         return tcp_lend(&e.tcp, c, op.room, op.lent, op.niov, &op.nlent)
-    return tcp_recv(&e.tcp, c, op.iov, op.niov, (op.flags & MSG_PEEK) != 0)
+    n = tcp_recv(&e.tcp, c, op.iov, op.niov, (op.flags & MSG_PEEK) != 0)
+    op.at_mark = tcp_at_mark(c)
+    return n
 
 
 cdef long send(Engine *e, SockState *s, Op *op) noexcept nogil:
+    cdef long n
     if s.kind == SK_NONE and s.obj != NULL and (op.flags & MSG_FASTOPEN or (<Draft *>s.obj).deferred):
         return fast_open(e, s, op)
     if s.kind != SK_TCB:
@@ -110,8 +119,12 @@ cdef long send(Engine *e, SockState *s, Op *op) noexcept nogil:
     if tcb_connecting(<Tcb *>s.obj):
         return -EAGAIN
     if op.owner != NULL:
-        return tcp_send_owned(&e.tcp, <Tcb *>s.obj, op.iov, op.owner, (op.flags & MSG_MORE) != 0)
-    return tcp_send(&e.tcp, <Tcb *>s.obj, op.iov, op.niov, (op.flags & MSG_MORE) != 0)
+        n = tcp_send_owned(&e.tcp, <Tcb *>s.obj, op.iov, op.owner, (op.flags & MSG_MORE) != 0)
+    else:
+        n = tcp_send(&e.tcp, <Tcb *>s.obj, op.iov, op.niov, (op.flags & MSG_MORE) != 0)
+    if n > 0 and op.flags & MSG_OOB:
+        tcp_mark_urgent(<Tcb *>s.obj)
+    return n
 
 
 cdef long accept(Engine *e, SockState *s, Op *op) noexcept nogil:

@@ -135,6 +135,7 @@ cdef list tcp_switches(TcpKnobs *t):
         knob(tcp + "rfc1337", &t.rfc1337, 1, 0, 1),
         knob(tcp + "moderate_rcvbuf", &t.moderate_rcvbuf, 1, 0, 1),
         knob(tcp + "mtu_probing", &t.mtu_probing, 1, 0, 2),
+        knob(tcp + "stdurg", &t.stdurg, 1, 0, 1),
         knob(tcp + "frto", &t.frto, 1, 0, 2),
         knob(tcp + "recovery", &t.recovery, 1, 0, 7),
         knob(tcp + "early_retrans", &t.early_retrans, 1, 0, 4),

@@ -1,8 +1,8 @@
 """SEGMENT ARRIVES: RFC 9293 §3.10.7, in the RFC's own order.
 
-tcp_input finds whose segment it is; segment_arrives takes it through the steps: sequence number, RST, SYN, ACK, data,
-FIN (security and precedence are not ours; urgent data is delivered in-band, RFC 6093). Nothing is sent from here that
-can wait for the end of the batch (MUST-58, MUST-59): the connection is put on the dirty list and tcp_flush sends.
+tcp_input finds whose segment it is; segment_arrives takes it through the steps: sequence number, RST, SYN, ACK, URG,
+data, FIN (security and precedence are not ours). Nothing is sent from here that can wait for the end of the batch
+(MUST-58, MUST-59): the connection is put on the dirty list and tcp_flush sends.
 """
 from libc.errno cimport ECONNREFUSED, ECONNRESET, EPIPE
 from libc.stdint cimport int32_t, uint16_t, uint32_t
@@ -40,7 +40,8 @@ from ustack_ext.tcp.tcb cimport (
     TimeWait, fin_timeout_ns, has_gap, tcb_has_room, tcb_rcv_wnd, tcp_hours, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
-from ustack_ext.wire.headers cimport TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_SYN
+from ustack_ext.tcp.urgent cimport urgent_arrives
+from ustack_ext.wire.headers cimport TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_SYN, TH_URG
 
 cdef enum:
     PAWS_IDLE_H = 24 * 24       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
@@ -135,6 +136,8 @@ cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if not take_ack(t, c, s):
         return
     note_timestamp(t, c, s)
+    if s.h.flags & TH_URG:
+        urgent_arrives(t, c, s.h.seq - s.cut, s.h.urg)
     if s.n > 0:
         if c.flags & TF_ECN_OK:
             ecn_data(c, s.h.flags, s.rx.tos)
@@ -190,6 +193,8 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if c.flags & TF_FASTOPEN_ASKED:
         fastopen_answered(t, c, s, with_syn)
     segment_trim(s, c.rcv_nxt)
+    if s.h.flags & TH_URG:
+        urgent_arrives(t, c, s.h.seq - s.cut, s.h.urg)
     if s.n > 0:
         take_data(t, c, s)
     if s.h.flags & TH_FIN and not c.flags & TF_DEAD:

@@ -32,6 +32,7 @@ cdef struct TcpKnobs:              # net.ipv4.tcp_*
     uint8_t congestion_allowed     # what TCP_CONGESTION may choose: a bit (1 << CcId) each
     uint8_t mtu_probing            # 0: no, 1: after a black hole was met, 2: always
     uint8_t frto                   # RFC 5682
+    uint8_t stdurg                 # a received urgent pointer names the last urgent octet, not the one after it
     uint8_t recovery               # 1: RACK; 2: its window stays, no D-SACK widens it
     uint32_t init_cwnd             # segments
     uint32_t fin_timeout           # s

@@ -38,6 +38,7 @@ from ustack_ext.tcp.tcb cimport (
     TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST,
     TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
 )
+from ustack_ext.tcp.urgent cimport urgent_pointer
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
@@ -136,6 +137,8 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags, uint8
     h.wnd = <uint16_t>(wnd >> c.rcv_wscale)
     h.urg = 0
     h.flags = flags | TH_ECE if c.flags & TF_ECN_ECHO else flags
+    if c.tx.urgent:
+        h.flags |= urgent_pointer(c, seq, &h.urg)
     h.hlen = put_options(pkt, &o)
     note_window(t, c, wnd)
     c.tally.segs_out += pieces_of(pkt)
@@ -152,6 +155,8 @@ cdef void send_ack(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef void send_probe(Tcp *t, Tcb *c) noexcept nogil:
     cdef TxPkt pkt
+    if c.tx.urgent:                                          # a probe, which is old data, can't tell of it
+        send_ack(t, c)
     tx_init(&pkt)
     segment(t, c, &pkt, c.snd_una - 1, TH_ACK, 0)
 
@@ -318,12 +323,17 @@ cdef void send_synack(Tcp *t, SynReq *r, uint32_t tsval, const uint8_t *cookie) 
 
 # ---- data ----
 
+cdef inline uint32_t burst_allowed(const Tcb *c) noexcept nogil:
+    """Payload bytes of one transmission now. The pieces of a superframe would all have the same urgent pointer."""
+    return c.mss if c.tx.urgent else burst_now(c)
+
+
 cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     cdef TxPkt pkt
     cdef uint32_t n, pieces
     if s.flags & SEG_SYN:
         return send_syn(t, c, False)
-    limit = min(limit, burst_now(c))
+    limit = min(limit, burst_allowed(c))
     n = s.end - s.seq - (1 if s.flags & SEG_FIN else 0)
     if n > limit:
         if seg_split(t, c, s, s.seq + limit) == NULL:
@@ -395,9 +405,11 @@ cdef inline bint may_carry_data(const Tcb *c) noexcept nogil:
 
 cdef bint nagle_holds(const Tcb *c, uint32_t n, bint last) noexcept nogil:
     """RFC 9293 §3.7.4 in Minshall's form, as Linux: a small segment waits while another small one is unacknowledged. A
-    FIN is never held.
+    FIN is never held, nor is urgent data.
     """
     if n == 0 or (last and c.flags & TF_FIN_QUEUED):
+        return False
+    if c.tx.urgent and seq_gt(c.tx.snd_up, c.snd_nxt):
         return False
     if c.flags & TF_MORE or c.conf.cork:                     # for one persist time-out at most
         return True
@@ -434,7 +446,7 @@ cdef uint8_t send_data(Tcp *t, Tcb *c) noexcept nogil:
         return CHRONO_SNDBUF if c.flags & TF_WANT_ROOM else CHRONO_BUSY
     if c.snd_una == c.snd_nxt:
         cc_start(t, c)
-    burst = burst_now(c)
+    burst = burst_allowed(c)
     while unsent > 0:
         n = cwnd_allows(c, min(unsent, burst))
         if n == 0:

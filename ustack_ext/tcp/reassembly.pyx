@@ -100,15 +100,19 @@ cdef inline void link_in_order(Tcb *c, Buf *b) noexcept nogil:
     c.rcvq_truesize += buf_truesize(b)
 
 
-cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil:
+cdef uint32_t rcvq_read(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek, uint32_t skip,
+                        uint32_t most) noexcept nogil:
     cdef Buf *b = c.rcvq_head
-    cdef uint32_t copied = 0, skip = 0, n
+    cdef uint32_t copied = 0, n
     cdef size_t at
     cdef int i
+    while b != NULL and skip >= b.len:
+        skip -= b.len
+        b = b.next
     for i in range(niov):
         at = 0
-        while b != NULL and at < iov[i].len:
-            n = <uint32_t>min(<size_t>(b.len - skip), iov[i].len - at)
+        while b != NULL and at < iov[i].len and copied < most:
+            n = <uint32_t>min(<size_t>min(b.len - skip, most - copied), iov[i].len - at)
             memcpy(<char *>iov[i].base + at, b.data + b.off + skip, n)
             at += n
             copied += n
@@ -371,7 +375,7 @@ cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void forget_if_empty(Tcp *t, Tcb *c) noexcept nogil:
-    if c.reasm.count == 0 and c.reasm.lent == 0 and not c.flags & TF_DSACK_PENDING:
+    if c.reasm.count == 0 and c.reasm.lent == 0 and c.reasm.urgent == 0 and not c.flags & TF_DSACK_PENDING:
         ofo_clear(t, c)
 
 

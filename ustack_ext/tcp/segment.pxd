@@ -12,6 +12,7 @@ cdef struct SegIn:
     uint8_t *data
     uint32_t n                 # payload bytes
     uint32_t len               # SEG.LEN: payload, SYN and FIN counted
+    uint32_t cut               # SEG.SEQ has moved on by so much: what was cut off
     uint32_t segs              # segments that it stands for
     bint syn                   # there was a SYN, which was cut off: the window is not scaled
 

@@ -26,6 +26,7 @@ cdef inline uint32_t segments_in(const RxPkt *rx) noexcept nogil:
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
     s.segs = segments_in(rx)
     s.syn = False
+    s.cut = 0
     count_add(t.core, TcpInSegs, s.segs)
     if rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):           # MUST-57
         count(t.core, DropTcpBroadcast)
@@ -74,7 +75,9 @@ cdef void segment_trim(SegIn *s, uint32_t from_seq) noexcept nogil:
         s.h.seq += 1
         s.len -= 1
         cut -= 1
+        s.cut += 1
     cut = min(cut, s.n)
+    s.cut += cut
     s.h.seq += cut
     s.data += cut
     s.n -= cut

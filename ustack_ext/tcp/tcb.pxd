@@ -69,6 +69,7 @@ cdef struct TcpConf:
     uint8_t pmtudisc               # IP_PMTUDISC_*, plus 1; 0: the default
     uint8_t recverr
     uint8_t cc                     # CcId: the congestion control algorithm
+    uint8_t oobinline              # SO_OOBINLINE
 
 cdef struct Bind:                  # a local port somebody claimed by bind()
     Entry entry                    # in tcp.binds, hashed by port
@@ -128,7 +129,13 @@ cdef struct Range:                 # contiguous out-of-order data
     Buf *head
     Buf *tail
 
-# Out-of-order state; there only while there is some, a duplicate to report, or data lent.
+cdef enum Urgent:                  # Reasm.urgent
+    URGENT_NONE
+    URGENT_PENDING
+    URGENT_TAKEN                   # its octet was read, by recv(MSG_OOB); the mark is still ahead
+
+# What is not plain about reception: out-of-order data, a duplicate to report, data lent, an urgent mark. There only
+# while there is any of it.
 cdef struct Reasm:
     Range *ranges                  # sorted by seq
     uint32_t dup_seq               # D-SACK to report (TF_DSACK_PENDING)
@@ -137,6 +144,8 @@ cdef struct Reasm:
     uint32_t cap
     uint32_t truesize
     uint32_t lent                  # bytes that recv_view() took out of the receive queue and nobody gave back yet
+    uint32_t rcv_up                # the last urgent octet (RCV.UP less one), while `urgent`
+    uint8_t urgent                 # Urgent
     uint8_t nrecent
     uint32_t recent[4]             # a sequence number in each of the last ranges touched, latest first (RFC 2018 §4)
 
@@ -320,6 +329,8 @@ cdef struct Tx:
     uint16_t probe_mtu
     uint16_t fastopen              # bytes of data in the SYN
     uint8_t probe                  # MtuProbe
+    uint8_t urgent                 # SND.UP is ahead of SND.UNA, or was
+    uint32_t snd_up                # the octet after the urgent data
 
 cdef union TcbOwner:
     Bind *bind                     # a port bound before connect

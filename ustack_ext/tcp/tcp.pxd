@@ -10,6 +10,7 @@ from ustack_ext.tcp.input cimport tcp_input
 from ustack_ext.tcp.merged cimport tcp_input_merged
 from ustack_ext.tcp.tcb cimport Bind, Listener, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.timers cimport tcp_timer, tcp_timer_settle
+from ustack_ext.tcp.urgent cimport has_mark, tcp_at_mark, tcp_inq, tcp_mark_urgent, tcp_recv_urgent, urgent_hidden
 from ustack_ext.tcp.user cimport (
     tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_connect, tcp_consume, tcp_listen,
     tcp_listener_ready, tcp_rcvbuf, tcp_ready, tcp_recv, tcp_send, tcp_set_backlog, tcp_set_conf,

@@ -28,6 +28,8 @@ cdef void wait_for_memory(Tcp *t, Tcb *c) noexcept nogil
 cdef void queued(Tcp *t, Tcb *c, bint more) noexcept nogil
 cdef long nothing_queued(Tcb *c) noexcept nogil
 cdef void consumed(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
+# n bytes have left the receive queue: a mark may be behind, the window may open
+cdef void taken(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 # the next n bytes of the receive queue, which the caller read in place, are done with
 cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 cdef int tcp_shutdown(Tcp *t, Tcb *c, int how) noexcept nogil             # 0 RD, 1 WR, 2 both. -ENOTCONN

@@ -34,6 +34,7 @@ from ustack_ext.tcp.tcb cimport (
     tcb_has_room, tcb_notsent, tcb_rcv_wnd, tcp_hours,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
+from ustack_ext.tcp.urgent cimport has_mark, urgent_hidden, urgent_passed, urgent_reach, urgent_ready
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_localhost, addr_none
 
 cdef enum:
@@ -270,13 +271,24 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
 # ---- RECEIVE ----
 
 cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexcept nogil:
-    cdef uint32_t n
-    if c.rcvq_bytes > 0:
-        n = rcvq_read(t, c, iov, niov, peek)
-        if n > 0 and not peek and not c.flags & TF_DEAD:
-            consumed(t, c, n)
-        return n
-    return nothing_queued(c)
+    cdef uint32_t n, most = c.rcvq_bytes, skip = 0
+    if has_mark(c):
+        most = urgent_reach(t, c, peek, &skip)
+        if skip > 0 and not peek and not c.flags & TF_DEAD:
+            consumed(t, c, skip)
+    if most == 0:
+        return nothing_queued(c)
+    n = rcvq_read(t, c, iov, niov, peek, skip if peek else 0, most)
+    if n > 0 and not peek:
+        taken(t, c, n)
+    return n
+
+
+cdef void taken(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+    if has_mark(c):
+        urgent_passed(t, c)
+    if not c.flags & TF_DEAD:
+        consumed(t, c, n)
 
 
 cdef long nothing_queued(Tcb *c) noexcept nogil:
@@ -291,8 +303,8 @@ cdef long nothing_queued(Tcb *c) noexcept nogil:
 
 cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     rcvq_drop(t, c, n)
-    if n > 0 and not c.flags & TF_DEAD:
-        consumed(t, c, n)
+    if n > 0:
+        taken(t, c, n)
 
 
 cdef uint64_t window_wanted(const Tcb *c, uint64_t taken) noexcept nogil:
@@ -403,7 +415,11 @@ cdef void tcp_abort(Tcp *t, Tcb *c) noexcept nogil:
 
 cdef uint16_t tcp_ready(Tcb *c) noexcept nogil:
     cdef uint16_t bits = 0
-    if c.rcvq_bytes > 0 and c.rcvq_bytes >= c.conf.rcvlowat:
+    cdef uint32_t unread = c.rcvq_bytes
+    if has_mark(c):
+        bits |= urgent_ready(c)
+        unread -= urgent_hidden(c)
+    if unread > 0 and unread >= c.conf.rcvlowat:
         bits |= EV_READABLE
     elif c.flags & (TF_FIN_RCVD | TF_RD_SHUT | TF_DEAD) or c.error:
         bits |= EV_READABLE

@@ -10,22 +10,25 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.tcp.reassembly cimport Lent, rcvq_lend, rcvq_unlend
 from ustack_ext.tcp.sendqueue cimport sendq_link, tx_take
 from ustack_ext.tcp.tcb cimport TF_DEAD, TF_WANT_ROOM, Tcb, Tcp
-from ustack_ext.tcp.user cimport consumed, may_send, nothing_queued, queued, wait_for_memory
+from ustack_ext.tcp.user cimport consumed, may_send, nothing_queued, queued, taken, wait_for_memory
+from ustack_ext.tcp.urgent cimport has_mark, urgent_reach
 
 cdef enum:
     MOST = 1 << 30                 # bytes a call: sequence numbers in the queue stay comparable
 
 
 cdef long tcp_lend(Tcp *t, Tcb *c, size_t most, Lent *out, int room, int *count) noexcept nogil:
-    cdef uint32_t n
+    cdef uint32_t n = c.rcvq_bytes, skip
     count[0] = 0
-    if c.rcvq_bytes == 0:
+    if has_mark(c):
+        n = urgent_reach(t, c, False, &skip)
+        most = min(most, <size_t>n)
+    if n == 0:
         return nothing_queued(c)
     n = rcvq_lend(t, c, <uint32_t>min(most, <size_t>MOST), out, room, count)
     if n == 0:
         return -ENOBUFS
-    if not c.flags & TF_DEAD:
-        consumed(t, c, n)
+    taken(t, c, n)
     return n
 
 
