@@ -27,10 +27,10 @@ from ustack_ext.tcp.ecn cimport ecn_answered, ecn_data
 from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.fastopen cimport fastopen_learn
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
-from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_TS
+from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_SACK, OPT_TS
 from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
 from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append, rcvq_append_run
-from ustack_ext.tcp.recovery cimport recovery_ack, recovery_refused
+from ustack_ext.tcp.recovery cimport recovery_ack, recovery_late, recovery_refused
 from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
@@ -348,6 +348,8 @@ cdef bint take_ack(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
             return fin_acked(t, c)
     elif c.tx.seg_head != NULL:
         recovery_ack(t, c, s.h.ack, &s.o, duplicate)
+    elif s.o.have & OPT_SACK and c.flags & TF_SACK_OK:
+        recovery_late(t, c, s.h.ack, &s.o)
     return True
 
 

@@ -8,6 +8,8 @@ cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil                  # byte
 # An acceptable ACK: cumulative part up to `ack`, SACK blocks in o. `duplicate`: by RFC 5681 §2's definition. Updates
 # RTT, scoreboard, cwnd, timers.
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil
+# SACK blocks while nothing is outstanding: a duplicate that they report can still undo the last recovery
+cdef void recovery_late(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept nogil
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil             # new data left
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil           # a lost (or probed) segment left again
 cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil                        # what to retransmit first; NULL: nothing

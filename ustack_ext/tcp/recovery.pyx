@@ -21,7 +21,7 @@ from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.scoreboard cimport (
-    Delivery, board_ack, board_forget_sacks, board_lose, board_sack, board_unlose, seg_size,
+    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_sack, board_unlose, seg_size,
 )
 from ustack_ext.tcp.sendqueue cimport seg_sent_now, seg_split
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
@@ -313,6 +313,11 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
     if again != UINT64_MAX and again < c.tx.rto_at:
         c.tx.rto_at = again
         c.tx.timer_what = TIMER_REO
+
+
+cdef void recovery_late(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept nogil:
+    if board_dsack(t, c, ack, o) and undo_by_dsack(c):
+        nothing_was_lost(t, c, TCPDSACKUndo)
 
 
 # ---- sending ----

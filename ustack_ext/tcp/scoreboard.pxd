@@ -25,4 +25,6 @@ cdef void board_unlose(Tcb *c) noexcept nogil
 # the cumulative part up to `ack`: records go, SND.UNA advances, the send queue is drained
 cdef void board_ack(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil
 cdef void board_sack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d) noexcept nogil
+# whether the first block reports a duplicate, which is counted as evidence against a loss (tcp/undo)
+cdef bint board_dsack(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept nogil
 cdef void board_forget_sacks(Tcb *c) noexcept nogil            # the receiver dropped what it had SACKed

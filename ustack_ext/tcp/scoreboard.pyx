@@ -186,12 +186,8 @@ cdef void board_sack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d
     for i in range(o.nsack):
         left = o.sack[2 * i]
         right = o.sack[2 * i + 1]
-        if i == 0 and is_dsack(o, ack):                      # RFC 2883 §4
+        if i == 0 and board_dsack(t, c, ack, o):
             d.dsack = True
-            count(t.core, TCPDSACKRecv if seq_lt(left, ack) else TCPDSACKOfoRecv)
-            c.tally.dsack_dups += 1
-            if not undo_dsack(c, left, right):
-                count(t.core, TCPDSACKIgnoredOld if c.tx.prior_cwnd else TCPDSACKIgnoredNoUndo)
             continue
         if seq_geq(left, right) or seq_lt(left, ack) or seq_gt(right, c.snd_nxt):
             count(t.core, TCPSACKDiscard)
@@ -206,6 +202,17 @@ cdef void board_sack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d
             sack_block(t, c, left, right, d)
     for i in range(8):
         c.tx.sack_cache[i] = o.sack[i] if i < 2 * <uint32_t>o.nsack and seq_geq(o.sack[i & ~1], ack) else 0
+
+
+cdef bint board_dsack(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept nogil:
+    """RFC 2883 §4: whether the first block reports a duplicate, which is then counted."""
+    if not is_dsack(o, ack):
+        return False
+    count(t.core, TCPDSACKRecv if seq_lt(o.sack[0], ack) else TCPDSACKOfoRecv)
+    c.tally.dsack_dups += 1
+    if not undo_dsack(c, o.sack[0], o.sack[1]):
+        count(t.core, TCPDSACKIgnoredOld if c.tx.prior_cwnd else TCPDSACKIgnoredNoUndo)
+    return True
 
 
 cdef bint is_dsack(const Options *o, uint32_t ack) noexcept nogil:

@@ -154,7 +154,8 @@ cdef void cc_event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil:
 
 cdef void cc_reduce(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
     cdef const CcOps *ops = TABLE[c.conf.cc]
-    if ops.init != NULL and c.tx.cc == NULL and not cc_take(t, c):
+    # also where the algorithm keeps nothing: while there is one, what an undo needs outlasts the flight
+    if c.tx.cc == NULL and not cc_take(t, c) and ops.init != NULL:
         ops = TABLE[<int>CC_RENO]
     c.tx.prior_cwnd = c.cwnd
     c.tx.prior_ssthresh = c.ssthresh
