@@ -63,6 +63,22 @@ def initial_window_ten(p: Probe) -> None:
     p.require(count == 10, f"it is {count}")
 
 
+@W.check("§2", "it is ten segments also where they are small: 14600 bytes is a bound, no aim", MUST)
+def initial_window_small(p: Probe) -> None:
+    _, _, count = busy(p, [("MSS", 536)])
+    p.require(count <= 10, f"it is {count} segments of 536 bytes")
+
+
+@W.check("§2", "a connection that the target opened begins with the same window", SHOULD)
+def initial_window_active(p: Probe) -> None:
+    conn, _ = p.connecting()
+    conn.flow.send("SA", options=PLAIN, win=60000)
+    conn.flow.expect("A")
+    feed(conn, 40000)
+    count = len(p.burst(conn.flow))
+    p.require(count == 10, f"it is {count} segments")
+
+
 @R.check(
     "§3.1", "after a lost SYN the window begins with one segment", MUST, because={"kernel": "from the second loss on"}
 )

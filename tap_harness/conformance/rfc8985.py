@@ -136,6 +136,33 @@ def prr_proportional(p: Probe) -> None:
     p.require(half >= 1, "nothing was sent during the first half of the recovery's round trip")
 
 
+@P.check("§3.1", "with less in flight than ssthresh one segment more than was delivered is sent, at most (SSRB)", MUST)
+def prr_slow_start_bound(p: Probe) -> None:
+    conn, base, count = busy(p, SACK_OK)
+    lost, total, top = count - 4, 0, count
+    for last in range(lost + 1, count + 1):
+        conn.flow.inject("A", ack=base, options=sack(base + MSS * lost, base + MSS * last))
+        found = starts(p, conn, base)
+        total += len(found)
+        top = max([top, *(number + 1 for number in found)])
+        p.require(len(found) <= 2, f"{len(found)} segments were sent for one that was delivered")
+    p.require(total >= 1, "nothing was sent")
+
+
+@P.check("§3", "when recovery ends the window is ssthresh", MUST)
+def prr_end(p: Probe) -> None:
+    conn, base, count = busy(p, SACK_OK)
+    p.needs_sockets()
+    top = count
+    for last in range(2, count + 1):
+        conn.flow.inject("A", ack=base, options=sack(base + MSS, base + MSS * last))
+        top = max([top, *(number + 1 for number in starts(p, conn, base))])
+    conn.flow.inject("A", ack=base + MSS * top)
+    p.target.pump()
+    cwnd, ssthresh = info(conn, "snd_cwnd"), info(conn, "snd_ssthresh")
+    p.require(ssthresh <= cwnd <= ssthresh + 1, f"ssthresh {ssthresh}, cwnd {cwnd}")
+
+
 # -- CUBIC
 
 
@@ -181,18 +208,53 @@ def cubic_growth(p: Probe) -> None:
     cubic(conn.sock)
     for last in (2, 3, 4, 5):
         conn.flow.inject("A", ack=base, options=sack(base + MSS, base + MSS * last))
-    starts(p, conn, base, 0.02)
+    top = max([count, *(number + 1 for number in starts(p, conn, base, 0.02))])
     begin = info(conn, "snd_ssthresh")
-    _run(p, conn, base, 25)
+    _run(p, conn, base + MSS * top, 25)
     grown = info(conn, "snd_cwnd")
     p.require(grown > begin, f"ssthresh {begin}, after 25 round trips cwnd {grown}")
     p.require(grown < 40 * begin, f"ssthresh {begin}, after 25 round trips cwnd {grown}")
     p.require(count > 0, "no data")
 
 
-def _run(p: Probe, conn: Conn, base: int, rounds: int) -> None:
-    """Acknowledge what comes, a round trip of 0.05 s."""
-    top = base
+@C.check("§4.3", "with a small window it grows no slower than Reno with the same reduction would", MUST)
+def cubic_friendly(p: Probe) -> None:
+    _algorithm(p)
+    conn, base, count = busy(p, SACK_OK)
+    cubic(conn.sock)
+    for last in (2, 3, 4, 5):
+        conn.flow.inject("A", ack=base, options=sack(base + MSS, base + MSS * last))
+    top = max([count, *(number + 1 for number in starts(p, conn, base, 0.02))])
+    begin = info(conn, "snd_ssthresh")
+    _run(p, conn, base + MSS * top, 20)
+    # 3 * (1 - 0.7) / (1 + 0.7) of a segment in a round trip, and the first two are the recovery's
+    least = begin + 18 * 0.53 - 2
+    found = info(conn, "snd_cwnd")
+    p.require(found >= least, f"ssthresh {begin}, after 20 round trips cwnd {found} of {least:.0f}")
+    p.require(count > 0, "no data")
+
+
+@C.check("§4.2", "time in which nothing is sent does not make the window larger", SHOULD)
+def cubic_idle(p: Probe) -> None:
+    _algorithm(p)
+    conn, base = under_way(p, 8)
+    cubic(conn.sock)
+    conn.flow.inject("A", ack=base, options=sack(base + MSS, base + MSS * 8))
+    starts(p, conn, base, 0.02)
+    conn.flow.inject("A", ack=base + MSS * 8)
+    before = info(conn, "snd_cwnd")
+    p.wait(5)
+    feed(conn, 2 * MSS)
+    p.burst(conn.flow)
+    conn.flow.inject("A", ack=base + MSS * 10)
+    p.target.pump()
+    after = info(conn, "snd_cwnd")
+    p.require(after <= max(before, 10) + 1, f"cwnd {before}, after 5 s of silence {after}")
+
+
+def _run(p: Probe, conn: Conn, top: int, rounds: int) -> None:
+    """Acknowledge all that came, which ends at `top`, and then what comes, a round trip of 0.05 s."""
+    conn.flow.inject("A", ack=top, win=60000)
     for _ in range(rounds):
         feed(conn, 30000)
         for packet in conn.flow.collect(0.05):
@@ -249,6 +311,14 @@ def ecn_no_setup(p: Probe) -> None:
         flow = p.flow()
         flow.send(flags)
         flow.expect("SA", p.within(0.1), seq=ANY)
+
+
+@E.check("§6.1.1", "a SYN that offers more, AccECN (RFC 9768), is answered as one that offers ECN", SHOULD)
+def ecn_accurate(p: Probe) -> None:
+    flow = p.flow()
+    flow.send("SECN")
+    packet = flow.next(p.within(0.1))
+    p.require(packet is not None and "".join(sorted(str(packet[TCP].flags))) == "AES", "it is not")
 
 
 @E.check("§6.1.1", "SYN and SYN-ACK are not ECN-capable packets", MUST)

@@ -6,7 +6,7 @@ from tap_harness.packetdrill.scanner import Scanner
 from tap_harness.packetdrill.script import Icmp, Tcp, TcpOption, Udp
 
 ECN = {"noecn": 0, "ect1": 1, "ect0": 2, "ce": 3}
-_FLAGS = "SFRP.EWU"
+_FLAGS = "SFRP.EWUA"
 _WORD = r"[A-Za-z_]+"
 # (type, code) of ICMP for IPv4 (RFC 792, 1122 §3.2.2).
 _UNREACHABLE = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tap_harness.packetdrill.script import Tcp, TcpOption
 from tap_harness.segment import checksum
 
-_FLAG_BITS = {"F": 1, "S": 2, "R": 4, "P": 8, ".": 16, "U": 32, "E": 64, "W": 128}
+_FLAG_BITS = {"F": 1, "S": 2, "R": 4, "P": 8, ".": 16, "U": 32, "E": 64, "W": 128, "A": 256}
 _ICMP, _TCP, _UDP = 1, 6, 17
 _PERIOD = 251
 _FASTOPEN_MAGIC = b"\xf9\x89"  # RFC 7413 §6
@@ -167,8 +167,8 @@ def tcp_packet(ends: Addresses, sport: int, dport: int, segment: Tcp, data: byte
         dport,
         segment.seq,
         segment.ack or 0,
-        (20 + len(options)) // 4 << 4,
-        flags_number(segment.flags),
+        (20 + len(options)) // 4 << 4 | flags_number(segment.flags) >> 8,
+        flags_number(segment.flags) & 0xFF,
         segment.win or 0,
         0,
         segment.urg,
@@ -212,7 +212,8 @@ def read_packet(time: int, packet: bytes) -> Got:
     right = right and (protocol == _ICMP or checksum(_pseudo(ends, protocol, len(payload)) + payload) == 0)
     if protocol == _TCP and len(payload) >= 20:
         sport, dport, seq, ack, offset, bits, win, _, urg = struct.unpack_from("!HHIIBBHHH", payload)
-        letters = "".join(letter for letter in "SFRP.EWU" if bits & _FLAG_BITS[letter])
+        bits |= (offset & 1) << 8
+        letters = "".join(letter for letter in "SFRP.EWUA" if bits & _FLAG_BITS[letter])
         end = (offset >> 4) * 4
         options = read_options(payload[20:end])
         return Got(time, protocol, sport, dport, ecn, payload[end:], right, letters, seq, ack, win, urg, options)
