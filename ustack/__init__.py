@@ -32,6 +32,8 @@ _OWN = {
     "Nat": "ustack.nat",
     "NatFlow": "ustack.nat",
     "Service": "ustack.service",
+    "Forwarder": "ustack.forward",
+    "ForwardRequest": "ustack.forward",
     "StackGroup": "ustack.multiqueue",
     "EventLoop": "ustack.aio",
     "EventLoopPolicy": "ustack.aio",

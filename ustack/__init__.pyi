@@ -64,6 +64,7 @@ from . import conf, sim
 from .aio import EventLoop, EventLoopPolicy
 from .dhcp import Dhcp
 from .dhcp_machine import Lease
+from .forward import Forwarder, ForwardRequest
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
 from .records import Address, Connection, Interface, Neighbor, Route
@@ -134,6 +135,8 @@ __all__ = [
     "Dhcp",
     "EventLoop",
     "EventLoopPolicy",
+    "ForwardRequest",
+    "Forwarder",
     "Interface",
     "Lease",
     "Link",

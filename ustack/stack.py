@@ -24,6 +24,7 @@ from ustack_ext.sockets.stackcore import StackCore
 
 from . import connect, records, resolve
 from .dhcp import Dhcp
+from .forward import Forwarder, Handler
 from .nat import Nat
 from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
@@ -58,6 +59,7 @@ class Stack(StackCore):
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
         self._services: list[Service] = []
+        self._forwarders: list[Forwarder] = []
         self._dhcp: list[Dhcp] = []
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
@@ -94,6 +96,9 @@ class Stack(StackCore):
             time.sleep(_CLOSE_STEP)
 
     def _take_down(self) -> None:
+        for forwarder in self._forwarders:
+            forwarder.close()
+        self._forwarders.clear()
         for service in self._services:
             service.close()
         self._services.clear()
@@ -426,6 +431,27 @@ class Stack(StackCore):
         self._services = [one for one in self._services if not one.closed]
         self._services.append(service)
         return service
+
+    def forward_tcp(self, handler: Handler, *, backlog: int = 4096, timeout: float = 30.0) -> Forwarder:
+        """Take connections to any destination, of either family, that no listener of this stack takes -> Forwarder.
+
+        handler: called with a ForwardRequest for each, before its SYN is answered; it accepts, resets, refuses or drops
+        it, or hands it to somebody who does. It runs in whatever thread runs the stack and must not wait; a coroutine
+        function runs as a task in the event loop that is running now. backlog: requests that may be undecided at a
+        time, and accepted ones whose handshake is not done; beyond that the oldest request is forgotten. timeout:
+        seconds until a request that nobody decides is. Raises OSError: EBUSY (there is one); ValueError.
+        """
+        return self._forward("tcp", handler, backlog, timeout)
+
+    def forward_udp(self, handler: Handler, *, backlog: int = 4096, timeout: float = 30.0) -> Forwarder:
+        """The same for datagrams: the first of each flow makes a request, and waits in it with a few that follow."""
+        return self._forward("udp", handler, backlog, timeout)
+
+    def _forward(self, protocol: str, handler: Handler, backlog: int, timeout: float) -> Forwarder:
+        made = Forwarder(self, protocol, handler, backlog, timeout)
+        self._forwarders = [one for one in self._forwarders if not one.closed]
+        self._forwarders.append(made)
+        return made
 
     def patched(self, scope: str = "process", outside: str = "refuse") -> Patched:
         """A context manager (and decorator): the socket module, and all that is built on it, runs on this stack.

@@ -9,11 +9,14 @@ import contextlib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+import ustack
 from tap_harness.lab import PORT, Lab
-from tap_harness.segment import ACK, RST
+from tap_harness.segment import ACK, FIN, RST, SYN
+from ustack import sim
 
 
 @pytest.fixture
@@ -105,3 +108,50 @@ def test_four_tuples_chosen_to_collide(weak: Callable[[int, int], int]) -> None:
         testing.hash_words(key, [0, ours, 0, mapped | address, 80 << 16 | port]) & 2047 for address, port in chosen
     )
     assert max(buckets.values()) <= 10
+
+
+def test_a_flood_of_syns_to_foreign_addresses() -> None:
+    """A forwarder that nobody answers for: requests are bounded, the flood is shed and counted, who comes last is asked
+    about, and nothing was sent."""
+    with sim.Network(seed=5) as net:
+        crowd, gate = net.stack("crowd"), net.stack("gate")
+        net.wire(crowd, gate, addresses=("10.0.0.1/8", "10.0.0.2/24"))
+        crowd.add_route("default", "10.0.0.2")
+        requests: list[ustack.ForwardRequest] = []
+        forwarder = gate.forward_tcp(requests.append, backlog=64)
+        socks = []
+        for k in range(3000):
+            sock = crowd.socket()
+            sock.setblocking(False)
+            sock.connect_ex((f"198.51.{k % 250}.1", 1 + k))
+            socks.append(sock)
+        net.run(0.2)
+        assert forwarder.undecided == 64
+        seen = gate.counters()
+        assert seen["DropFlowBacklog"] >= 2900
+        assert seen["TcpOutSegs"] == 0
+        for sock in socks:
+            sock.close()
+        net.run(60)
+        assert forwarder.undecided == 0
+        sock = crowd.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("203.0.113.1", 443))
+        net.run(0.1)
+        served = requests[-1].accept()
+        net.run(0.1)
+        sock.send(b"through")
+        net.run(0.1)
+        assert served.recv(10) == b"through"
+        assert gate.live()["tcbs"] == 1
+
+
+@pytest.mark.parametrize("flags", [SYN | ACK, SYN | FIN, FIN, ACK, RST, 0])
+def test_segments_that_open_nothing_make_no_request(lab: Lab, flags: int) -> None:
+    requests: list[ustack.ForwardRequest] = []
+    lab.stack.forward_tcp(requests.append)
+    end = lab.open_raw(40000)
+    lab.carrier.send(replace(end.path, dport=PORT + 1000).frame(1, 2, flags, 100))
+    lab.carrier.advance(1)
+    assert requests == []
+    assert lab.stack.counters().get("FlowTcpRequests", 0) == 0

@@ -18,6 +18,7 @@ EXAMPLES = {
     "bad_network.py": "twice exactly so\n",
     "async_under_loss.py": "twice exactly so\n",
     "device_tunnel.py": "10000000 bytes through the tunnel\n",
+    "recording_proxy.py": "198.51.100.7:80 < HELLO, WHOEVER YOU ARE\n",
 }
 
 

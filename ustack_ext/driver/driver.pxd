@@ -12,6 +12,11 @@ cdef enum:
 # The socket layer's callback for one event source, called with the lock held, after the engine is through. bits: EV_*.
 ctypedef void (*event_sink)(Source *source, uint16_t bits) noexcept nogil
 
+ctypedef bint (*host_fn)(void *host) noexcept nogil
+
+cdef struct Native:                # what Source.user of a source with `native` set begins with
+    event_sink event
+
 cdef struct Waiter
 
 cdef struct Slot:                  # an attached link
@@ -29,7 +34,7 @@ cdef class Driver:
     """
     cdef Engine *engine
     cdef event_sink sink
-    cdef event_sink native_sink        # for sources with `native` set; it may leave more to send
+    cdef event_sink native_sink        # native_event once there are sources with `native` set; it may leave more to send
     cdef readonly str kind             # "thread", "manual", "virtual"
     cdef list links                    # attached Link objects
     cdef Slot slots[16]
@@ -41,6 +46,12 @@ cdef class Driver:
     # (net.core.busy_read), look for frames before they sleep
     cdef uint32_t busy_poll
     cdef uint32_t busy_read
+    # Sockets of the host that a relay serves: -1, or a descriptor that is readable when they have something, and what is
+    # then called, with the lock held: whether there may be more at once
+    cdef int host_fd
+    cdef host_fn host_ready
+    cdef void *host
+    cdef list dispatchers              # called by deliver(): forwarders that may have requests
     cdef public object on_ready        # called by deliver() when a selector without a descriptor may have something
     cdef readonly bint closed
     cdef object __weakref__
@@ -83,6 +94,7 @@ cdef class Driver:
     # lock not held: nobody uses a detached link's functions any more
     cdef void quiesce(self) noexcept
 
+cdef void native_event(Source *source, uint16_t bits) noexcept nogil
 # A buffer for a frame to be received; may go somewhat beyond the budget: acknowledgements have to come in to free
 # memory. NULL: none at all.
 cdef Buf *receive_buffer(BufPool *pool, uint32_t need) noexcept nogil

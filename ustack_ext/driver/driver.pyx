@@ -90,6 +90,11 @@ cdef void look_ahead(Engine *e, const Iface *iface, const RxFrame *frames, int n
     engine_ahead(e, iface, bufs, n)
 
 
+cdef void native_event(Source *source, uint16_t bits) noexcept nogil:
+    if source.user != NULL:
+        (<Native *>source.user).event(source, bits)
+
+
 cdef int transmit_nowhere(void *link, const IoVec *iov, int niov, const Offload *off) noexcept nogil:
     return -1
 
@@ -106,6 +111,8 @@ cdef class Driver:
         memset(self.slots, 0, sizeof(self.slots))
         self.due = &self.python_due
         self.links = []
+        self.dispatchers = []
+        self.host_fd = -1
 
     def __init__(self):
         raise TypeError("Driver is a base class")
@@ -309,6 +316,8 @@ cdef class Driver:
             link = item
             if link.pending_python():
                 link.deliver()
+        for dispatch in list(self.dispatchers):
+            dispatch()
         if self.on_ready is not None:
             self.on_ready()
 

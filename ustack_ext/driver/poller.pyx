@@ -87,6 +87,8 @@ cdef void learn_links(Poller *p, Driver d) noexcept nogil:
         if slot.ops.fd >= 0:
             rx.fd_at = p.set.links
             waitset_add(&p.set, slot.ops.fd)
+    if d.host_fd >= 0:                                        # which of its sockets it is, the relay finds out
+        waitset_add(&p.set, d.host_fd)
     p.n_rx = n
 
 
@@ -174,6 +176,8 @@ cdef bint poller_take_in(Poller *p, Driver d) noexcept nogil:
         elif rx.got < 0:
             d.mark_gone(rx.slot)
         rx.got = 0
+    if d.host_fd >= 0 and d.host_ready(d.host):
+        more = True
     if p.generation != d.generation:
         learn_links(p, d)
         more = True

@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref, bufq_clear, bufq_pop, bufq_push, pool_destroy, pool_init
-from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, ENTRY_UDP, Entry
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
 from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_first, wheel_init, wheel_wake
@@ -23,7 +23,7 @@ from ustack_ext.net.state cimport (
 from ustack_ext.tcp.tcp cimport (
     tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer, tcp_timer_settle,
 )
-from ustack_ext.udp.udp cimport ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
+from ustack_ext.udp.udp cimport flow_timer, ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
 from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
 from ustack_ext.wire.ip6 cimport IPPROTO_ICMPV6_
@@ -136,6 +136,8 @@ cdef void expire(Engine *e) noexcept nogil:
     while t != NULL:
         if t.kind == ENTRY_TCB or t.kind == ENTRY_SYNREQ or t.kind == ENTRY_TIMEWAIT:
             tcp_timer(&e.tcp, t)
+        elif t.kind == ENTRY_UDP:
+            flow_timer(&e.udp, t)
         else:
             net_timer(&e.net, t)
         t = wheel_expire(&e.core.wheel, e.core.now)

@@ -19,7 +19,7 @@ from ustack_ext.base.core cimport count
 from ustack_ext.base.limiter cimport limiter_init, limiter_take
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.table cimport table_hash
-from ustack_ext.net.iface cimport is_ours, source_for
+from ustack_ext.net.iface cimport is_ours, sends_as, source_for
 from ustack_ext.net.mib cimport (DropIcmpMalformed, DropIcmpUnmatched, IcmpInCsumErrors, IcmpInDestUnreachs,
                                  IcmpInEchoReps, IcmpInEchos, IcmpInErrors, IcmpInMsgs, IcmpInParmProbs,
                                  IcmpInRedirects, IcmpInSrcQuenchs, IcmpInTimeExcds, IcmpOutDestUnreachs,
@@ -27,8 +27,8 @@ from ustack_ext.net.mib cimport (DropIcmpMalformed, DropIcmpUnmatched, IcmpInCsu
                                  IcmpOutRateLimitGlobal, IcmpOutRateLimitHost, IcmpOutTimeExcds)
 from ustack_ext.net.output cimport output_packet, tx_csum
 from ustack_ext.net.state cimport (IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR,
-                                   RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init,
-                                   tx_payload, tx_push)
+                                   RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
+                                   tx_init, tx_payload, tx_push)
 
 cdef enum:
     ERROR_MAX = 576            # RFC 1812 §4.3.2.3: as much of the packet as fits into this
@@ -162,11 +162,17 @@ cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, 
     cdef Addr src = rx.dst
     if not may_complain(n, rx):
         return
-    if not is_ours(n, &src) and (not n.knobs.ip_forward or source_for(n, &rx.src, &src) != 0):
+    if not is_ours(n, &src) and (not (n.knobs.ip_forward or n.foreign) or source_for(n, &rx.src, &src) != 0):
         return
     if not rx.flags & RX_LOOPBACK and not (icmp_target_allows(n, &rx.src) and icmp_global_allows(n)):
         return
     send_error(n, &src, &rx.src, type, code, rest, rx.l3, rx.l3_len)
+
+
+cdef void icmp_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,
+                      uint32_t length) noexcept nogil:
+    if icmp_target_allows(n, dst) and icmp_global_allows(n):
+        send_error(n, src, dst, type, code, 0, quote, length)
 
 
 cdef void from_router(Net *n, const Addr *to, const uint8_t *packet, uint32_t length) noexcept nogil:
@@ -251,7 +257,7 @@ cdef int error_input(Net *n, RxPkt *rx, const Icmp4Hdr *h, IcmpError *err) noexc
     err.l4_len = have - hlen
     err.mtu = h.rest & 0xFFFF if h.type == ICMP_UNREACH and h.code == ICMP_UNREACH_NEEDFRAG else 0
     set_error(err)
-    if get_be16(q + 6) & 0x1FFF or not is_ours(n, &err.src):
+    if get_be16(q + 6) & 0x1FFF or not sends_as(n, &err.src):
         count(n.core, DropIcmpUnmatched)
         return NET_DONE
     return NET_ICMP_ERROR
@@ -270,7 +276,7 @@ cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         return NET_DONE
     if h.type == ICMP_ECHO:
         count(n.core, IcmpInEchos)
-        if n.knobs.icmp_echo_ignore_all:
+        if n.knobs.icmp_echo_ignore_all or rx.flags & RX_FOREIGN:
             return NET_DONE
         if (rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST)
                 and n.knobs.icmp_echo_ignore_broadcasts):

@@ -7,5 +7,8 @@ cdef int icmp6_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil        # 
 cdef void icmp6_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil
 # Address unreachable, to ourselves, about a packet of ours (at `packet`, which is changed) that nobody took.
 cdef void icmp6_tell_sender(Net *n, Iface *i, uint8_t *packet, uint32_t length) noexcept nogil
+# An error made elsewhere about a packet that is quoted, within the limits.
+cdef void icmp6_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,
+                       uint32_t length) noexcept nogil
 cdef int icmp6_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
                         uint16_t seq, TxPkt *t) noexcept nogil

@@ -21,7 +21,7 @@ from ustack_ext.wire.ip6 cimport (
 )
 from ustack_ext.base.core cimport count
 from ustack_ext.net.icmp cimport icmp_global_allows, icmp_target_allows
-from ustack_ext.net.iface cimport is_ours, source_for
+from ustack_ext.net.iface cimport is_ours, sends_as, source_for
 from ustack_ext.net.mib cimport (
     DropIcmp6Malformed, DropIcmp6Unmatched, Icmp6InCsumErrors, Icmp6InDestUnreachs, Icmp6InEchoReplies, Icmp6InEchos,
     Icmp6InErrors, Icmp6InMsgs, Icmp6InParmProblems, Icmp6InPktTooBigs, Icmp6InTimeExcds, Icmp6OutDestUnreachs,
@@ -32,7 +32,7 @@ from ustack_ext.net.nd cimport nd_input
 from ustack_ext.net.output cimport tx_csum, tx_length
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.state cimport (
-    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init, tx_payload,
+    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init, tx_payload,
     tx_push,
 )
 
@@ -119,6 +119,12 @@ cdef void icmp6_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code,
     if not rx.flags & RX_LOOPBACK and not (icmp_target_allows(n, &rx.src) and icmp_global_allows(n)):
         return
     send_error(n, &src, &rx.src, type, code, rest, rx.l3, rx.l3_len)
+
+
+cdef void icmp6_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,
+                       uint32_t length) noexcept nogil:
+    if icmp_target_allows(n, dst) and icmp_global_allows(n):
+        send_error(n, src, dst, type, code, 0, quote, length)
 
 
 cdef void put_zones(uint8_t *packet, uint32_t zone) noexcept nogil:
@@ -221,7 +227,7 @@ cdef int error_input(Net *n, RxPkt *rx, const Icmp6Hdr *h, IcmpError *err) noexc
     err.mtu = h.rest if h.type == ICMP6_TOO_BIG else 0
     set_error(err)
     # RFC 8201 §4: less than every link carries is no answer of a router's.
-    if (h.type == ICMP6_TOO_BIG and h.rest < IP6_MIN_MTU) or not is_ours(n, &err.src) or addr_is_v4(&err.dst):
+    if (h.type == ICMP6_TOO_BIG and h.rest < IP6_MIN_MTU) or not sends_as(n, &err.src) or addr_is_v4(&err.dst):
         count(n.core, DropIcmp6Unmatched)
         return NET_DONE
     return NET_ICMP_ERROR
@@ -244,7 +250,7 @@ cdef int icmp6_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         count(n.core, DropIcmp6Unmatched)
     elif h.type == ICMP6_ECHO:
         count(n.core, Icmp6InEchos)
-        if not n.knobs.echo_ignore_all6:
+        if not n.knobs.echo_ignore_all6 and not rx.flags & RX_FOREIGN:
             echo_reply(n, rx, &h)
     elif h.type == ICMP6_ECHOREPLY:
         count(n.core, Icmp6InEchoReplies)

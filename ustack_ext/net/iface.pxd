@@ -52,6 +52,11 @@ cdef inline bint is_ours(const Net *n, const Addr *a) noexcept nogil:
     return addr_is_loopback(a)
 
 
+cdef inline bint sends_as(const Net *n, const Addr *a) noexcept nogil:
+    """Whether a packet from this address may have been sent by us: one of ours, or, with forwarders, any host's."""
+    return is_ours(n, a) or (n.foreign != 0 and not addr_is_loopback(a))
+
+
 cdef inline bint is_our_broadcast(const Net *n, const Addr *a) noexcept nogil:
     cdef int k
     if addr_is_broadcast(a):

@@ -18,6 +18,7 @@ from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP, OFF_GSO_UDP
 from ustack_ext.net.arp cimport arp_input
 from ustack_ext.net.frag cimport frag_input
+from ustack_ext.net.foreign cimport foreign_takes
 from ustack_ext.net.forward cimport forward_input, reverse_path_ok
 from ustack_ext.net.frame cimport mac_is_group
 from ustack_ext.net.groups cimport group_joined
@@ -34,7 +35,8 @@ from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated
                                  IpInMcastPkts, IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
 from ustack_ext.net.state cimport (ACCEPTED, Accepted, Fragment, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP,
                                    NET_UDP,
-                                   NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST,
+                                   NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST,
+                                   RX_LINK_BROADCAST,
                                    RX_LOOPBACK)
 
 cdef enum:
@@ -168,7 +170,7 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
         count(n.core, IpInMcastPkts)
         rx.flags |= RX_IP_MULTICAST
         return MIB_COUNT
-    return DropIpNotOurs
+    return MIB_COUNT if n.foreign != 0 and foreign_takes(n, rx) else DropIpNotOurs
 
 
 cdef inline int addresses_check(Net *n, RxPkt *rx) noexcept nogil:
@@ -187,7 +189,7 @@ cdef int addresses_learn(Net *n, RxPkt *rx, Accepted *known) noexcept nogil:
     if reason == MIB_COUNT:
         reason = destination_check(n, rx)
     if (reason == MIB_COUNT and n.knobs.rp_filter == 0
-            and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST)):
+            and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST | RX_FOREIGN)):
         known.src = rx.src
         known.dst = rx.dst
         known.generation = n.generation

@@ -24,6 +24,7 @@ from ustack_ext.wire.ip6 cimport (
     OptionVerdict, ext6_length, frag6_parse, ip6_options_check, ip6_parse,
 )
 from ustack_ext.base.core cimport count, count_add
+from ustack_ext.net.foreign cimport foreign_takes
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.icmp6 cimport icmp6_error_about, icmp6_input
 from ustack_ext.net.iface cimport is_our_group, is_ours
@@ -34,8 +35,8 @@ from ustack_ext.net.mib cimport (
     MIB_COUNT,
 )
 from ustack_ext.net.state cimport (
-    ACCEPTED, Accepted, Fragment, Iface, NET_DONE, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_IP_MULTICAST,
-    RX_LINK_BROADCAST, RX_LOOPBACK,
+    ACCEPTED, Accepted, Fragment, Iface, NET_DONE, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN,
+    RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
 )
 
 cdef enum:
@@ -84,7 +85,7 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
     if addr_is_multicast(&rx.dst) and is_our_group(rx.iface, &rx.dst):
         rx.flags |= RX_IP_MULTICAST
         return MIB_COUNT
-    return DropIpNotOurs
+    return MIB_COUNT if n.foreign != 0 and foreign_takes(n, rx) else DropIpNotOurs
 
 
 cdef inline int addresses_check(Net *n, RxPkt *rx) noexcept nogil:
@@ -97,7 +98,7 @@ cdef inline int addresses_check(Net *n, RxPkt *rx) noexcept nogil:
     reason = source_check(n, rx)
     if reason == MIB_COUNT:
         reason = destination_check(n, rx)
-    if (reason == MIB_COUNT and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_MULTICAST)
+    if (reason == MIB_COUNT and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_MULTICAST | RX_FOREIGN)
             and not addr_is_any(&rx.src)):
         known.src = rx.src
         known.dst = rx.dst

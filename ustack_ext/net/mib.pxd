@@ -252,6 +252,13 @@ cdef enum Mib:
     DropNatProtocol
     NatFlowsMade
     NatFlowsShed
+    # flows to any destination (forwarders)
+    FlowTcpRequests
+    FlowUdpRequests
+    FlowAccepts
+    FlowRefusals
+    DropFlowBacklog
+    DropFlowTimeout
     MIB_COUNT
 
 cdef const char *mib_name(int which) noexcept nogil      # "" past the end

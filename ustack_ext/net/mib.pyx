@@ -68,6 +68,8 @@ cdef extern from *:
     "UdpIgnoredMulti", "UdpMemErrors", "DropIgmpMalformed", "DropIpReversePath", "DropForwardTtl",
     "DropForwardMartian", "DropForwardNoRoute", "DropForwardTooBig", "DropNatFull", "DropNatProtocol", "NatFlowsMade",
     "NatFlowsShed",
+    /* flows to any destination (forwarders) */
+    "FlowTcpRequests", "FlowUdpRequests", "FlowAccepts", "FlowRefusals", "DropFlowBacklog", "DropFlowTimeout",
     };
     _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 256, "more counters than MAX_COUNTERS");
     """

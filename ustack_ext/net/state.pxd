@@ -340,6 +340,10 @@ cdef struct Accepted:          # packets of a host to an address of ours are goo
     Addr dst
     uint32_t generation
 
+cdef enum:                     # Net.foreign
+    FOREIGN_TCP = 1
+    FOREIGN_UDP = 2
+
 cdef struct Net:
     Core *core
     NetKnobs knobs
@@ -371,6 +375,7 @@ cdef struct Net:
     IcmpTarget icmp_targets[64]
     uint64_t icmp_key_salt
     Nat *nat                   # NULL: nothing was ever translated
+    uint8_t foreign            # FOREIGN_*: flows to any destination are taken in
     Iface *lo                  # the loopback interface, NULL before there is one
     Addr locals[256]           # our usable addresses, packed: what every received packet is compared with
     int n_locals
@@ -388,6 +393,7 @@ cdef enum:
     RX_IP_MULTICAST = 4
     RX_CSUM_OK = 8             # transport checksum needs no check
     RX_LOOPBACK = 16
+    RX_FOREIGN = 32            # to no address of ours, taken because somebody forwards such flows (net.foreign)
 
 cdef struct RxPkt:
     Buf *buf                   # holds the bytes; keep payload by buf_ref

@@ -9,9 +9,9 @@ from cython cimport no_gc
 from libc.errno cimport EBADF, ENOMEM
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memset
-from ustack_ext.driver.driver cimport Driver
+from ustack_ext.driver.driver cimport Driver, native_event
 from ustack_ext.service.responder cimport (
-    ANSWER_MAX, END_MAX, Service, ServiceCounters, service_close, service_event, service_forget, service_listen,
+    ANSWER_MAX, END_MAX, Service, ServiceCounters, service_close, service_forget, service_listen,
     service_new,
 )
 from ustack_ext.wire.addr cimport Addr
@@ -55,7 +55,7 @@ cdef class ServiceCore:
             else:
                 s.closes = closes
                 s.report = report
-                driver.native_sink = service_event
+                driver.native_sink = native_event
                 rc = service_listen(s, &a, port, backlog)
                 if rc == 0:
                     port = s.listener.lport

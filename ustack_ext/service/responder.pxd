@@ -1,6 +1,6 @@
 # Services that are answered inside the data plane. Everything here is used with the engine's lock held.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from ustack_ext.base.event cimport Source
+from ustack_ext.driver.driver cimport Native
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.tcp.tcb cimport Listener
 from ustack_ext.wire.addr cimport Addr
@@ -25,6 +25,7 @@ cdef struct ServiceCounters:
     uint64_t oversized             # connections reset because a request would not end
 
 cdef struct Service:               # Source.user of its listener and its connections points here
+    Native head
     Engine *engine
     Listener *listener             # NULL once closed
     uint32_t open                  # connections that refer to it
@@ -47,4 +48,3 @@ cdef int service_listen(Service *s, const Addr *a, uint16_t port, uint32_t backl
 cdef void service_close(Service *s) noexcept nogil
 # The same where the engine will never run again: nothing is sent.
 cdef void service_forget(Service *s) noexcept nogil
-cdef void service_event(Source *source, uint16_t bits) noexcept nogil      # the driver's event_sink for native sources

@@ -62,6 +62,7 @@ cdef Service *service_new(Engine *e, int kind, const uint8_t *answer, uint32_t a
     cdef Service *s = <Service *>calloc(1, sizeof(Service))
     if s == NULL:
         return NULL
+    s.head.event = service_event
     s.engine = e
     s.kind = <uint8_t>kind
     s.answer_length = min(answer_length, <uint32_t>ANSWER_MAX)

@@ -23,6 +23,7 @@ cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil                     # has som
 # arms the wheel for its earliest deadline, or leaves it armed for an earlier moment
 cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil
 cdef void fastopen_done(Tcp *t, Tcb *c) noexcept nogil                  # the handshake of a TF_FASTOPEN is over
+cdef void forward_done(Tcp *t, Tcb *c) noexcept nogil                   # ... of a forwarder's, or nothing
 cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil
 # CLOSED: out of the table, timers off, nothing more is sent. error (positive errno, 0: none) is what the application
 # learns. Freed when nobody holds it.

@@ -256,11 +256,18 @@ cdef void fastopen_done(Tcp *t, Tcb *c) noexcept nogil:
     t.n_fastopen -= 1
 
 
+cdef void forward_done(Tcp *t, Tcb *c) noexcept nogil:
+    if c.tx.forwarded:
+        c.tx.forwarded = 0
+        t.forward.half -= 1
+
+
 cdef void tcb_done(Tcp *t, Tcb *c, int error) noexcept nogil:
     if c.flags & TF_DEAD:
         return
     if c.flags & TF_FASTOPEN:
         fastopen_done(t, c)
+    forward_done(t, c)
     if c.flags & TF_CONNECTED:
         t.n_established -= 1
     c.state = TCP_CLOSED

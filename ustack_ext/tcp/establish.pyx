@@ -3,7 +3,7 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
 from ustack_ext.base.event cimport EV_WRITABLE
 from ustack_ext.tcp.conf cimport conf_ref
-from ustack_ext.tcp.conn cimport fastopen_done, tcb_new, tcb_raise
+from ustack_ext.tcp.conn cimport fastopen_done, forward_done, tcb_new, tcb_raise
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, Options
 from ustack_ext.tcp.output cimport tune_sndbuf, update_mss, wscale_for
 from ustack_ext.tcp.sendqueue cimport tx_give
@@ -73,6 +73,7 @@ cdef void establish(Tcp *t, Tcb *c) noexcept nogil:
     c.state = TCP_ESTABLISHED
     c.flags |= TF_CONNECTED
     t.n_established += 1
+    forward_done(t, c)
     if c.flags & TF_FASTOPEN:                               # sends since its SYN came
         fastopen_done(t, c)
     else:

@@ -18,7 +18,7 @@ from ustack_ext.net.mib cimport (
     TCPZeroWindowDrop,
 )
 from ustack_ext.net.net cimport net_confirm
-from ustack_ext.net.state cimport RxPkt
+from ustack_ext.net.state cimport RX_FOREIGN, RxPkt
 from ustack_ext.tcp.ackpolicy cimport ack_data, challenge_ack, out_of_window_ack
 from ustack_ext.tcp.conn cimport (
     conn_find, conn_find_hashed, fastopen_done, listener_find, tally_take, tcb_dirty, tcb_done, tcb_raise,
@@ -26,6 +26,7 @@ from ustack_ext.tcp.conn cimport (
 from ustack_ext.tcp.ecn cimport ecn_answered, ecn_data
 from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.fastopen cimport fastopen_learn
+from ustack_ext.tcp.forward cimport forward_syn
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_SACK, OPT_TS
 from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
@@ -69,11 +70,13 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
             if c != NULL:
                 segment_arrives(t, c, &s)
             return
-    l = listener_find(t, &rx.dst, s.h.dport, &rx.src, s.h.sport)
+    l = listener_find(t, &rx.dst, s.h.dport, &rx.src, s.h.sport) if not rx.flags & RX_FOREIGN else NULL
     if l != NULL:
         c = listen_input(t, l, &s, iss)
         if c != NULL:
             segment_arrives(t, c, &s)
+        return
+    if t.forward.on and forward_syn(t, &s, iss):
         return
     count(t.core, DropTcpNoSocket)
     reply_reset(t, &s)
@@ -268,7 +271,7 @@ cdef bint unacceptable(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if s.h.flags & TH_RST:
         return False
     if s.h.flags & TH_SYN:                                   # RFC 5961 §4.2
-        if c.flags & TF_FASTOPEN and s.h.seq == c.irs and c.state == TCP_SYN_RECV:
+        if (c.flags & TF_FASTOPEN or c.tx.forwarded) and s.h.seq == c.irs and c.state == TCP_SYN_RECV:
             send_syn(t, c, False)                            # their SYN again: our SYN-ACK was lost
         else:
             challenge_ack(t, c)

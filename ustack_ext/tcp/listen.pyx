@@ -16,7 +16,7 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.mib cimport (
-    DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows, PAWSEstab, TcpAttemptFails,
+    DropFlowTimeout, DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows, PAWSEstab, TcpAttemptFails,
     TCPDeferAcceptDrop, TCPFastOpenCookieReqd, TCPFastOpenListenOverflow, TCPFastOpenPassive, TCPFastOpenPassiveFail,
     TcpPassiveOpens, TCPReqQFullDoCookies, TCPReqQFullDrop, TcpRetransSegs,
 )
@@ -36,7 +36,7 @@ from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_trim
 from ustack_ext.tcp.sendqueue cimport tx_take
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_ANY_LISTENER, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE, REQ_ACKED, REQ_ECN, TCP_MSS_DEFAULT_V4,
+    FASTOPEN_ANY_LISTENER, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE, REQ_ACKED, REQ_DEFERRED, REQ_ECN, TCP_MSS_DEFAULT_V4,
     TCP_MSS_DEFAULT_V6,
     TCP_SYN_RECV, TF_FASTOPEN, TF_SACK_OK, TF_SYN_DATA, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb,
     Tcp,
@@ -166,15 +166,7 @@ cdef void open_request(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
         if s.o.have & OPT_FASTOPEN and fastopen_limit(t, l):
             fastopen_cookie(t, &r.raddr, &r.laddr, cookie)
             offer = cookie
-    table_insert(&t.conns, &r.entry, conn_hash(t, &r.laddr, r.lport, &r.raddr, r.rport))
-    r.older = l.synq_newest
-    if l.synq_newest == NULL:
-        l.synq_oldest = r
-    else:
-        l.synq_newest.newer = r
-    l.synq_newest = r
-    l.synq += 1
-    wheel_arm(&t.core.wheel, &r.entry, t.core.now + <uint64_t>SYNACK_TIMEOUT_S * NS)
+    synreq_insert(t, r, <uint64_t>SYNACK_TIMEOUT_S * NS)
     send_synack(t, r, ts_now(t, r.ts_offset), offer)
 
 
@@ -235,8 +227,23 @@ cdef bint open_fast(Tcp *t, Listener *l, SegIn *s, const SynReq *r) noexcept nog
     return True
 
 
+cdef void synreq_insert(Tcp *t, SynReq *r, uint64_t ns) noexcept nogil:
+    cdef Listener *l = r.listener
+    table_insert(&t.conns, &r.entry, conn_hash(t, &r.laddr, r.lport, &r.raddr, r.rport))
+    r.older = l.synq_newest
+    if l.synq_newest == NULL:
+        l.synq_oldest = r
+    else:
+        l.synq_newest.newer = r
+    l.synq_newest = r
+    l.synq += 1
+    wheel_arm(&t.core.wheel, &r.entry, t.core.now + ns)
+
+
 cdef void synreq_free(Tcp *t, SynReq *r) noexcept nogil:
     cdef Listener *l = r.listener
+    if t.forward.untaken == r:
+        t.forward.untaken = r.newer
     if r.older == NULL:
         l.synq_oldest = r.newer
     else:
@@ -257,6 +264,10 @@ cdef uint8_t synack_tries(const Tcp *t, const SynReq *r) noexcept nogil:
 
 cdef void synreq_timer(Tcp *t, SynReq *r) noexcept nogil:
     cdef uint8_t defer = r.listener.conf.defer_accept
+    if r.marks & REQ_DEFERRED:
+        count(t.core, DropFlowTimeout)
+        synreq_free(t, r)
+        return
     if r.retries >= synack_tries(t, r) and (not r.marks & REQ_ACKED or r.retries >= defer):
         count(t.core, TcpAttemptFails)
         synreq_free(t, r)
@@ -277,6 +288,10 @@ cdef void acknowledge(Tcp *t, SynReq *r) noexcept nogil:
 cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:
     """RFC 9293 §3.10.7.4 for SYN-RECEIVED with a passive origin: sequence, RST, SYN, ACK."""
     cdef uint32_t rcv_nxt = r.irs + 1
+    if r.marks & REQ_DEFERRED:                                # a SYN again says nothing new; a RST takes it back
+        if s.h.flags & TH_RST and s.h.seq == rcv_nxt:
+            synreq_free(t, r)
+        return NULL
     if s.h.flags & TH_SYN and s.h.seq == r.irs and not s.h.flags & (TH_ACK | TH_RST | TH_FIN):
         # their SYN again: our SYN-ACK was lost
         send_synack(t, r, ts_now(t, r.ts_offset), NULL)

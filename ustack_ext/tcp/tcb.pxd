@@ -330,6 +330,7 @@ cdef struct Tx:
     uint16_t fastopen              # bytes of data in the SYN
     uint8_t probe                  # MtuProbe
     uint8_t urgent                 # SND.UP is ahead of SND.UNA, or was
+    uint8_t forwarded              # a forwarder's, and its handshake is not done: counted in tcp.forward.half
     uint32_t snd_up                # the octet after the urgent data
 
 cdef union TcbOwner:
@@ -422,6 +423,7 @@ cdef struct Listener:
 cdef enum:                         # SynReq.marks
     REQ_ECN = 1                    # it asked for ECN, and is answered so
     REQ_ACKED = 2                  # the handshake is done, data is waited for (TCP_DEFER_ACCEPT)
+    REQ_DEFERRED = 4               # nothing was answered yet: a forwarder decides (tcp/forward)
 
 cdef struct SynReq:                # a passive open in SYN-RECEIVED
     Entry entry
@@ -475,6 +477,13 @@ cdef struct FastopenPeer:          # what is remembered of a server (RFC 7413 §
     uint8_t losses
     uint8_t cookie[16]
 
+cdef struct TcpForward:            # the forwarder: what takes SYNs that no listener does
+    Listener l                     # in no table; its SYN queue holds the undecided, oldest first
+    SynReq *untaken                # the first of them that nobody asked for yet
+    uint64_t patience              # ns that one may stay undecided
+    uint32_t half                  # accepted connections whose handshake is not done
+    uint8_t on
+
 cdef struct Tcp:
     Core *core
     Net *net
@@ -491,6 +500,7 @@ cdef struct Tcp:
     Table fastopen_peers
     FastopenPeer *fastopen_oldest
     FastopenPeer *fastopen_newest
+    TcpForward forward
     uint32_t n_fastopen            # passive connections whose handshake is not done
     Slab tcbs
     Slab synreqs

@@ -5,6 +5,9 @@ from ustack_ext.base.core cimport Core
 from ustack_ext.net.state cimport Net
 from ustack_ext.tcp.ahead cimport tcp_ahead
 from ustack_ext.tcp.conf cimport tcp_conf_default
+from ustack_ext.tcp.forward cimport (
+    forward_accept, forward_close, forward_event, forward_open, forward_refuse, forward_take,
+)
 from ustack_ext.tcp.icmp cimport tcp_icmp_error
 from ustack_ext.tcp.input cimport tcp_input
 from ustack_ext.tcp.merged cimport tcp_input_merged
@@ -16,7 +19,9 @@ from ustack_ext.tcp.user cimport (
     tcp_listener_ready, tcp_rcvbuf, tcp_ready, tcp_recv, tcp_send, tcp_set_backlog, tcp_set_conf,
     tcp_set_listener_conf, tcp_shutdown, tcp_sndbuf, tcp_take_error, tcp_unbind,
 )
-from ustack_ext.tcp.zerocopy cimport tcp_give_back, tcp_lend, tcp_send_owned
+from ustack_ext.tcp.zerocopy cimport (
+    tcp_give_back, tcp_lend, tcp_send_block, tcp_send_later, tcp_send_owned, tcp_send_room,
+)
 
 cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil             # 0 or -ENOMEM
 # drops everything without a word to the peers

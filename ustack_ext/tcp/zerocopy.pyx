@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from ustack_ext.base.buf cimport Buf, Owner, buf_foreign
 from ustack_ext.base.iov cimport IoVec
+from ustack_ext.tcp.conn cimport tally_take
 from ustack_ext.tcp.reassembly cimport Lent, rcvq_lend, rcvq_unlend
 from ustack_ext.tcp.sendqueue cimport sendq_link, tx_take
 from ustack_ext.tcp.tcb cimport TF_DEAD, TF_WANT_ROOM, Tcb, Tcp
@@ -36,6 +37,30 @@ cdef void tcp_give_back(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     rcvq_unlend(t, c, n)
     if not c.flags & TF_DEAD:
         consumed(t, c, 0)
+
+
+cdef long tcp_send_room(Tcp *t, Tcb *c) noexcept nogil:
+    cdef int err = may_send(c)
+    if err != 0:
+        return err
+    if c.tx.sndq_bytes >= c.sndbuf:
+        c.flags |= TF_WANT_ROOM
+        return 0
+    if not tx_take(t, c):
+        return -ENOBUFS
+    return c.sndbuf - c.tx.sndq_bytes
+
+
+cdef void tcp_send_block(Tcp *t, Tcb *c, Buf *b) noexcept nogil:
+    if c.tally == &t.no_tally:
+        tally_take(t, c)
+    sendq_link(c, b)
+    queued(t, c, False)
+
+
+cdef void tcp_send_later(Tcp *t, Tcb *c) noexcept nogil:
+    c.flags |= TF_WANT_ROOM
+    wait_for_memory(t, c)
 
 
 cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint more) noexcept nogil:

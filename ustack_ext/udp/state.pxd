@@ -81,6 +81,14 @@ cdef struct UdpVia:            # how one datagram is sent, where that differs fr
     uint16_t gso_size
     uint8_t ttl
 
+cdef struct UdpFlow:           # what a forwarder's socket has beside (udp/flow)
+    UdpSock *older             # among the undecided
+    UdpSock *newer
+    uint64_t idle              # ns without a datagram after which it is over; 0: never
+    uint64_t active            # ns, the last datagram, either way
+    uint32_t serial
+    uint8_t decided
+
 cdef struct UdpSock:
     Entry entry                # in udp.socks, hashed by local port (ENTRY_UDP) or by ident (ENTRY_PING)
     Source source
@@ -102,6 +110,21 @@ cdef struct UdpSock:
     BufQueue queue
     Dst dst                    # of the connected peer
     UdpMore *more              # or NULL
+    UdpFlow *flow              # of a forwarder's: it is in udp.flows.table, by four-tuple; else NULL
+
+cdef struct UdpFlows:          # the forwarder: what takes datagrams that no socket does
+    Table table                # its sockets, decided or not
+    Slab slab
+    Source source              # raised as readable when there is a request
+    UdpSock *oldest            # the undecided
+    UdpSock *newest
+    UdpSock *untaken           # the first of them that nobody asked for yet
+    uint64_t patience          # ns that one may stay undecided
+    uint32_t undecided
+    uint32_t backlog
+    uint32_t serial
+    uint32_t live              # sockets in the table
+    uint8_t on
 
 cdef struct Udp:
     Core *core
@@ -116,4 +139,5 @@ cdef struct Udp:
     uint32_t mem[3]            # net.ipv4.udp_mem, pages: the last is the most that all queues may hold
     uint64_t mem_used          # bytes
     Member *members
+    UdpFlows flows
     UdpVia via                 # of the datagram being sent

@@ -7,12 +7,12 @@ from ustack_ext.net.state cimport IcmpError, Net, RxPkt
 from ustack_ext.udp.state cimport (UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UDP_IS_PING,
                                    UDP_LADDR_GIVEN, UDP_REUSEADDR, UDP_SHUT_RD, UDP_SHUT_WR, Udp, UdpMeta, UdpSock)
 
+from ustack_ext.udp.life cimport udp_close, udp_open, udp_set_family
+# A forwarder's (udp/flow): requests, and what becomes of them.
+from ustack_ext.udp.flow cimport flow_accept, flow_refuse, flow_take, flow_timer, flows_close, flows_event, flows_open
+
 cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil
 cdef void udp_destroy(Udp *u) noexcept nogil
-cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil                                       # NULL: no memory
-# A UdpFamily; IPv4 unless said. Before it is bound.
-cdef void udp_set_family(UdpSock *s, int family) noexcept nogil
-cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil                                         # frees it
 # port 0: ephemeral (RFC 6056). -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL
 cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil
 # binds if needed; a NULL: disconnect (AF_UNSPEC)

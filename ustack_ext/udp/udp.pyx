@@ -4,33 +4,31 @@ network.
 Responsible for the life of a socket and for the errors it is told of (RFC 1122 §4.1.3.3); matching is demux's, queues
 are recv's, headers are send's.
 """
-from libc.errno cimport (EADDRNOTAVAIL, EAGAIN, EINVAL, EMSGSIZE, ENOMEM, ENOTCONN, EPIPE)
+from libc.errno cimport (EADDRNOTAVAIL, EAGAIN, EINVAL, EISCONN, EMSGSIZE, ENOMEM, ENOTCONN, EPIPE)
 from libc.string cimport memset
 
-from ustack_ext.wire.addr cimport (
-    addr_any6, addr_eq, addr_is_any, addr_is_multicast, addr_is_v4, addr_localhost, addr_none, addr_v4,
-)
+from ustack_ext.wire.addr cimport addr_eq, addr_is_any, addr_is_multicast, addr_is_v4, addr_localhost, addr_none
 from ustack_ext.wire.ip6 cimport ICMP6_ECHO, IPPROTO_ICMPV6_
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
 from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_HLEN, ICMP_UNREACH_PORT, IPPROTO_ICMP_, IPPROTO_UDP_, UDP_HLEN,
                                       UdpHdr, WIRE_OK, udp_parse)
-from ustack_ext.base.buf cimport bufq_clear
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP
-from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
-from ustack_ext.base.slab cimport slab_alloc, slab_destroy, slab_free, slab_init
-from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init, table_remove
+from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_raise
+from ustack_ext.base.slab cimport slab_destroy, slab_init
+from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
 from ustack_ext.net.mib cimport (DropIcmpUnmatched, DropUdpMalformed, UdpInCsumErrors, UdpInErrors, UdpNoPorts)
 from ustack_ext.net.net cimport icmp_send_unreach, net_is_broadcast, net_is_local, net_source_for
-from ustack_ext.net.state cimport IP_MAX, RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST
+from ustack_ext.net.state cimport IP_MAX, RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST
 from ustack_ext.net.pmtu cimport pmtu_too_big
 from ustack_ext.udp.demux cimport best_match, claim_port
 from ustack_ext.udp.errqueue cimport queue_icmp_error
-from ustack_ext.udp.member cimport deliver_group, more_free
+from ustack_ext.udp.flow cimport flow_open, flows_destroy, flows_init
+from ustack_ext.udp.flowtable cimport flow_find
+from ustack_ext.udp.life cimport udp_close, udp_wildcard
+from ustack_ext.udp.member cimport deliver_group
 from ustack_ext.udp.recv cimport deliver, set_error, take
 from ustack_ext.udp.send cimport check_destination, send_datagram
-from ustack_ext.udp.state cimport UDP_IPV4, UDP_IPV6
 
 cdef enum:
     SOCKS_MAX = 1 << 20
@@ -53,6 +51,8 @@ cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil:
     u.mem[1] = u.mem[0] // 3 * 4
     u.mem[2] = u.mem[0] * 2                            # as Linux: in these proportions; a quarter of the memory
     slab_init(&u.slab, sizeof(UdpSock), SOCKS_MAX)
+    if flows_init(u) != 0:
+        return -ENOMEM
     return 0 if table_init(&u.socks, 64) == 0 else -ENOMEM
 
 
@@ -64,36 +64,9 @@ cdef void udp_destroy(Udp *u) noexcept nogil:
     for k in range(table_buckets(&u.socks)):           # removing moves no bucket
         while table_bucket(&u.socks, k)[0] != NULL:
             udp_close(u, <UdpSock *>table_bucket(&u.socks, k)[0])
+    flows_destroy(u)
     table_destroy(&u.socks)
     slab_destroy(&u.slab)
-
-
-cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil:
-    cdef UdpSock *s = <UdpSock *>slab_alloc(&u.slab)
-    if s == NULL:
-        return NULL
-    s.entry.kind = ENTRY_PING if ping else ENTRY_UDP
-    s.source.kind = s.entry.kind
-    s.flags = UDP_IS_PING if ping else 0
-    s.rcvbuf = u.rmem_default
-    s.sndbuf = u.wmem_default
-    s.laddr = udp_wildcard(s)
-    return s
-
-
-cdef void udp_set_family(UdpSock *s, int family) noexcept nogil:
-    s.family = <uint8_t>family
-    if not s.flags & UDP_BOUND:
-        s.laddr = udp_wildcard(s)
-
-
-cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
-    more_free(u, s)
-    u.mem_used -= s.rcv_used
-    bufq_clear(&s.queue, &u.core.pool)
-    table_remove(&u.socks, &s.entry)
-    event_forget(&u.core.events, &s.source)
-    slab_free(&u.slab, s)
 
 
 cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
@@ -109,10 +82,6 @@ cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nog
     return status
 
 
-cdef Addr udp_wildcard(const UdpSock *s) noexcept nogil:
-    return addr_v4(0) if s.family == UDP_IPV4 else addr_any6() if s.family == UDP_IPV6 else addr_none()
-
-
 cdef int bind_if_needed(Udp *u, UdpSock *s) noexcept nogil:
     cdef Addr wild = udp_wildcard(s)
     return 0 if s.flags & UDP_BOUND else claim_port(u, s, &wild, 0)
@@ -125,6 +94,8 @@ cdef int udp_connect(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept 
     """
     cdef Addr peer, source
     cdef int status
+    if s.flow != NULL:                                 # its peer is what it is found by
+        return -EISCONN
     if a == NULL:
         s.flags &= ~UDP_CONNECTED
         s.raddr = addr_none()
@@ -169,6 +140,8 @@ cdef long udp_send(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *t
     status = bind_if_needed(u, s)
     if status != 0:
         return status
+    if s.flow != NULL:
+        s.flow.active = u.core.now
     if to != NULL and addr_is_any(to):
         here = addr_localhost(to)                      # Linux: 0.0.0.0 is this host
         to = &here
@@ -219,6 +192,20 @@ cdef inline bint takes_whole(const UdpSock *s) noexcept nogil:
     return s.more != NULL and s.more.gro
 
 
+cdef inline UdpSock *receiver(Udp *u, const RxPkt *rx, uint16_t sport, uint16_t dport) noexcept nogil:
+    """A flow's own socket, one that is bound to our address, or a new flow's."""
+    cdef UdpSock *s = NULL
+    if u.flows.live > 0:
+        s = flow_find(u, &rx.dst, dport, &rx.src, sport)
+    if s == NULL and not rx.flags & RX_FOREIGN:
+        s = best_match(u, dport, False, &rx.dst, &rx.src, sport, rx.iface.index)
+    if s == NULL and u.flows.on:
+        s = flow_open(u, &rx.dst, dport, &rx.src, sport)
+    if s != NULL and s.flow != NULL:
+        s.flow.active = u.core.now
+    return s
+
+
 cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
     cdef UdpHdr h
     cdef UdpSock *s
@@ -246,7 +233,7 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
             length -= rx.gso_size
         deliver_group(u, rx, data, length, h.sport, h.dport)
         return
-    s = best_match(u, h.dport, False, &rx.dst, &rx.src, h.sport, rx.iface.index)
+    s = receiver(u, rx, h.sport, h.dport)
     if s != NULL:
         # a superframe (UDP_SEGMENT) is as many datagrams
         while rx.gso_size != 0 and length > rx.gso_size and not takes_whole(s):
@@ -254,6 +241,8 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
             data += rx.gso_size
             length -= rx.gso_size
         deliver(u, s, rx, data, length, h.sport, True)
+        return
+    if u.flows.on:                                     # it was to be a flow's, and there are too many
         return
     count(u.core, UdpNoPorts)
     icmp_send_unreach(u.net, rx, ICMP_UNREACH_PORT, 0)
@@ -290,7 +279,9 @@ cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     if e.proto == IPPROTO_ICMP_ or e.proto == IPPROTO_ICMPV6_:
         ping_icmp_error(u, e)
         return
-    s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2), 0)
+    s = flow_find(u, &e.src, get_be16(e.l4), &e.dst, get_be16(e.l4 + 2)) if u.flows.live > 0 else NULL
+    if s == NULL:
+        s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2), 0)
     if s == NULL or not (s.want_err or (s.flags & UDP_CONNECTED and addr_eq(&s.raddr, &e.dst))):
         count(u.core, DropIcmpUnmatched)
         return

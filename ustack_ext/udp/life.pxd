@@ -1,0 +1,9 @@
+# Datagram sockets come and go.
+from ustack_ext.udp.state cimport Udp, UdpSock
+from ustack_ext.wire.addr cimport Addr
+
+cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil                                       # NULL: no memory
+# A UdpFamily; IPv4 unless said. Before it is bound.
+cdef void udp_set_family(UdpSock *s, int family) noexcept nogil
+cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil                                         # frees it
+cdef Addr udp_wildcard(const UdpSock *s) noexcept nogil                                        # bound to no address
