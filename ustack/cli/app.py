@@ -13,11 +13,27 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from . import configure, conformance, curl, demo, doctor, iperf3, nc, packetdrill, ping, proxy, run, serve, ss, up
+from . import (
+    configure,
+    conformance,
+    curl,
+    demo,
+    doctor,
+    gateway,
+    iperf3,
+    nc,
+    packetdrill,
+    ping,
+    proxy,
+    run,
+    serve,
+    ss,
+    up,
+)
 from .errors import EXIT_FAILURE, EXIT_SIGNAL, CommandError, Terminated
 
 VERBS = (
-    *(demo, doctor, up, serve, run, proxy, curl, ping, nc, ss),
+    *(demo, doctor, up, serve, run, proxy, gateway, curl, ping, nc, ss),
     *configure.VERBS,
     *(iperf3, packetdrill, conformance),
 )

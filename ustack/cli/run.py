@@ -1,32 +1,42 @@
-"""`ustack run`: a Python program, unmodified, whose sockets are a stack's.
+"""`ustack run`: a program, unmodified, on a stack: a Python file in this process, any other in a network of its own.
 
-Responsible for: the options, and running the program as `python` would.
-Not for: what patching means (Stack.patched).
+Responsible for: the options, and running a Python program as `python` would. Not for: what patching means
+(Stack.patched), how other programs are run (ustack/launch.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import os
 import runpy
+import signal
 import sys
 from typing import Any
 
 import ustack
 
-from .errors import EXIT_FAILURE, CommandError, Terminated
-from .session import add_stack_options, open_session
+from ..namespace import TUN_DEVICE
+from .errors import EXIT_FAILURE, CommandError, Terminated, reason
+from .session import add_stack_options, explain_device, open_session
 
-_DESCRIPTION = "Run a Python program on a ustack stack: what it does through socket, ssl and asyncio goes that way."
+_DESCRIPTION = """\
+Run a Python program on a ustack stack: what it does through socket, ssl and asyncio goes that way.
+
+After `--` stands any other program: it runs in a network of its own, whose only way out is a stack in this process that
+goes on through the host's sockets (TCP, UDP, DNS). That needs no privilege where the kernel allows user namespaces.
+"""
 _EPILOG = """\
 examples:
   sudo ustack run fetch.py http://10.9.0.1:8000/
   sudo ustack run -m http.server 80                 then:  curl http://10.9.0.2/
   sudo ustack run --config examples/lab.toml --outside kernel program.py --its --own options
+  ustack run -- curl -s http://example.org/         any program; 10.0.2.2 is this machine's loopback there
 
-Options of ustack come before the program, whatever follows is the program's. Sockets of other families (AF_UNIX, …)
-are the kernel's.
+Options of ustack come before the program, whatever follows is the program's. After `--` only --mtu, --dns (the server
+behind the relay 10.0.2.3), --no-host-loopback and --block count; exit code and signals are passed on. Sockets of other
+families (AF_UNIX, …) are the kernel's.
 """
 
 
@@ -54,13 +64,33 @@ def register(verbs: Any) -> None:
         help="what becomes of addresses that the stack has no route to: an error, or the kernel's network "
         "(default: refuse)",
     )
-    add("program", metavar="PROGRAM [ARGUMENT ...]", nargs=argparse.REMAINDER, help="a Python file, and its arguments")
+    add(
+        "--no-host-loopback",
+        action="store_true",
+        help="with `--`: 10.0.2.2 does not stand for this machine's loopback address",
+    )
+    add(
+        "--block",
+        metavar="NETWORK",
+        action="append",
+        default=[],
+        type=network,
+        help="with `--`: a network that the program may not reach, such as 192.168.0.0/16; may be repeated",
+    )
+    add(
+        "program",
+        metavar="PROGRAM [ARGUMENT ...]",
+        nargs=argparse.REMAINDER,
+        help="a Python file, and its arguments; or `--`, any program, and its arguments",
+    )
     add_stack_options(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Open the stack, patch, and run the program to its end."""
+    """Open the stack, patch, and run the program to its end; or launch it, if it is none of Python's."""
+    if args.program[:1] == ["--"] and not args.module:
+        return _launch(args)
     if not args.module and not args.program:
         args.parser.error("give a Python file to run, or -m and a module")
     hosts = {}
@@ -78,6 +108,55 @@ def run(args: argparse.Namespace) -> int:
                 return _run_program(args)
         finally:
             asyncio.set_event_loop_policy(None)
+
+
+def network(text: str) -> str:
+    """An argparse type: a network, such as 192.168.0.0/16, or an address."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a network, such as 192.168.0.0/16") from None
+
+
+def _launch(args: argparse.Namespace) -> int:
+    from .. import launch
+
+    argv = args.program[1:]
+    if not argv:
+        args.parser.error("give a program to run after `--`")
+    if args.dns and len(args.dns) > 1:
+        args.parser.error("with `--` there is one --dns")
+    try:
+        code = launch.launch(
+            argv,
+            mtu=args.mtu or launch.MTU,
+            resolver=args.dns[0] if args.dns else None,
+            host_loopback=not args.no_host_loopback,
+            blocked=tuple(args.block),
+        )
+    except launch.LaunchError as error:
+        raise CommandError(str(error), error.code) from None
+    except OSError as error:
+        if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
+            raise CommandError(explain_device(error, launch.DEVICE, "tun")) from None
+        raise CommandError(
+            f"no network of its own for the program ({reason(error)}): run it with `sudo`, or allow user namespaces: "
+            "`sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000`"
+        ) from None
+    if code < 0:
+        _end_as_it_did(-code)
+    return code
+
+
+def _end_as_it_did(number: int) -> None:
+    """Whoever waits for this process sees the signal that ended the program."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core file is enough
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    sys.stdout.flush()
+    os.kill(os.getpid(), number)
 
 
 def _run_program(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-_RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR = 16, 18, 20
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 18, 20, 24
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_LINKINFO = 1, 4, 13, 18
@@ -26,6 +26,8 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x1
 _EEXIST = 17
+_RTA_OIF = 4
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 253, 1
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -121,6 +123,14 @@ class Rtnetlink:
         except OSError as error:
             if error.errno != _EEXIST:
                 raise
+
+    def add_default_route(self, index: int, family: int) -> None:
+        """All of a family (AF_INET, AF_INET6) goes out by this device, without a gateway: of one without Ethernet."""
+        header = struct.pack(
+            "=BBBBBBBBI", family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_LINK, _RTN_UNICAST, 0
+        )
+        attributes = _attribute(_RTA_OIF, struct.pack("=i", index))
+        self._ask(_RTM_NEWROUTE, _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL, header + attributes)
 
     def _ask(self, kind: int, flags: int, body: bytes) -> bytes:
         """Send one request; the body of the answer, b"" for a plain acknowledgement."""
