@@ -34,7 +34,7 @@ cdef class Driver:
     """
     cdef Engine *engine
     cdef event_sink sink
-    cdef event_sink native_sink        # native_event once there are sources with `native` set; it may leave more to send
+    cdef event_sink native_sink        # native_event once there are sources with `native`; it may leave more to send
     cdef readonly str kind             # "thread", "manual", "virtual"
     cdef list links                    # attached Link objects
     cdef Slot slots[16]
@@ -46,8 +46,8 @@ cdef class Driver:
     # (net.core.busy_read), look for frames before they sleep
     cdef uint32_t busy_poll
     cdef uint32_t busy_read
-    # Sockets of the host that a relay serves: -1, or a descriptor that is readable when they have something, and what is
-    # then called, with the lock held: whether there may be more at once
+    # Sockets of the host that a relay serves: -1, or a descriptor that is readable when they have something, and what
+    # is then called, with the lock held: whether there may be more at once
     cdef int host_fd
     cdef host_fn host_ready
     cdef void *host

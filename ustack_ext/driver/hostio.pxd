@@ -1,4 +1,4 @@
-# The host's own sockets, non-blocking, without the GIL: what a relay reads from and writes to, and how it hears of them.
+# The host's own sockets, never blocking, without the GIL: what a relay reads and writes, and how it hears of them.
 from libc.stdint cimport uint32_t
 from ustack_ext.base.iov cimport IoVec
 

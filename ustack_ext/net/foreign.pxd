@@ -17,8 +17,8 @@ cdef enum FlowRefusal:
 
 # Whether somebody forwards flows such as this packet's, which is to no address of ours; sets RX_FOREIGN.
 cdef bint foreign_takes(Net *n, RxPkt *rx) noexcept nogil
-# Tells `src` that its packet to `dst` went nowhere: destination unreachable with that code of its family's ICMP, quoting
-# the packet's header, made anew, and the first `length` bytes (at least 8) of its transport header.
+# Tells `src` that its packet to `dst` went nowhere: destination unreachable with that code of its family's ICMP,
+# quoting the packet's header, made anew, and the first `length` bytes (at least 8) of its transport header.
 cdef void foreign_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t proto, const uint8_t *l4, uint32_t length,
                          uint8_t code) noexcept nogil
 # Switches FOREIGN_* bits on or off.

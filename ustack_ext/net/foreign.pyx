@@ -12,7 +12,9 @@ from ustack_ext.wire.addr cimport (
 )
 from ustack_ext.wire.bytes cimport put_be16, put_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_store
-from ustack_ext.wire.headers cimport ICMP_UNREACH, ICMP_UNREACH_PORT, IP4_HLEN, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
+from ustack_ext.wire.headers cimport (
+    ICMP_UNREACH, ICMP_UNREACH_PORT, IP4_HLEN, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_,
+)
 from ustack_ext.wire.ip6 cimport (
     ICMP6_UNREACH, ICMP6_UNREACH_PORT, IP6_HLEN, IPPROTO_DSTOPTS_, IPPROTO_FRAGMENT_, IPPROTO_HOPOPTS_,
     IPPROTO_ICMPV6_, addr_put,

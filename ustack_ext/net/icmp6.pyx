@@ -32,8 +32,8 @@ from ustack_ext.net.nd cimport nd_input
 from ustack_ext.net.output cimport tx_csum, tx_length
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.state cimport (
-    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init, tx_payload,
-    tx_push,
+    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init,
+    tx_payload, tx_push,
 )
 
 

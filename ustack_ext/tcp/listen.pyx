@@ -16,9 +16,9 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.mib cimport (
-    DropFlowTimeout, DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows, PAWSEstab, TcpAttemptFails,
-    TCPDeferAcceptDrop, TCPFastOpenCookieReqd, TCPFastOpenListenOverflow, TCPFastOpenPassive, TCPFastOpenPassiveFail,
-    TcpPassiveOpens, TCPReqQFullDoCookies, TCPReqQFullDrop, TcpRetransSegs,
+    DropFlowTimeout, DropTcpNoAck, DropTcpOutOfWindow, DropTcpPaws, DropTcpRst, ListenDrops, ListenOverflows,
+    PAWSEstab, TcpAttemptFails, TCPDeferAcceptDrop, TCPFastOpenCookieReqd, TCPFastOpenListenOverflow,
+    TCPFastOpenPassive, TCPFastOpenPassiveFail, TcpPassiveOpens, TCPReqQFullDoCookies, TCPReqQFullDrop, TcpRetransSegs,
 )
 from ustack_ext.tcp.conf cimport conf_unref
 from ustack_ext.tcp.conn cimport (
@@ -36,8 +36,8 @@ from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_trim
 from ustack_ext.tcp.sendqueue cimport tx_take
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_ANY_LISTENER, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE, REQ_ACKED, REQ_DEFERRED, REQ_ECN, TCP_MSS_DEFAULT_V4,
-    TCP_MSS_DEFAULT_V6,
+    FASTOPEN_ANY_LISTENER, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE, REQ_ACKED, REQ_DEFERRED, REQ_ECN,
+    TCP_MSS_DEFAULT_V4, TCP_MSS_DEFAULT_V6,
     TCP_SYN_RECV, TF_FASTOPEN, TF_SACK_OK, TF_SYN_DATA, TF_SYN_LOST, TF_TS_OK, TF_WS_OK, Conn, Listener, SynReq, Tcb,
     Tcp,
 )

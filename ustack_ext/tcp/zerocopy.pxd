@@ -9,8 +9,8 @@ from ustack_ext.tcp.tcb cimport Tcb, Tcp
 # against the window until tcp_give_back(); the references are the caller's.
 cdef long tcp_lend(Tcp *t, Tcb *c, size_t most, Lent *out, int room, int *count) noexcept nogil
 cdef void tcp_give_back(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
-# For who fills blocks himself: how many bytes the send queue takes now (0: none, EV_WRITABLE tells when), or -errno; such
-# a block, whose reference goes to the queue; and that there was none to be had, so EV_WRITABLE tells when to try again.
+# For who fills blocks himself: how many bytes the send queue takes now (0: none, EV_WRITABLE tells when), or -errno;
+# such a block, whose reference goes to the queue; that none was to be had, so EV_WRITABLE tells when to try again.
 cdef long tcp_send_room(Tcp *t, Tcb *c) noexcept nogil
 cdef void tcp_send_block(Tcp *t, Tcb *c, Buf *b) noexcept nogil
 cdef void tcp_send_later(Tcp *t, Tcb *c) noexcept nogil

@@ -1,4 +1,4 @@
-# The forwarder of datagrams: the first one of a flow to any address and port waits in a socket of its own for a decision.
+# The forwarder of datagrams: the first of a flow to any address and port waits in a socket of its own for a decision.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.base.entry cimport Entry
 from ustack_ext.base.event cimport Source
