@@ -19,6 +19,7 @@ class Recorder:
         self.stack = stack
         self.upstream = upstream
         self.record: list[tuple[tuple[str, int], str, bytes]] = []
+        self.done = asyncio.Event()  # a connection has ended
         stack.forward_tcp(self.handle)
 
     async def handle(self, request: ustack.ForwardRequest) -> None:
@@ -33,8 +34,10 @@ class Recorder:
             self.carry(destination, ">", near[0], far[1]),
             self.carry(destination, "<", far[0], near[1]),
         )
-        near[1].close()
-        far[1].close()
+        for _, writer in (near, far):
+            writer.close()
+            await writer.wait_closed()
+        self.done.set()
 
     async def carry(
         self, where: tuple[str, int], way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -66,6 +69,7 @@ async def main() -> None:
             writer.write(b"hello, whoever you are\n")
             await reader.read()
             writer.close()
+            await recorder.done.wait()
             for (host, port), way, data in recorder.record:
                 print(f"{host}:{port} {way} {data.decode().strip()}")
         server.shutdown()

@@ -119,6 +119,8 @@ def test_a_flood_of_syns_to_foreign_addresses() -> None:
         crowd.add_route("default", "10.0.0.2")
         requests: list[ustack.ForwardRequest] = []
         forwarder = gate.forward_tcp(requests.append, backlog=64)
+        crowd.socket(type=ustack.SOCK_DGRAM).sendto(b"", ("10.0.0.2", 9))
+        net.run(0.1)  # the neighbours know each other
         socks = []
         for k in range(3000):
             sock = crowd.socket()
