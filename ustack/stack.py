@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ustack_ext.driver.loop import LoopDriver
 from ustack_ext.driver.manual import ManualDriver
@@ -42,6 +42,7 @@ _V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
 _CLOSE_PATIENCE = 1.0  # s
 _CLOSE_STEP = 0.002
 _NO_TIMEOUT: Any = object()
+_Part = TypeVar("_Part", Service, Forwarder)
 
 
 class Stack(StackCore):
@@ -58,8 +59,7 @@ class Stack(StackCore):
 
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
-        self._services: list[Service] = []
-        self._forwarders: list[Forwarder] = []
+        self._services: list[Service | Forwarder] = []
         self._dhcp: list[Dhcp] = []
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
@@ -96,9 +96,6 @@ class Stack(StackCore):
             time.sleep(_CLOSE_STEP)
 
     def _take_down(self) -> None:
-        for forwarder in self._forwarders:
-            forwarder.close()
-        self._forwarders.clear()
         for service in self._services:
             service.close()
         self._services.clear()
@@ -427,10 +424,7 @@ class Stack(StackCore):
         All take backlog: connections that may wait to be accepted.
         Raises OSError: EADDRINUSE, EADDRNOTAVAIL, EBADF; ValueError, TypeError.
         """
-        service = Service(self._driver, address, kind, **options)
-        self._services = [one for one in self._services if not one.closed]
-        self._services.append(service)
-        return service
+        return self._kept(Service(self._driver, address, kind, **options))
 
     def forward_tcp(self, handler: Handler, *, backlog: int = 4096, timeout: float = 30.0) -> Forwarder:
         """Take connections to any destination, of either family, that no listener of this stack takes -> Forwarder.
@@ -441,17 +435,15 @@ class Stack(StackCore):
         time, and accepted ones whose handshake is not done; beyond that the oldest request is forgotten. timeout:
         seconds until a request that nobody decides is. Raises OSError: EBUSY (there is one); ValueError.
         """
-        return self._forward("tcp", handler, backlog, timeout)
+        return self._kept(Forwarder(self, "tcp", handler, backlog, timeout))
 
     def forward_udp(self, handler: Handler, *, backlog: int = 4096, timeout: float = 30.0) -> Forwarder:
         """The same for datagrams: the first of each flow makes a request, and waits in it with a few that follow."""
-        return self._forward("udp", handler, backlog, timeout)
+        return self._kept(Forwarder(self, "udp", handler, backlog, timeout))
 
-    def _forward(self, protocol: str, handler: Handler, backlog: int, timeout: float) -> Forwarder:
-        made = Forwarder(self, protocol, handler, backlog, timeout)
-        self._forwarders = [one for one in self._forwarders if not one.closed]
-        self._forwarders.append(made)
-        return made
+    def _kept(self, part: _Part) -> _Part:
+        self._services = [*(one for one in self._services if not one.closed), part]
+        return part
 
     def patched(self, scope: str = "process", outside: str = "refuse") -> Patched:
         """A context manager (and decorator): the socket module, and all that is built on it, runs on this stack.
