@@ -279,8 +279,7 @@ cdef struct Tx:
     uint32_t sndq_truesize
     Seg *seg_head
     Seg *seg_tail
-    # bytes sent and neither acknowledged, SACKed nor lost, retransmissions included ("pipe")
-    uint32_t flight
+    uint32_t flight                # "pipe": bytes sent and neither acknowledged, SACKed nor lost, and those sent again
     uint32_t sacked                # bytes
     uint32_t lost                  # bytes marked lost and not retransmitted since
     uint32_t high_sacked           # highest SACKed sequence number + 1
