@@ -252,6 +252,10 @@ cdef enum Mib:
     DropNatProtocol
     NatFlowsMade
     NatFlowsShed
+    DropSocketFilter
+    DropRawChecksum
+    DropRawQueueFull
+    DropPacketQueueFull
     MIB_COUNT
 
 cdef const char *mib_name(int which) noexcept nogil      # "" past the end

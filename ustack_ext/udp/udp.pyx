@@ -15,9 +15,10 @@ from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
 from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_HLEN, ICMP_UNREACH_PORT, IPPROTO_ICMP_, IPPROTO_UDP_, UDP_HLEN,
                                       UdpHdr, WIRE_OK, udp_parse)
+from ustack_ext.base.bpf cimport bpf_free
 from ustack_ext.base.buf cimport bufq_clear
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_RAW, ENTRY_UDP
 from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_forget, event_raise
 from ustack_ext.base.slab cimport slab_alloc, slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init, table_remove
@@ -28,6 +29,8 @@ from ustack_ext.net.pmtu cimport pmtu_too_big
 from ustack_ext.udp.demux cimport best_match, claim_port
 from ustack_ext.udp.errqueue cimport queue_icmp_error
 from ustack_ext.udp.member cimport deliver_group, more_free
+from ustack_ext.udp.packet cimport packet_detach
+from ustack_ext.udp.raw cimport raw_detach
 from ustack_ext.udp.recv cimport deliver, set_error, take
 from ustack_ext.udp.send cimport check_destination, send_datagram
 from ustack_ext.udp.state cimport UDP_IPV4, UDP_IPV6
@@ -61,6 +64,10 @@ cdef void udp_destroy(Udp *u) noexcept nogil:
     cdef uint32_t k
     for k in range(<uint32_t>u.net.n_ifaces):          # the links are gone: nobody is told of groups that were left
         u.net.ifaces[k].up = 0
+    while u.raws != NULL:
+        udp_close(u, u.raws)
+    while u.packets != NULL:
+        udp_close(u, u.packets)
     for k in range(table_buckets(&u.socks)):           # removing moves no bucket
         while table_bucket(&u.socks, k)[0] != NULL:
             udp_close(u, <UdpSock *>table_bucket(&u.socks, k)[0])
@@ -89,6 +96,11 @@ cdef void udp_set_family(UdpSock *s, int family) noexcept nogil:
 
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
     more_free(u, s)
+    bpf_free(s.filter)
+    if s.entry.kind == ENTRY_RAW:
+        raw_detach(u, s)
+    elif s.entry.kind == ENTRY_PACKET:
+        packet_detach(u, s)
     u.mem_used -= s.rcv_used
     bufq_clear(&s.queue, &u.core.pool)
     table_remove(&u.socks, &s.entry)
@@ -97,13 +109,18 @@ cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
 
 
 cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
-    """A socket is bound once: -EINVAL then. -EADDRNOTAVAIL unless the address is any, ours, a broadcast or a group."""
-    cdef int status
-    if s.flags & UDP_BOUND:
+    """A socket is bound once, a raw one until it has a peer: -EINVAL then.
+    -EADDRNOTAVAIL unless the address is any, ours, a broadcast or a group."""
+    cdef int status = 0
+    if s.flags & (UDP_CONNECTED if s.raw != NULL else UDP_BOUND):
         return -EINVAL
     if not (addr_is_any(a) or net_is_local(u.net, a) or net_is_broadcast(u.net, a) or addr_is_multicast(a)):
         return -EADDRNOTAVAIL
-    status = claim_port(u, s, a, port)
+    if s.raw != NULL:
+        s.laddr = a[0]
+        s.flags &= ~UDP_LADDR_GIVEN
+    else:
+        status = claim_port(u, s, a, port)
     if status == 0 and not addr_is_any(a):
         s.flags |= UDP_LADDR_GIVEN
     return status
@@ -237,6 +254,7 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
             count(u.core, UdpInCsumErrors)
             count(u.core, UdpInErrors)
             return
+    rx.l4_len = h.length
     data = rx.l4 + UDP_HLEN
     length = h.length - UDP_HLEN
     if rx.flags & (RX_IP_BROADCAST | RX_IP_MULTICAST):
@@ -295,10 +313,11 @@ cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
         count(u.core, DropIcmpUnmatched)
         return
     if e.error == EMSGSIZE:
+        # over IPv6 nobody else cuts a datagram (RFC 8201 §4)
+        if not addr_is_v4(&e.dst) or (s.more != NULL and 0 < s.more.pmtudisc <= PMTUDISC_DO):
+            pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
         if s.more == NULL or s.more.pmtudisc == 0:
             return
-        if s.more.pmtudisc <= PMTUDISC_DO:
-            pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
     elif not (e.hard or s.want_err):
         return
     if s.want_err:
