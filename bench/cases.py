@@ -173,7 +173,14 @@ _HTTP = {
     "ustack": ("ustack-verb", "http", "ustack serve (Python's http.server)"),
 }
 _HTTP_1_0 = ("kernel-python", "ustack")  # which closes after each answer as it is
-_IPERF3 = {"kernel": ("kernel-program", "Linux over veth, iperf3 -s"), "ustack": ("ustack-verb", "ustack iperf3 -s")}
+# row: (contender, address of its server, title)
+_IPERF3 = {
+    "kernel": ("kernel-program", rigs.SERVER, "Linux over veth, iperf3 -s"),
+    "ustack": ("ustack-verb", rigs.SERVER, "ustack iperf3 -s"),
+    "kernel-6": ("kernel-program", rigs.SERVER6, "Linux over veth, IPv6"),
+    "ustack-6": ("ustack-verb", rigs.SERVER6, "ustack iperf3 -s, IPv6"),
+}
+UDP_LENGTHS = {"bulk": 1400, "small": 64}  # bytes a datagram
 _SOCKPERF = {
     "kernel": ("kernel-program", "Linux over veth, sockperf server"),
     "ustack": ("ustack", "ustack on a plain TAP, server in Python"),
@@ -183,6 +190,16 @@ _SOCKPERF = {
 def _wrk(row: str, load: str, seconds: float) -> dict[str, float]:
     contender, service, _ = _HTTP[row]
     return real.wrk(contender, service if load == "keep" or row in _HTTP_1_0 else "http-close", seconds)
+
+
+def _iperf3_udp(row: str, load: str, seconds: float) -> dict[str, float]:
+    contender, host, _ = _IPERF3[row]
+    way, size = load.split("-")
+    return real.iperf3_udp(contender, host, way, UDP_LENGTHS[size], seconds)
+
+
+def _iperf3_missing(row: str, _load: str) -> str | None:
+    return need.missing_program("iperf3") or rigs.missing(_IPERF3[row][0])
 
 
 # -- in memory
@@ -329,7 +346,7 @@ CASES = {
         Case(
             "iperf3",
             "iperf3, one stream",
-            {row: title for row, (_, title) in _IPERF3.items()},
+            {row: title for row, (_, _, title) in _IPERF3.items()},
             ("in", "out"),
             (
                 Column("in", "gbit", "client→server Gbit/s", 2, compared=True),
@@ -337,8 +354,27 @@ CASES = {
                 Column("out", "gbit", "server→client Gbit/s", 2, compared=True),
                 Column("out", "server_cpu", "server CPU s/GB", 2),
             ),
-            lambda row, load, seconds: real.iperf3(_IPERF3[row][0], load, seconds),
-            lambda row, _load: need.missing_program("iperf3") or rigs.missing(_IPERF3[row][0]),
+            lambda row, load, seconds: real.iperf3(*_IPERF3[row][:2], load, seconds),
+            _iperf3_missing,
+            reference=rigs.KERNEL,
+        ),
+        Case(
+            "iperf3-udp",
+            "iperf3 -u, one stream as fast as it goes: what arrives",
+            {row: title for row, (_, _, title) in _IPERF3.items()},
+            ("in-bulk", "out-bulk", "in-small", "out-small"),
+            (
+                Column("in-bulk", "gbit", f"client→server, {UDP_LENGTHS['bulk']} bytes, Gbit/s", 2, compared=True),
+                Column("in-bulk", "lost", "lost %", 1),
+                Column("in-bulk", "server_cpu", "server CPU µs each", 2),
+                Column("out-bulk", "gbit", "server→client Gbit/s", 2, compared=True),
+                Column("out-bulk", "server_cpu", "server CPU µs each", 2),
+                Column("in-small", "rate", f"client→server, {UDP_LENGTHS['small']} bytes, 1/s", 0, compared=True),
+                Column("in-small", "lost", "lost %", 1),
+                Column("out-small", "rate", "server→client 1/s", 0, compared=True),
+            ),
+            _iperf3_udp,
+            _iperf3_missing,
             reference=rigs.KERNEL,
         ),
         Case(

@@ -53,15 +53,42 @@ def read_wrk(printed: str) -> dict[str, float]:
     }
 
 
-def iperf3(contender: str, load: str, seconds: float) -> dict[str, float]:
-    """One stream; load: "in", to the server, or "out"."""
+def iperf3_end(contender: str, host: str, load: str, seconds: float, *options: str) -> tuple[dict[str, Any], float]:
+    """What iperf3 says at the end, and CPU seconds of the server; load: "in", to the server, or "out"."""
     took = whole(seconds)
-    command = ["iperf3", "--client", rigs.SERVER, "--port", str(rigs.PORT), "--json", f"--time={took}"]
+    command = ["iperf3", "--client", host, "--port", str(rigs.PORT), "--json", f"--time={took}", *options]
     command += ["--reverse"] if load == "out" else []
     printed, used = rigs.put_load(contender, "iperf3", command, took)
     end: dict[str, Any] = json.loads(printed)["end"]
+    return end, used
+
+
+def iperf3(contender: str, host: str, load: str, seconds: float) -> dict[str, float]:
+    """One TCP stream."""
+    end, used = iperf3_end(contender, host, load, seconds)
     got = end["sum_received"]
     return {"gbit": got["bits_per_second"] / 1e9, "server_cpu": used / (got["bytes"] / 1e9)}
+
+
+def iperf3_udp(contender: str, host: str, load: str, length: int, seconds: float) -> dict[str, float]:
+    """One UDP stream as fast as it goes, datagrams of `length` bytes: what arrives counts."""
+    end, used = iperf3_end(contender, host, load, seconds, "--udp", "--bitrate=0", f"--length={length}")
+    return read_udp(end, length, used)
+
+
+def read_udp(end: dict[str, Any], length: int, used: float) -> dict[str, float]:
+    """From the end of a test over UDP. Raises AssertionError."""
+    found = end["sum"]
+    arrived = found["packets"] - found["lost_packets"]
+    if arrived <= 0:
+        raise AssertionError(f"nothing arrived: {found}")
+    rate = arrived / found["seconds"]
+    return {
+        "gbit": rate * length * 8 / 1e9,
+        "rate": rate,
+        "lost": 100 * found["lost_packets"] / found["packets"],
+        "server_cpu": used / arrived * 1e6,
+    }
 
 
 def sockperf(contender: str, load: str, seconds: float) -> dict[str, float]:

@@ -23,6 +23,7 @@ from tap_harness.process import Child
 from tap_harness.tap import KernelTap
 
 SERVER, PREFIX = "10.9.0.2", "/24"
+SERVER6, CLIENT6, PREFIX6 = "fd09::2", "fd09::1", "/64"
 CLIENTS = ("10.9.0.1", "10.9.0.3", "10.9.0.4", "10.9.0.5")  # several, for as many short connections (load.c)
 PORT = 7000
 MTU = 1500
@@ -85,7 +86,8 @@ def _verb(service: str, _fd: int) -> list[str]:
     """The verb of ustack's command line that does the same; it makes its own device."""
     verbs = {"http": ["serve", "--quiet", build.site()], "iperf3": ["iperf3", "-s"]}
     hosts = [word for one in CLIENTS for word in ("--host-address", one + PREFIX)]
-    place = ["--address", SERVER + PREFIX, *hosts, "--mtu", str(MTU), "--port", str(PORT)]
+    place = ["--address", SERVER + PREFIX, "--address", SERVER6 + PREFIX6, *hosts, "--host-address", CLIENT6 + PREFIX6]
+    place += ["--mtu", str(MTU), "--port", str(PORT)]
     return [sys.executable, "-m", "ustack", *verbs[service], *place]
 
 
@@ -191,10 +193,11 @@ def _veth(offloads: bool) -> Iterator[Rig]:
         # Named by path, not by descriptor: ip does not have ours.
         there = f"/proc/{os.getpid()}/fd/{server.fd}"
         client.sh(f"ip link add veth0 type veth peer name veth0 netns {there}")
-        for namespace, addresses in ((client, CLIENTS), (server, [SERVER])):
+        for namespace, addresses, six in ((client, CLIENTS, CLIENT6), (server, [SERVER], SERVER6)):
             if not offloads:
                 namespace.sh(f"ethtool -K veth0 {OFFLOADS}")
             given = [f"ip addr add {address}{PREFIX} dev veth0" for address in addresses]
+            given.append(f"ip -6 addr add {six}{PREFIX6} dev veth0 nodad")
             namespace.sh(" && ".join([f"ip link set veth0 mtu {MTU} up", *given]))
         yield Rig(client, server, ())
 

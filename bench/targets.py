@@ -42,6 +42,7 @@ def _both(group: str, text: str, row: tuple[str, str], sign: str, bound: float, 
 
 G1, G2 = "bulk, TAP with offloads", "bulk, plain TAP"
 G3, G4 = "ping-pong", "short connections, HTTP"
+G5 = "IPv6"
 G6 = "in memory"
 
 TARGETS = (
@@ -72,6 +73,7 @@ TARGETS = (
     Target(G4, "p99, × Linux's", (*SHORT, "connect.p99"), "≤", 1.0, ("connect", "kernel", "connect.p99")),
     Target(G4, "HTTP, kept connections, × Linux", (*HTTP, "keep.rate"), "≥", 1.5, ("http", "kernel", "keep.rate")),
     Target(G4, "HTTP, a connection each, × Linux", (*HTTP, "close.rate"), "≥", 1.5, ("http", "kernel", "close.rate")),
+    *_both(G5, "iperf3, × the same over IPv4", ("iperf3", "ustack-6"), "≥", 0.95, "ustack", "gbit"),
     Target(G6, "Gbit/s in segments of the MSS", ("memory", "segments", "copy.gbit"), "≥", 20.0),
     Target(G6, "Gbit/s in superframes", ("memory", "superframes", "copy.gbit"), "≥", 100.0),
 )  # fmt: skip

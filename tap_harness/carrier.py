@@ -80,6 +80,7 @@ class MemoryCarrier:
         self._out: deque[bytes] = deque()
         self.apps: list[Callable[[], bool]] = []
         self.stack: Any = ustack.Stack(driver="manual", memory=memory, seed=seed)
+        self._medium, self._mtu = medium, mtu
         self.link = ustack.Callback(send=self._transmitted, medium=medium, mtu=mtu, queue=QUEUE)
         self.stack.poll(self._now)
         self.stack.attach(self.link, addresses=[address], gateway=gateway)
@@ -87,6 +88,15 @@ class MemoryCarrier:
         if settle:
             self.advance(SETTLE)
             self._out.clear()
+
+    def plug_in(self, **options: Any) -> None:
+        """A new link in the place of the old one, of the same kind, attached with these options of Stack.attach."""
+        old = self.link
+        self.stack.detach(old)
+        medium, mac, mtu = self._medium, old.mac, self._mtu
+        self.link = ustack.Callback(send=self._transmitted, medium=medium, mac=mac, mtu=mtu, queue=QUEUE)
+        self.stack.attach(self.link, **options)
+        self.pump()
 
     def _transmitted(self, frame: bytes) -> None:
         self._out.append(bytes(frame))

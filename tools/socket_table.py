@@ -22,7 +22,7 @@ WORKS, KERNEL, REFUSED = "works", "the kernel's", "refused"
 FUNCTIONS = {
     "socket": (
         WORKS,
-        "AF_INET and AF_INET6, SOCK_STREAM and SOCK_DGRAM; other families and `fileno=` are the kernel's",
+        "AF_INET, AF_INET6, AF_PACKET; SOCK_STREAM, SOCK_DGRAM, SOCK_RAW; other families, `fileno=`: the kernel's",
     ),
     "create_connection": (WORKS, ""),
     "create_server": (WORKS, ""),

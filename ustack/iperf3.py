@@ -382,7 +382,7 @@ class Server:
         done: Callable[[Report], None] = lambda report: None,
     ) -> None:
         self.stack = stack
-        self.listener = stack.create_server(("", port), backlog=_GREETERS)
+        self.listener = stack.create_server(("", port), family=socket.AF_INET6, backlog=_GREETERS, dualstack_ipv6=True)
         self.port = self.listener.getsockname()[1]
         self._progress, self._done = progress, done
         self._lock = threading.Condition()

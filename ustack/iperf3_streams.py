@@ -188,8 +188,9 @@ class UdpPort:
         self.settings = settings
         self.streams: list[UdpStream] = []
         self._by_address: dict[tuple[str, int], UdpStream] = {}
-        self.sock = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock = stack.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         try:
+            self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 self.sock.setsockopt(socket.SOL_SOCKET, option, settings.window or 2 << 20)
             self.sock.bind(("", port))

@@ -68,7 +68,9 @@ def error(code: int) -> OSError:
 
 def takes(sock: Any, level: int, name: int) -> bool:
     """Whether the option is one of those here: only datagram sockets have them."""
-    if sock.type != socket.SOCK_DGRAM:
+    if sock.type == socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    if level == socket.IPPROTO_UDP and sock.type != socket.SOCK_DGRAM:
         return False
     key = (level, name)
     return key in _INTS or key in (_MULTICAST_IF, _DEVICE) or (level == socket.IPPROTO_IP and name in _STRUCTS)

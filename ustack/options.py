@@ -16,7 +16,7 @@ from typing import Any
 from ustack_ext.sockets.inspect import connection_details
 from ustack_ext.sockets.options import Opt, algorithms
 
-from . import ipoptions
+from . import ipoptions, rawoptions
 
 _INT = struct.Struct("i")
 _LINGER = struct.Struct("ii")
@@ -113,12 +113,16 @@ def _error(code: int) -> OSError:
 def _protocol(sock: Any) -> int:
     if sock.proto:
         return int(sock.proto)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return 0  # packet(7): the EtherType is in the name
     return socket.IPPROTO_TCP if sock.type == socket.SOCK_STREAM else socket.IPPROTO_UDP
 
 
 def _is_here(sock: Any, level: int) -> bool:
     if level == socket.IPPROTO_IPV6:
         return bool(sock.family == socket.AF_INET6)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return level == socket.SOL_SOCKET
     return level != socket.IPPROTO_TCP or sock.type == socket.SOCK_STREAM
 
 
@@ -126,6 +130,8 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
     """getsockopt. size 0: an int. Raises OSError: ENOPROTOOPT for what there is not."""
     if not 0 <= size <= 1024:
         raise OSError("getsockopt buflen out of range")
+    if rawoptions.takes(sock, level, name):
+        return rawoptions.get(sock, level, name, size)
     if ipoptions.takes(sock, level, name):
         return ipoptions.get(sock, level, name, size)
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
@@ -163,6 +169,9 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
         if length is None:
             raise TypeError("setsockopt() with None as value takes a length")
         raise _error(errno.ENOPROTOOPT)
+    if rawoptions.takes(sock, level, name):
+        rawoptions.put(sock, level, name, value)
+        return
     if ipoptions.takes(sock, level, name):
         ipoptions.put(sock, level, name, value)
         return

@@ -34,10 +34,11 @@ _WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO, _WANTS_ORIGDST, _WANTS_GRO = 1, 2, 4, 8,
 _MSG_ERRQUEUE = getattr(socket, "MSG_ERRQUEUE", 0)
 _SIOCATMARK = 0x8905
 _IP = options.IP_NUMBERS
+AF_PACKET = getattr(socket, "AF_PACKET", 17)
 
 
 class Socket(SocketCore):
-    """A TCP, UDP or ping socket; made by Stack.socket(), create_connection(), create_server(), and accept().
+    """A TCP, UDP, ping, raw or packet socket; made by Stack.socket(), create_connection(), create_server(), accept().
 
     It is safe to use from several threads; closing it wakes whoever is blocked on it (OSError, EBADF).
     """
@@ -48,12 +49,14 @@ class Socket(SocketCore):
 
     @property
     def family(self) -> AddressFamily:
-        """The address family: AF_INET or AF_INET6."""
+        """The address family: AF_INET, AF_INET6 or AF_PACKET."""
+        if self._packet:
+            return AddressFamily(AF_PACKET)
         return socket.AF_INET6 if self._six else socket.AF_INET
 
     @property
     def type(self) -> SocketKind:
-        """SOCK_STREAM or SOCK_DGRAM."""
+        """SOCK_STREAM, SOCK_DGRAM or SOCK_RAW."""
         return SocketKind(self._type)
 
     @property
@@ -68,6 +71,8 @@ class Socket(SocketCore):
     def getpeername(self) -> tuple[str, int]:
         """The peer's address. Raises OSError: ENOTCONN."""
         peer = self._names()[1]
+        if self._packet:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if peer is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return peer
@@ -177,7 +182,7 @@ class Socket(SocketCore):
         UDP_GRO (int). With MSG_ERRQUEUE: what IP_RECVERR has kept, as struct sock_extended_err.
         """
         _check_ancillary_size(ancbufsize, "recvmsg")
-        if flags & _MSG_ERRQUEUE and self.type == socket.SOCK_DGRAM:
+        if flags & _MSG_ERRQUEUE and self.type != socket.SOCK_STREAM:
             return self._recvmsg_error(bufsize, ancbufsize)
         data, full, details, address = self._recvmsg(bufsize, flags)
         ancillary, message_flags = self._ancillary(details, ancbufsize)
@@ -248,7 +253,7 @@ class Socket(SocketCore):
                 ttl = _INT.unpack(raw)[0]
             elif kind == _IP["IP_TOS"] and len(raw) in (1, _INT.size) and not any(raw[1:]):
                 tos = raw[0]  # a little-endian int's first byte is its value
-            elif kind == _IP["IP_PKTINFO"] and self.type == socket.SOCK_DGRAM:
+            elif kind == _IP["IP_PKTINFO"] and self.type != socket.SOCK_STREAM:
                 index, source = ipoptions.packet_info(raw)
             else:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import resolve
 from .outside import EitherSocket, or_kernel
-from .socket import Socket
+from .socket import AF_PACKET, Socket
 
 if TYPE_CHECKING:
     from .stack import Stack
 
 _KernelSocket = socket.socket
 _INTERNET = (-1, socket.AF_INET, socket.AF_INET6)
+_OURS = (*_INTERNET, AF_PACKET)  # a packet socket is one of the stack's interfaces
 _RESOLVER = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo")
 _KERNELS = {name: getattr(socket, name) for name in (*_RESOLVER, "if_nameindex", "if_nametoindex", "if_indextoname")}
 
@@ -37,7 +38,7 @@ Pick = Callable[[], "Scope | None"]
 
 def open_socket(scope: Scope | None, family: int, type: int, proto: int, fileno: int | None) -> Any:
     """A socket as socket.socket(family, type, proto, fileno) makes one."""
-    if scope is None or (fileno is None and family not in _INTERNET):
+    if scope is None or (fileno is None and family not in _OURS):
         return _KernelSocket(family, type, proto, fileno)
     if fileno is not None:
         if fileno in scope.stack._detached:
@@ -45,7 +46,7 @@ def open_socket(scope: Scope | None, family: int, type: int, proto: int, fileno:
         return _KernelSocket(family, type, proto, fileno)
     family = socket.AF_INET if family == -1 else family
     type = socket.SOCK_STREAM if type == -1 else type
-    kind = EitherSocket if scope.outside == "kernel" else Socket
+    kind = EitherSocket if scope.outside == "kernel" and family != AF_PACKET else Socket
     return kind(scope.stack, family, type, max(proto, 0))
 
 
@@ -62,7 +63,7 @@ def socket_class(pick: Pick) -> Any:
 
         def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
             scope = pick()
-            if scope is None or fileno is not None or family not in _INTERNET:
+            if scope is None or fileno is not None or family not in _OURS:
                 raise OSError("a class derived from the stack's socket.socket makes AF_INET sockets of a stack only")
             family = socket.AF_INET if family == -1 else family
             super().__init__(scope.stack, family, socket.SOCK_STREAM if type == -1 else type, max(proto, 0))

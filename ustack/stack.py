@@ -305,8 +305,9 @@ class Stack(StackCore):
     def socket(
         self, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0, fileno: int | None = None
     ) -> Socket:
-        """A new socket: as socket.socket. family: AF_INET or AF_INET6. proto IPPROTO_ICMP, or IPPROTO_ICMPV6 for
-        AF_INET6, with SOCK_DGRAM is a ping socket (icmp(7)).
+        """A new socket: as socket.socket. family: AF_INET or AF_INET6, or AF_PACKET for frames of the stack's own
+        interfaces (packet(7)). proto IPPROTO_ICMP, or IPPROTO_ICMPV6 for AF_INET6, with SOCK_DGRAM is a ping socket
+        (icmp(7)). SOCK_RAW with a proto is a raw socket (raw(7)). No privilege is asked for.
 
         fileno: what detach() of a socket of this stack returned, to go on with that one. Raises OSError.
         """

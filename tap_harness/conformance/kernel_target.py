@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tap_harness.conformance.registry import NotApplicable
-from tap_harness.conformance.target import Recorder
+from tap_harness.conformance.target import Recorder, join_with
 from tap_harness.linux_carrier import LinuxCarrier, LinuxStack
 
 
@@ -92,6 +92,38 @@ class KernelTarget:
     def wait(self, seconds: float) -> None:
         """Wait in real time."""
         self.carrier.advance(seconds)
+
+    def six(self, routers: bool = False) -> None:
+        """IPv6 on the device, its addresses used without asking first."""
+        ns = self.carrier.namespace
+        ns.sysctl("net.ipv6.conf.ust0.accept_dad", 0)
+        ns.sysctl("net.ipv6.conf.ust0.accept_ra", 1 if routers else 0)
+        ns.sysctl("net.ipv6.conf.ust0.addr_gen_mode", 0 if routers else 1)
+        ns.sysctl("net.ipv6.conf.ust0.disable_ipv6", 0)
+        if not routers:
+            for address in ("fe80::2/64", "fd09::2/64"):
+                ns.sh(f"ip -6 addr add {address} dev ust0 nodad")
+
+    def socket6(self, kind: int) -> Any:
+        """A non-blocking kernel socket in the namespace."""
+        made = self.carrier.namespace.socket(socket.AF_INET6, kind)
+        made.setblocking(False)
+        return made
+
+    def addresses6(self) -> list[str]:
+        """What `ip` tells."""
+        lines = self.carrier.namespace.sh("ip -6 -o addr show dev ust0 -tentative").splitlines()
+        return [line.split()[3].split("/")[0] for line in lines]
+
+    def interface(self) -> int:
+        """The TAP's index."""
+        return self.carrier.namespace.call(socket.if_nametoindex, "ust0")
+
+    def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
+        """A UDP socket of the kernel."""
+        made = self.socket6(socket.SOCK_DGRAM) if ":" in group else self.socket(datagram=True)
+        join_with(made, group, sources, self.address, self.interface())
+        return made
 
     def add_address(self, address: str) -> None:
         """Another address on the device."""

@@ -35,6 +35,9 @@ MODULES = (
     "rfc8985",
     "rfc7413",
     "rfc1122",
+    "rfc8200",
+    "rfc4861",
+    "rfc3376",
 )
 
 Scenario = Callable[["Probe"], None]

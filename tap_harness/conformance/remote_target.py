@@ -105,6 +105,26 @@ class RemoteTarget:
         """Wait in real time."""
         self.carrier.advance(seconds)
 
+    def six(self, routers: bool = False) -> None:
+        """Not known which it has."""
+        raise NotApplicable("the addresses of a remote host are its own")
+
+    def socket6(self, kind: int) -> Any:
+        """There are none."""
+        raise NotApplicable(_NO_SOCKETS)
+
+    def addresses6(self) -> list[str]:
+        """Not to be seen."""
+        raise NotApplicable("the addresses of a remote host are its own")
+
+    def interface(self) -> int:
+        """Not to be seen."""
+        raise NotApplicable(_NO_SOCKETS)
+
+    def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
+        """There are no sockets."""
+        raise NotApplicable(_NO_SOCKETS)
+
     def add_address(self, address: str) -> None:
         """Not possible."""
         raise NotApplicable("the addresses of a remote host are its own")

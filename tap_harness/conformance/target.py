@@ -5,6 +5,8 @@ StackTarget: a fresh ustack.Stack in memory, in virtual time. The others are ker
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -72,11 +74,43 @@ class Target(Protocol):
     def wait(self, seconds: float) -> None:
         """Let time pass; frames that come wait in order."""
 
+    def six(self, routers: bool = False) -> None:
+        """IPv6 on: a link-local address and fd09::2/64; or, with routers, what they say. Raises NotApplicable."""
+
+    def socket6(self, kind: int) -> Any:
+        """A non-blocking AF_INET6 socket of the target, SOCK_STREAM or SOCK_DGRAM. Raises NotApplicable."""
+
+    def addresses6(self) -> list[str]:
+        """Its IPv6 addresses that may be used. Raises NotApplicable."""
+
+    def interface(self) -> int:
+        """The number of its interface. Raises NotApplicable."""
+
+    def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
+        """A socket that is in a group, of these sources only if any are named. Raises NotApplicable."""
+
     def add_address(self, address: str) -> None:
         """Give the target another address, "10.9.0.7/24". Raises NotApplicable."""
 
     def close(self) -> None:
         """End the target."""
+
+
+def join_with(sock: Any, group: str, sources: tuple[str, ...], own: str, index: int) -> None:
+    """Join a group on the interface that has the IPv4 address `own` or the number `index`."""
+    if ":" in group:
+        where = struct.pack("I", index)
+        try:
+            mreq = socket.inet_pton(socket.AF_INET6, group) + where
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, mreq)
+        except OSError as error:
+            raise NotApplicable(f"the target's sockets join no IPv6 group: {error.strerror}") from None
+        return
+    for source in sources:  # struct ip_mreq_source
+        sock.setsockopt(socket.IPPROTO_IP, 39, b"".join(map(socket.inet_aton, (group, own, source))))
+    if not sources:
+        mreq = socket.inet_aton(group) + socket.inet_aton(own)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, mreq)
 
 
 class StackTarget:
@@ -122,6 +156,38 @@ class StackTarget:
     def wait(self, seconds: float) -> None:
         """Let virtual time pass."""
         self.carrier.advance(seconds)
+
+    def six(self, routers: bool = False) -> None:
+        """IPv6 on the interface, its addresses used without asking first."""
+        name = next(i.name for i in self.stack.interfaces() if i.name != "lo")
+        if routers:
+            self.carrier.plug_in(addresses=[f"{self.address}/24"], autoconf=True)
+        else:
+            self.stack.add_address(name, "fe80::2/64")
+            self.stack.add_address(name, "fd09::2/64")
+        self.carrier.pump()
+
+    def socket6(self, kind: int) -> Any:
+        """A non-blocking socket of the stack."""
+        made = self.stack.socket(socket.AF_INET6, kind)
+        made.setblocking(False)
+        return made
+
+    def addresses6(self) -> list[str]:
+        """What the stack's table says."""
+        own = next(i.addresses for i in self.stack.interfaces() if i.name != "lo")
+        return [a.address for a in own if ":" in a.address and a.state in ("PREFERRED", "DEPRECATED")]
+
+    def interface(self) -> int:
+        """The stack's index of the only one beside its loopback."""
+        return next(i.index for i in self.stack.interfaces() if i.name != "lo")
+
+    def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
+        """A UDP socket of the stack."""
+        made = self.socket6(_DATAGRAM) if ":" in group else self.socket(datagram=True)
+        join_with(made, group, sources, self.address, self.interface())
+        self.carrier.pump()
+        return made
 
     def add_address(self, address: str) -> None:
         """Not while a scenario runs: probing takes longer than most."""

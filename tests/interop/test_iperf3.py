@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tap_harness.net import KERNEL, STACK
+from tap_harness.net import KERNEL, KERNEL6, STACK, STACK6
 from tap_harness.process import Child
 
 pytestmark = pytest.mark.usefixtures("iperf3")
@@ -27,17 +27,23 @@ def _own_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
 
 
+PLACE = [
+    "--address", f"{STACK}/24", "--address", f"{STACK6}/64",
+    "--host-address", f"{KERNEL}/24", "--host-address", f"{KERNEL6}/64",
+]  # fmt: skip
+
+
 @pytest.fixture
 def server(ns: Any) -> Iterator[Child]:
-    child: Child = ns.python("ustack", "iperf3", "-s", "--offload")
+    child: Child = ns.python("ustack", "iperf3", "-s", "--offload", *PLACE)
     child.wait_line("^iperf3 server on 10.9.0.2, port 5201", timeout=20)
     yield child
     child.stop()
 
 
-def measured(ns: Any, words: str) -> dict[str, Any]:
+def measured(ns: Any, words: str, host: str = STACK) -> dict[str, Any]:
     """What the kernel's iperf3 reports of a test against the stack."""
-    found: dict[str, Any] = json.loads(ns.sh(f"iperf3 -4 -J -c {STACK} {words}", timeout=60))
+    found: dict[str, Any] = json.loads(ns.sh(f"iperf3 -J -c {host} {words}", timeout=60))
     assert "error" not in found, found["error"]
     return found["end"]
 
@@ -67,6 +73,14 @@ def test_udp(ns: Any, server: Child, words: str) -> None:
         assert stream["udp"]["packets"] > 0
         assert stream["udp"]["lost_packets"] <= stream["udp"]["packets"] // 2
     assert end["sum"]["bytes"] > 0
+
+
+@pytest.mark.parametrize("words", ["-n 8M -P 2 --bidir", "-u -t 1 -l 1400 -b 20M", "-u -t 1 -l 64 -b 1M -R"])
+def test_over_ipv6(ns: Any, server: Child, words: str) -> None:
+    end = measured(ns, words, STACK6)
+    assert end["streams"]
+    for stream in end["streams"]:
+        assert (stream["udp"]["packets"] if "udp" in stream else stream["receiver"]["bytes"]) > 0
 
 
 def test_one_test_at_a_time(ns: Any, server: Child) -> None:

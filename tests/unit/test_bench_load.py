@@ -146,6 +146,15 @@ def test_what_sockperf_prints() -> None:
         "---> percentile 99.900 = 9190.869\n---> percentile 99.000 = 7362.053\n---> percentile 50.000 =   44.090\n"
     )
     assert real.read_sockperf(printed) == {"p50": 44.09, "p99": 7362.053}
+
+
+def test_of_iperf3_over_udp_what_arrives_counts() -> None:
+    end = {"sum": {"packets": 1000, "lost_packets": 200, "seconds": 2.0, "bits_per_second": 1e9}}
+    found = real.read_udp(end, 1400, used=0.004)
+    assert found == {"gbit": 400 * 1400 * 8 / 1e9, "rate": 400.0, "lost": 20.0, "server_cpu": 5.0}
+    end["sum"]["lost_packets"] = 1000
+    with pytest.raises(AssertionError, match="nothing arrived"):
+        real.read_udp(end, 1400, used=0.004)
     with pytest.raises(AssertionError, match="no percentiles"):
         real.read_sockperf("No messages were received from the server")
 

@@ -7,7 +7,7 @@ from ustack_ext.base.rng cimport Rng
 from ustack_ext.base.event cimport EventList
 
 cdef enum:
-    MAX_COUNTERS = 256
+    MAX_COUNTERS = 384
 
 cdef struct Core:
     uint64_t now           # ns, monotonic: set by the engine at each entry, read by everybody

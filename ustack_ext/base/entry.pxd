@@ -19,6 +19,8 @@ cdef enum EntryKind:
     ENTRY_IFACE6
     ENTRY_IGMP
     ENTRY_NAT
+    ENTRY_RAW
+    ENTRY_PACKET
 
 cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
     TimerLink *next

@@ -7,6 +7,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from ustack_ext.base.bpf cimport Bpf, BpfPacket, bpf_free, bpf_new, bpf_run
 from ustack_ext.base.buf cimport Buf, BufPool, BufQueue, buf_alloc, buf_class_cap, buf_ref, buf_truesize, buf_unref
 from ustack_ext.base.buf cimport bufq_clear, bufq_pop, bufq_push, pool_destroy, pool_init
 from ustack_ext.base.entry cimport Entry
@@ -368,3 +369,26 @@ def hash_words(bytes key, words):
     cdef HashKey k = to_key(key)
     a, b, c, d, e = words
     return table_hash(&k, a, b, c, d, e)
+
+
+def bpf_verdict(bytes program, bytes packet, int link=0, protocol=0, pkttype=0, ifindex=0):
+    """Bytes that a classic BPF program keeps of a packet with a link header of `link` bytes. OSError: refused."""
+    cdef BpfPacket p
+    cdef int status = 0
+    cdef const uint8_t *data = packet
+    cdef Bpf *b = bpf_new(program, len(program), &status)
+    if b == NULL:
+        raise OSError(-status, "refused")
+    memset(&p, 0, sizeof(p))
+    p.data = p.link = data
+    p.length = p.link_length = <uint32_t>len(packet)
+    if link <= len(packet):
+        p.net = data + link
+        p.net_length = <uint32_t>(len(packet) - link)
+    p.protocol = protocol
+    p.pkttype = pkttype
+    p.ifindex = ifindex
+    try:
+        return bpf_run(b, &p)
+    finally:
+        bpf_free(b)

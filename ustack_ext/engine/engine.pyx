@@ -23,6 +23,7 @@ from ustack_ext.net.state cimport (
 from ustack_ext.tcp.tcp cimport (
     tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer, tcp_timer_settle,
 )
+from ustack_ext.udp.raw cimport raw_icmp_error
 from ustack_ext.udp.udp cimport flow_timer, ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
 from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
@@ -104,6 +105,8 @@ cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept no
     elif verdict == NET_UNKNOWN_PROTO:
         icmp_send_unreach(&e.net, rx, ICMP_UNREACH_PROTOCOL, 0)
     elif verdict == NET_ICMP_ERROR:
+        if e.udp.raws != NULL:
+            raw_icmp_error(&e.udp, err)
         if err.proto == IPPROTO_TCP_:
             tcp_icmp_error(&e.tcp, err)
         elif err.proto == IPPROTO_UDP_ or err.proto == IPPROTO_ICMP_ or err.proto == IPPROTO_ICMPV6_:
@@ -120,7 +123,7 @@ cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) no
     cdef IcmpError err
     cdef Buf *owned = NULL
     cdef int verdict
-    if e.gro.count > 0 and gro_next(&e.gro, &e.tcp, &e.net, iface, buf, off):
+    if e.gro.count > 0 and not engine_watched(e) and gro_next(&e.gro, &e.tcp, &e.net, iface, buf, off):
         return
     verdict = net_input(&e.net, iface, buf, off, &rx, &err, &owned)
     if verdict == NET_TCP and gro_input(&e.gro, &e.tcp, &rx, owned == NULL):
@@ -129,6 +132,11 @@ cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) no
     if owned != NULL:
         buf_unref(&e.core.pool, owned)
     buf_unref(&e.core.pool, buf)
+
+
+cdef inline bint engine_watched(const Engine *e) noexcept nogil:
+    """Somebody sees each frame or packet: none goes the short way past net_input."""
+    return e.net.frames != NULL or e.net.packets != NULL
 
 
 cdef void expire(Engine *e) noexcept nogil:

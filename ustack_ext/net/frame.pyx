@@ -23,6 +23,8 @@ cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t l
     if not i.up:
         count(n.core, DropIfaceDown)
         return -ENETDOWN
+    if n.frames != NULL:
+        n.frames(n.hook_user, i, iov, niov, True)
     if gso_wanted(i, off):
         return gso_transmit(n, i, iov, niov, length, off)
     if i.transmit(i.link, iov, niov, off) != 0:

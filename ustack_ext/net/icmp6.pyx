@@ -20,6 +20,7 @@ from ustack_ext.wire.ip6 cimport (
     addr_put, ext6_length, frag6_parse, icmp6_emit, icmp6_parse,
 )
 from ustack_ext.base.core cimport count
+from ustack_ext.net.addr6 cimport iface6_arm
 from ustack_ext.net.icmp cimport icmp_global_allows, icmp_target_allows
 from ustack_ext.net.iface cimport is_ours, sends_as, source_for
 from ustack_ext.net.mib cimport (
@@ -101,11 +102,14 @@ cdef bint is_error_type(uint8_t type) noexcept nogil:
 cdef bint may_complain(const RxPkt *rx, uint8_t type, uint8_t code) noexcept nogil:
     """RFC 4443 §2.4 (e): never about errors and redirects, or to a source that is not one host; about what went to a
     group only that an option is not known (and that a packet is too big, which only routers say)."""
+    cdef IcmpError inner
     if (rx.flags & (RX_LINK_BROADCAST | RX_IP_MULTICAST)
             and not (type == ICMP6_PARAM_PROBLEM and code == ICMP6_PARAM_OPTION)):
         return False
     if rx.proto == IPPROTO_ICMPV6_ and (rx.l4_len == 0 or is_error_type(rx.l4[0])):
         return False
+    if find_transport(rx.l3, rx.l3_len, &inner) and inner.proto == IPPROTO_ICMPV6_ and is_error_type(inner.l4[0]):
+        return False                                   # also behind the extension header that is complained of
     return not (addr_is_any(&rx.src) or addr_is_multicast(&rx.src))
 
 
@@ -246,6 +250,8 @@ cdef int icmp6_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         nd_input(n, rx, &h)
     elif h.type == ICMP6_MLD_QUERY:
         mld_input(n, rx)
+        if rx.iface.six.answer_at != 0:
+            iface6_arm(n, rx.iface)
     elif addr_is_any(&rx.src):
         count(n.core, DropIcmp6Unmatched)
     elif h.type == ICMP6_ECHO:

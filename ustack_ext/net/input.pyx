@@ -15,7 +15,7 @@ from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, E
                                       IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM, WIRE_OK,
                                       WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain, ip4_options_check, ip4_parse)
 from ustack_ext.base.core cimport count, count_add
-from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP, OFF_GSO_UDP
+from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP, OFF_GSO_UDP, IoVec
 from ustack_ext.net.arp cimport arp_input
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.foreign cimport foreign_takes
@@ -36,8 +36,7 @@ from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated
 from ustack_ext.net.state cimport (ACCEPTED, Accepted, Fragment, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP,
                                    NET_UDP,
                                    NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST,
-                                   RX_LINK_BROADCAST,
-                                   RX_LOOPBACK)
+                                   RX_LINK_BROADCAST, RX_LOOPBACK, RX_SEEN, RX_TAKEN)
 
 cdef enum:
     IPPROTO_IGMP_ = 2
@@ -78,9 +77,11 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
     rx.more = NULL
     rx.more_len = 0
     rx.segs = 0
+    if n.frames != NULL and show_frame(n, i, buf):
+        rx.flags = RX_SEEN
     if off != NULL:
         if off.flags & OFF_CSUM_VERIFIED:
-            rx.flags = RX_CSUM_OK
+            rx.flags |= RX_CSUM_OK
         if off.flags & (OFF_GSO_TCP | OFF_GSO_UDP):
             rx.gso_size = off.gso_size
     if i.medium == MEDIUM_ETHERNET:
@@ -100,6 +101,13 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
         if length > 0 and p[0] >> 4 == 6:
             return ip6_input(n, rx, p, length, err, owned)
     return ip4_input(n, rx, p, length, err, owned)
+
+
+cdef bint show_frame(Net *n, Iface *i, Buf *buf) noexcept nogil:
+    cdef IoVec whole
+    whole.base = buf.data + buf.off
+    whole.len = buf.len
+    return n.frames(n.hook_user, i, &whole, 1, False)
 
 
 cdef inline int link_filter(const Iface *i, const uint8_t *dst, const uint8_t *src, RxPkt *rx) noexcept nogil:
@@ -124,6 +132,8 @@ cdef int not_ip4(Net *n, RxPkt *rx, uint16_t ethertype, uint8_t *p, uint32_t len
         return ip6_input(n, rx, p, length, err, owned)
     if ethertype == ETHERTYPE_ARP:
         reason = arp_input(n, rx.iface, p, length, not rx.flags & RX_LINK_BROADCAST)
+    elif rx.flags & RX_SEEN:
+        return NET_DONE                                # a packet socket's protocol
     return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
 
 
@@ -298,6 +308,8 @@ cdef inline void fill(RxPkt *rx, uint8_t *p, uint32_t hlen, uint32_t total) noex
 cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     if n.nat != NULL and rx.iface.masquerade and n.knobs.ip_forward and nat_in(n, rx):
         return send_on(n, rx)
+    if n.packets != NULL and n.packets(n.hook_user, rx):
+        rx.flags |= RX_TAKEN
     if rx.proto == IPPROTO_TCP_ or rx.proto == IPPROTO_UDP_:
         count(n.core, IpInDelivers)
         return NET_TCP if rx.proto == IPPROTO_TCP_ else NET_UDP
@@ -307,6 +319,9 @@ cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     if rx.proto == IPPROTO_IGMP_:
         count(n.core, IpInDelivers)
         igmp_input(n, rx)
+        return NET_DONE
+    if rx.flags & RX_TAKEN:
+        count(n.core, IpInDelivers)
         return NET_DONE
     count(n.core, IpInUnknownProtos)
     drop(n, rx.iface, DropIpUnknownProtocol)

@@ -36,7 +36,7 @@ from ustack_ext.net.mib cimport (
 )
 from ustack_ext.net.state cimport (
     ACCEPTED, Accepted, Fragment, Iface, NET_DONE, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN,
-    RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
+    RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, RX_TAKEN,
 )
 
 cdef enum:
@@ -151,7 +151,7 @@ cdef int ip6_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *er
     if reason != MIB_COUNT:
         count(n.core, Ip6InAddrErrors)
         return drop(n, rx.iface, reason)
-    if h.next == IPPROTO_TCP_:
+    if h.next == IPPROTO_TCP_ and n.packets == NULL:
         count(n.core, Ip6InDelivers)
         return NET_TCP
     return chain(n, rx, err, owned)
@@ -229,12 +229,17 @@ cdef int chain(Net *n, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
 cdef int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     if addr_is_any(&rx.src) and rx.proto != IPPROTO_ICMPV6_:
         return drop(n, rx.iface, DropIp6Martian)
+    if n.packets != NULL and n.packets(n.hook_user, rx):
+        rx.flags |= RX_TAKEN
     if rx.proto == IPPROTO_TCP_ or rx.proto == IPPROTO_UDP_:
         count(n.core, Ip6InDelivers)
         return NET_TCP if rx.proto == IPPROTO_TCP_ else NET_UDP
     if rx.proto == IPPROTO_ICMPV6_:
         count(n.core, Ip6InDelivers)
         return icmp6_input(n, rx, err)
+    if rx.flags & RX_TAKEN:
+        count(n.core, Ip6InDelivers)
+        return NET_DONE
     if rx.proto == IPPROTO_NONE_:
         return drop(n, rx.iface, DropIp6NoNextHeader)  # RFC 8200 §4.7
     count(n.core, Ip6InUnknownProtos)

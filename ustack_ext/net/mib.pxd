@@ -252,6 +252,10 @@ cdef enum Mib:
     DropNatProtocol
     NatFlowsMade
     NatFlowsShed
+    DropSocketFilter
+    DropRawChecksum
+    DropRawQueueFull
+    DropPacketQueueFull
     # flows to any destination (forwarders)
     FlowTcpRequests
     FlowUdpRequests

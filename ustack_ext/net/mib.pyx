@@ -68,10 +68,12 @@ cdef extern from *:
     "UdpIgnoredMulti", "UdpMemErrors", "DropIgmpMalformed", "DropIpReversePath", "DropForwardTtl",
     "DropForwardMartian", "DropForwardNoRoute", "DropForwardTooBig", "DropNatFull", "DropNatProtocol", "NatFlowsMade",
     "NatFlowsShed",
+    /* sockets that see packets, and filters */
+    "DropSocketFilter", "DropRawChecksum", "DropRawQueueFull", "DropPacketQueueFull",
     /* flows to any destination (forwarders) */
     "FlowTcpRequests", "FlowUdpRequests", "FlowAccepts", "FlowRefusals", "DropFlowBacklog", "DropFlowTimeout",
     };
-    _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 256, "more counters than MAX_COUNTERS");
+    _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 384, "more counters than MAX_COUNTERS");
     """
     const char *USTACK_MIB_NAMES[]
 

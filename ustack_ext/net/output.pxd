@@ -6,6 +6,8 @@ from ustack_ext.net.state cimport Dst, Net, TxPkt
 cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
 cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos,
                        bint df, TxPkt *t) noexcept nogil
+# A new identification, unpredictable from those to other hosts.
+cdef uint16_t next_ident(Net *n, const Addr *src, const Addr *dst, uint8_t proto) noexcept nogil
 # t begins with the IP header: link header, neighbour, transmit. d is resolved.
 cdef int output_link(Net *n, Dst *d, const Addr *dst, uint16_t ethertype, TxPkt *t) noexcept nogil
 # References bytes [start, start + length) of t's headers and payload as payload of f.

@@ -39,6 +39,13 @@ ctypedef int (*transmit_fn)(void *link, const IoVec *iov, int niov, const Offloa
 
 cdef struct Iface
 cdef struct Net
+cdef struct RxPkt
+
+# Who sees packets beside those they are for (raw and packet sockets, above net/). True: one took it.
+ctypedef bint (*packet_hook)(void *user, RxPkt *rx) noexcept nogil
+# ... and whole frames, in both directions. They are in one piece coming in, in `niov` going out. True: a socket for the
+# frame's own EtherType took it.
+ctypedef bint (*frame_hook)(void *user, Iface *i, const IoVec *iov, int niov, bint out) noexcept nogil
 
 cdef enum AddrState:
     ADDR_TENTATIVE             # RFC 5227 §2.1: being probed, not usable yet
@@ -384,6 +391,9 @@ cdef struct Net:
     Accepted accepted[64]
     HashKey ident_key
     uint16_t idents[1024]
+    packet_hook packets        # NULL: nobody asks, which costs what this test does
+    frame_hook frames
+    void *hook_user
     HashKey secret6            # of stable identifiers (RFC 7217), flow labels and fragment identifications
 
 # A packet on its way in, on the stack of engine.input.
@@ -393,7 +403,9 @@ cdef enum:
     RX_IP_MULTICAST = 4
     RX_CSUM_OK = 8             # transport checksum needs no check
     RX_LOOPBACK = 16
-    RX_FOREIGN = 32            # to no address of ours, taken because somebody forwards such flows (net.foreign)
+    RX_TAKEN = 32              # a raw socket has a copy
+    RX_SEEN = 64               # a packet socket for its EtherType has one
+    RX_FOREIGN = 128           # to no address of ours, taken because somebody forwards such flows (net.foreign)
 
 cdef struct RxPkt:
     Buf *buf                   # holds the bytes; keep payload by buf_ref

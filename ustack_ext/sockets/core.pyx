@@ -7,7 +7,7 @@ sockets/datagram), options by number, files and messages with ancillary data (us
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport no_gc_clear
 from libc.errno cimport EAGAIN, EALREADY, EINPROGRESS, EINVAL, EOPNOTSUPP
-from libc.stdint cimport UINT64_MAX, uint16_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Driver
@@ -16,6 +16,7 @@ from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
 from ustack_ext.sockets.handle cimport PROTO_ICMP, PROTO_ICMPV6, SocketHandle, check, closed_error, error, op_init
 from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, lend
+from ustack_ext.sockets.linkaddr cimport format_link, parse_link
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, Op,
@@ -23,6 +24,8 @@ from ustack_ext.sockets.state cimport (
 from ustack_ext.sockets.stream cimport stream_bind, stream_listen, stream_shutdown
 from ustack_ext.sockets.wait cimport sock_sync
 from ustack_ext.tcp.reassembly cimport Lent
+from ustack_ext.udp.packet cimport packet_bind
+from ustack_ext.udp.state cimport LinkMeta, UdpSock
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_localhost
 
 cdef enum:
@@ -53,7 +56,7 @@ cdef Buffers room_in(object buffer, Py_ssize_t nbytes, str caller):
 
 @no_gc_clear
 cdef class SocketCore(SocketHandle):
-    """The calls of a TCP, UDP or ping socket; see SocketHandle for how one is made."""
+    """The calls of a socket; see SocketHandle for how one is made."""
 
     # -- receiving
 
@@ -195,6 +198,8 @@ cdef class SocketCore(SocketHandle):
         """Where a datagram came from; a stream's peer is not told with each piece."""
         if self.is_stream():
             return None
+        if self.is_packet():
+            return format_link(self.stack, <LinkMeta *>&op.meta)
         ping = self.protocol() == PROTO_ICMP or self.protocol() == PROTO_ICMPV6
         return format_address(&op.meta.src, 0 if ping else op.meta.sport, self.is_six())
 
@@ -325,6 +330,10 @@ cdef class SocketCore(SocketHandle):
         return self.transmit(many_buffers(buffers, False), flags, &op, False)
 
     cdef _set_destination(self, Op *op, object address, str caller):
+        if self.is_packet():
+            parse_link(self.stack, address, caller, &op.ifindex, &op.port, &op.to)
+            op.has_to = 1
+            return
         parse_address(self.stack, self.is_six(), address, caller, &op.to, &op.port)
         loopback_if_any(&op.to)
         op.has_to = 1
@@ -332,16 +341,22 @@ cdef class SocketCore(SocketHandle):
     # -- making connections
 
     def bind(self, address, /):
-        """bind((host, port)): as socket.socket.bind."""
+        """bind((host, port)), or bind((interface, EtherType)): as socket.socket.bind."""
         cdef Addr a
         cdef uint16_t port = 0
         cdef int rc
+        cdef uint32_t ifindex = 0
         cdef Driver d = self._usable()
-        parse_address(self.stack, self.is_six(), address, "bind", &a, &port)
+        if self.is_packet():
+            parse_link(self.stack, address, "bind", &ifindex, &port, &a)
+        else:
+            parse_address(self.stack, self.is_six(), address, "bind", &a, &port)
         with nogil:
             d.lock()
             if self.state.closed != OPEN:
                 rc = closed_error(&self.state)
+            elif self.is_packet():
+                rc = packet_bind(&d.engine.udp, <UdpSock *>self.state.obj, ifindex, port)
             elif self.state.kind == SK_UDP:
                 rc = datagram_bind(d.engine, &self.state, &a, port)
             else:

@@ -4,7 +4,8 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.state cimport Op, SockState
 from ustack_ext.wire.addr cimport Addr
 
-cdef int datagram_open(Engine *e, SockState *s, bint ping) noexcept nogil      # 0 or -ENOMEM
+# proto: of ping and raw sockets IP's, of packet sockets an EtherType. 0 or -ENOMEM
+cdef int datagram_open(Engine *e, SockState *s, int proto) noexcept nogil
 cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil     # count, 0, -EAGAIN, -errno or OP_GROW
 cdef int datagram_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil
 cdef int datagram_shutdown(Engine *e, SockState *s, int how) noexcept nogil

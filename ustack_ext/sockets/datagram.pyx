@@ -1,31 +1,50 @@
-"""UDP and ping sockets: what one attempt of each socket call does, with Linux's results.
+"""UDP, ping, raw and packet sockets: what one attempt of each socket call does, with Linux's results.
 
 Responsible for: which call is allowed in which state of a socket, and a datagram's own TTL and TOS (sendmsg(2)'s
 ancillary data). Not for: waiting (sockets/core), UDP itself (udp/).
 """
 from libc.errno cimport EINVAL, ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_UDP
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.state cimport (
-    OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_V6, SK_NONE, SK_UDP, Op, SockState, sock_wildcard,
+    OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_CODE, SHAPE_COOKED, SHAPE_PACKET, SHAPE_RAW, SHAPE_V6, SK_NONE, SK_UDP,
+    SOCK_V6ONLY, Op, SockState, sock_wildcard,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
+from ustack_ext.udp.packet cimport packet_attach, packet_send
+from ustack_ext.udp.raw cimport raw_attach
 from ustack_ext.udp.udp cimport (
-    UDP_BOTH, UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UDP_IS_PING, UdpSock, udp_bind, udp_close,
+    UDP_BOTH, UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UdpSock, udp_bind, udp_close,
     udp_connect, udp_open, udp_recv, udp_send, udp_set_family, udp_shutdown,
 )
 from ustack_ext.wire.addr cimport Addr, addr_any_holds, addr_is_any, addr_is_link_local, addr_zone
+from ustack_ext.wire.headers cimport IPPROTO_ICMP_
+from ustack_ext.wire.ip6 cimport IPPROTO_ICMPV6_
 
 
-cdef int datagram_open(Engine *e, SockState *s, bint ping) noexcept nogil:
+cdef int datagram_open(Engine *e, SockState *s, int proto) noexcept nogil:
+    cdef int code = s.shape & SHAPE_CODE
+    cdef bint ping = code == IPPROTO_ICMP_ or code == IPPROTO_ICMPV6_
     cdef UdpSock *u = udp_open(&e.udp, ping)
+    cdef int rc = 0
     if u == NULL:
         return -ENOMEM
     u.source.user = s
-    udp_set_family(u, UDP_IPV4 if not s.shape & SHAPE_V6 else UDP_IPV6 if ping else UDP_BOTH)
+    udp_set_family(u, UDP_IPV4 if not s.shape & SHAPE_V6 else UDP_IPV6 if ping or code == SHAPE_RAW else UDP_BOTH)
+    if code == SHAPE_RAW:
+        s.connect = <uint8_t>proto
+        if s.shape & SHAPE_V6:
+            s.cmsg |= SOCK_V6ONLY
+        rc = raw_attach(&e.udp, u, <uint8_t>proto)
+    elif code == SHAPE_PACKET or code == SHAPE_COOKED:
+        rc = packet_attach(&e.udp, u, <uint16_t>proto, code == SHAPE_COOKED)
+    if rc != 0:
+        udp_close(&e.udp, u)
+        return rc
     s.obj = u
     s.kind = SK_UDP
     return 0
@@ -45,7 +64,7 @@ cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
     cdef long n
     if op.flags & MSG_OOB:
         return -EOPNOTSUPP
-    if op.has_to and op.port == 0 and not u.flags & UDP_IS_PING:
+    if op.has_to and op.port == 0 and u.entry.kind == ENTRY_UDP:
         return -EINVAL
     e.udp.via.ttl = op.ttl
     e.udp.via.src = op.source
@@ -59,9 +78,19 @@ cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
     return n
 
 
+cdef long packet_attempt(Engine *e, UdpSock *u, Op *op) noexcept nogil:
+    if op.kind == OP_RECV:
+        return recv(e, u, op)
+    if op.kind != OP_SEND or op.flags & MSG_OOB:
+        return -EOPNOTSUPP
+    return packet_send(&e.udp, u, op.iov, op.niov, op.ifindex, op.port, op.to.lo, <uint32_t>op.to.hi)
+
+
 cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
     cdef Addr wild = sock_wildcard(s)
+    if u.entry.kind == ENTRY_PACKET:
+        return packet_attempt(e, u, op)
     if op.has_to and not addr_any_holds(&wild, &op.to):
         return -ENETUNREACH
     if op.kind == OP_RECV:
@@ -76,7 +105,7 @@ cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
 cdef int datagram_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
     cdef Addr wild = sock_wildcard(s)
-    if u.flags & UDP_BOUND or (addr_is_link_local(a) and addr_zone(a) == 0):
+    if (u.flags & UDP_BOUND and u.raw == NULL) or (addr_is_link_local(a) and addr_zone(a) == 0):
         return -EINVAL
     if addr_is_any(a):
         a = &wild
@@ -86,6 +115,8 @@ cdef int datagram_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) no
 
 
 cdef int datagram_shutdown(Engine *e, SockState *s, int how) noexcept nogil:
+    if (<UdpSock *>s.obj).entry.kind == ENTRY_PACKET:
+        return -EOPNOTSUPP
     return udp_shutdown(&e.udp, <UdpSock *>s.obj, how)
 
 

@@ -2,11 +2,14 @@
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from ustack_ext.driver.driver cimport Driver, Waiter
 from ustack_ext.sockets.stackcore cimport StackCore
-from ustack_ext.sockets.state cimport SHAPE_STREAM, SHAPE_V6, Op, OpKind, SockState
+from ustack_ext.sockets.state cimport (
+    SHAPE_CODE, SHAPE_COOKED, SHAPE_PACKET, SHAPE_RAW, SHAPE_STREAM, SHAPE_V6, Op, OpKind, SockState,
+)
 
 cdef enum:
     STREAM = 1                     # SOCK_STREAM, SOCK_DGRAM: Linux's numbers, checked in handle.pyx
     DGRAM = 2
+    RAW = 3
     PROTO_ICMP = 1
     PROTO_ICMPV6 = 58
 
@@ -25,7 +28,15 @@ cdef class SocketHandle:
         return self.state.shape & SHAPE_STREAM != 0
 
     cdef inline int protocol(self) noexcept nogil:
-        return self.state.shape & ~(SHAPE_STREAM | SHAPE_V6)
+        if self.state.shape & SHAPE_CODE == SHAPE_RAW:
+            return self.state.connect
+        return 0 if self.is_packet() else self.state.shape & SHAPE_CODE
+
+    cdef inline bint is_raw(self) noexcept nogil:
+        return self.state.shape & SHAPE_CODE == SHAPE_RAW
+
+    cdef inline bint is_packet(self) noexcept nogil:
+        return self.state.shape & SHAPE_CODE == SHAPE_PACKET or self.state.shape & SHAPE_CODE == SHAPE_COOKED
 
     cdef inline bint is_six(self) noexcept nogil:
         return self.state.shape & SHAPE_V6 != 0

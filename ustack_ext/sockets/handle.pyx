@@ -14,7 +14,7 @@ import os as _os
 import socket as _socket
 
 from cython cimport no_gc_clear
-from libc.errno cimport EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, EPROTONOSUPPORT, ESOCKTNOSUPPORT
+from libc.errno cimport EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, EINVAL, EPROTONOSUPPORT, ESOCKTNOSUPPORT
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memset
 from ustack_ext.base.event cimport EV_CLOSED, EV_WRITABLE
@@ -23,12 +23,14 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.address cimport format_address
 from ustack_ext.sockets.datagram cimport datagram_attempt, datagram_names, datagram_open, datagram_release
 from ustack_ext.sockets.interest cimport interests_drop
+from ustack_ext.sockets.linkaddr cimport link_name
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT
 from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, option_get, option_set
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_STREAM, SHAPE_V6, SK_LISTENER,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_CODE, SHAPE_COOKED, SHAPE_PACKET,
+    SHAPE_RAW, SHAPE_STREAM, SHAPE_V6, SK_LISTENER,
     SK_NONE, SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
 )
 from ustack_ext.sockets.stream cimport (
@@ -45,9 +47,11 @@ cdef enum:
     NS = 1000000000
     PROTO_TCP = 6
     PROTO_UDP = 17
+    PROTO_RAW = 255
 
-assert _socket.SOCK_STREAM == STREAM and _socket.SOCK_DGRAM == DGRAM
+assert _socket.SOCK_STREAM == STREAM and _socket.SOCK_DGRAM == DGRAM and _socket.SOCK_RAW == RAW
 
+cdef int AF_PACKET = getattr(_socket, "AF_PACKET", 17)
 cdef int SOCK_NONBLOCK = getattr(_socket, "SOCK_NONBLOCK", 0)
 cdef int SOCK_FLAGS = SOCK_NONBLOCK | getattr(_socket, "SOCK_CLOEXEC", 0)
 
@@ -103,13 +107,34 @@ cdef void move(SockState *s, SockState *new) noexcept nogil:
     waiters_fire(s, EV_CLOSED)
 
 
+cdef int shape_of(int family, int kind, int proto) except -1:
+    """SockState.shape for the arguments of socket(2). OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT."""
+    cdef bint six = family == _socket.AF_INET6
+    cdef bint stream = kind == STREAM
+    if family == AF_PACKET and (kind == RAW or kind == DGRAM):
+        return SHAPE_PACKET if kind == RAW else SHAPE_COOKED
+    if family != _socket.AF_INET and not six and family != AF_PACKET:
+        raise error(EAFNOSUPPORT)
+    if (not stream and kind != DGRAM and kind != RAW) or family == AF_PACKET:
+        raise error(ESOCKTNOSUPPORT)
+    if kind == RAW:
+        if not 0 < proto <= PROTO_RAW:
+            raise error(EINVAL if proto > PROTO_RAW else EPROTONOSUPPORT)
+        return SHAPE_RAW | (SHAPE_V6 if six else 0)
+    if not (proto <= 0 or (proto == PROTO_TCP if stream else
+                           proto == PROTO_UDP or proto == (PROTO_ICMPV6 if six else PROTO_ICMP))):
+        raise error(EPROTONOSUPPORT)
+    return max(proto, 0) | (SHAPE_STREAM if stream else 0) | (SHAPE_V6 if six else 0)
+
+
 @no_gc_clear
 cdef class SocketHandle:
-    """A TCP, UDP or ping socket of one stack.
+    """A socket of one stack.
 
-    stack: the ustack.Stack. family: AF_INET or AF_INET6. type: SOCK_STREAM or SOCK_DGRAM, with SOCK_NONBLOCK. proto: 0,
-    IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6. Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT,
-    EPROTONOSUPPORT; ECONNABORTED on a closed stack.
+    stack: the ustack.Stack. family: AF_INET, AF_INET6 or AF_PACKET. type: SOCK_STREAM, SOCK_DGRAM or SOCK_RAW, with
+    SOCK_NONBLOCK. proto: 0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6; a raw socket's from 1 to 255; a
+    packet socket's EtherType as htons() gives it. Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT,
+    EINVAL; ECONNABORTED on a closed stack.
     """
 
     def __cinit__(self):
@@ -120,31 +145,23 @@ cdef class SocketHandle:
     def __init__(self, StackCore stack not None, int family=_socket.AF_INET, int type=_socket.SOCK_STREAM, int proto=0):
         cdef Driver d = running(stack)
         cdef int rc
-        cdef int kind = type & ~SOCK_FLAGS
-        cdef bint stream = kind == STREAM
-        cdef bint six
-        cdef int ping
+        cdef int shape
         if self.stack is not None:
             raise TypeError("a socket is opened once")
         if family == -1:
             family = _socket.AF_INET
-        if family != _socket.AF_INET and family != _socket.AF_INET6:
-            raise error(EAFNOSUPPORT)
-        six = family == _socket.AF_INET6
-        ping = PROTO_ICMPV6 if six else PROTO_ICMP
-        if kind != STREAM and kind != DGRAM:
-            raise error(ESOCKTNOSUPPORT)
-        if not (proto <= 0 or (proto == PROTO_TCP if stream else proto == PROTO_UDP or proto == ping)):
-            raise error(EPROTONOSUPPORT)
-        self._adopt(stack, max(proto, 0) | (SHAPE_STREAM if stream else 0) | (SHAPE_V6 if six else 0))
+        shape = shape_of(family, type & ~SOCK_FLAGS, proto)
+        self._adopt(stack, shape)
+        if self.is_packet():
+            proto = _socket.ntohs(proto & 0xFFFF)      # packet(7): as it is on the wire
         with nogil:
             d.lock()
             if stack.shut or d.closed:
                 rc = -ECONNABORTED
-            elif stream:
+            elif shape & SHAPE_STREAM:
                 rc = stream_open(d.engine, &self.state)
             else:
-                rc = datagram_open(d.engine, &self.state, proto > 0 and proto == ping)
+                rc = datagram_open(d.engine, &self.state, max(proto, 0))
             if rc == 0:
                 sock_enlist(&stack.sockets, &self.state)
             d.unlock()
@@ -313,11 +330,17 @@ cdef class SocketHandle:
 
     @property
     def _type(self):
-        return STREAM if self.is_stream() else DGRAM
+        if self.is_stream():
+            return STREAM
+        return RAW if self.state.shape & SHAPE_CODE >= SHAPE_PACKET else DGRAM
+
+    @property
+    def _packet(self):
+        return self.is_packet()
 
     @property
     def proto(self):
-        """The protocol asked for: 0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6."""
+        """The protocol asked for; of a packet socket 0: getsockname() has its EtherType."""
         return self.protocol()
 
     # What the standard library's socket object has, for socket.SocketIO and for close().
@@ -369,6 +392,8 @@ cdef class SocketHandle:
         cdef uint16_t rport = 0
         cdef int rc
         cdef Driver d = self._usable()
+        if self.is_packet():
+            return link_name(self.stack, &self.state), None
         with nogil:
             d.lock()
             if self.state.closed != OPEN:

@@ -6,10 +6,11 @@ moment.
 """
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
-from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, Entry
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_SYNREQ, ENTRY_TCB, Entry
 from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
+from ustack_ext.net.iface cimport iface_by_index
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.state cimport Iface, IfAddr, NatFlow, Neigh, Route
 from ustack_ext.sockets.address cimport format_host
@@ -148,9 +149,19 @@ cdef tuple listener_row(Engine *e, Listener *l):
     return ("tcp", "LISTEN", format_pair(e, &l.laddr, l.lport), None, l.acceptq, l.backlog, {"synq": l.synq})
 
 
+cdef tuple packet_pair(Engine *e, UdpSock *u):
+    """(interface, EtherType)"""
+    cdef Iface *i = iface_by_index(&e.net, u.raw.ifindex)
+    return (<bytes>i.name).decode() if i != NULL else "*", u.raw.ethertype
+
+
 cdef tuple udp_row(Engine *e, UdpSock *u):
     cdef bint connected = (u.flags & UDP_CONNECTED) != 0
-    return ("icmp" if u.flags & UDP_IS_PING else "udp", "ESTABLISHED" if connected else "UNCONN",
+    if u.entry.kind == ENTRY_PACKET:
+        return ("p_dgr" if u.raw.cooked else "p_raw", "UNCONN", packet_pair(e, u), None, u.rcv_used, 0,
+                {"rcvbuf": u.rcvbuf, "sndbuf": u.sndbuf, "datagrams": u.queue.count})
+    return ("icmp" if u.flags & UDP_IS_PING else "raw" if u.raw != NULL else "udp",
+            "ESTABLISHED" if connected else "UNCONN",
             format_pair(e, &u.laddr, u.lport), format_pair(e, &u.raddr, u.rport) if connected else None, u.rcv_used, 0,
             {"rcvbuf": u.rcvbuf, "sndbuf": u.sndbuf, "datagrams": u.queue.count})
 

@@ -5,6 +5,7 @@ platform's numbers and byte layouts (ustack/options.py). The engine's lock is he
 """
 from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
+from ustack_ext.base.entry cimport ENTRY_UDP
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.ipoptions cimport IPOPT_FIRST, ipoption_get, ipoption_set
 from ustack_ext.sockets.ready cimport watch_of
@@ -20,7 +21,7 @@ from ustack_ext.tcp.tcb cimport (
 )
 from ustack_ext.tcp.tcp cimport tcp_at_mark, tcp_inq, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport (
-    UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_IPV6, UDP_IS_PING, UDP_REUSEADDR, UdpSock, udp_set_family,
+    UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_IPV6, UDP_REUSEADDR, UdpSock, udp_set_family,
 )
 
 cdef enum:
@@ -397,7 +398,7 @@ cdef int v6only_set(SockState *s, bint on) noexcept nogil:
     if s.kind != SK_UDP and (s.kind != SK_NONE or s.obj == NULL or (<Draft *>s.obj).bind != NULL):
         return -EINVAL
     set_bit(&s.cmsg, SOCK_V6ONLY, on)
-    if s.kind == SK_UDP and not u.flags & UDP_IS_PING:
+    if s.kind == SK_UDP and u.entry.kind == ENTRY_UDP:
         udp_set_family(u, UDP_IPV6 if on else UDP_BOTH)
     return 0
 

@@ -61,6 +61,10 @@ cdef struct Interest:              # a socket registered with a ustack.Selector
 cdef enum:                         # SockState.shape: the protocol asked for, and this for SOCK_STREAM
     SHAPE_STREAM = 0x80
     SHAPE_V6 = 0x40                # ... and for AF_INET6
+    SHAPE_CODE = 0x3F              # the protocol, unless it is one of these
+    SHAPE_RAW = 0x3F               # SOCK_RAW: the protocol is in `connect`
+    SHAPE_PACKET = 0x3E            # AF_PACKET, SOCK_RAW
+    SHAPE_COOKED = 0x3D            # AF_PACKET, SOCK_DGRAM
 
 # Source.user points here. Part of the Python object, so part of what every idle connection costs: 48 bytes.
 cdef struct SockState:
@@ -71,7 +75,7 @@ cdef struct SockState:
     Watch *watch                   # or NULL
     uint8_t kind                   # SockKind
     uint8_t closed                 # SockClosed
-    uint8_t connect                # SockConnect
+    uint8_t connect                # SockConnect; of a raw socket, its protocol
     uint8_t cmsg                   # CMSG_* a datagram's receiver wants
     # the Python object's own, under the GIL
     uint8_t shape
@@ -126,7 +130,7 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     size_t room                    # bytes of the vector
     size_t lowat                   # MSG_PEEK | MSG_WAITALL: as much as must be there
     uint32_t full                  # bytes of the whole datagram, or in the queue
-    Addr to
+    Addr to                        # of a packet socket: lo is the link address, hi its length in bytes
     UdpMeta meta
     Owner *owner                   # OP_SEND: whose memory `iov` is; it isn't copied
     Lent *lent                     # OP_RECV: nothing is copied; the pieces, at most `niov`, `room` bytes of them

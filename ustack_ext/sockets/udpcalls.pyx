@@ -9,6 +9,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport Buf, buf_ref, buf_unref
+from ustack_ext.base.entry cimport ENTRY_PACKET
 from ustack_ext.base.event cimport EV_READABLE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Driver
@@ -45,7 +46,7 @@ cdef int udp_state(const SockState *s) noexcept nogil:
     """0, or why it can't be used."""
     if s.closed != OPEN:
         return closed_error(s)
-    return 0 if s.kind == SK_UDP else -EOPNOTSUPP
+    return 0 if s.kind == SK_UDP and (<UdpSock *>s.obj).entry.kind != ENTRY_PACKET else -EOPNOTSUPP
 
 
 cdef uint32_t find_interface(Net *n, const Addr *a, const char *name) noexcept nogil:
@@ -208,7 +209,7 @@ def recv_many(SocketHandle sock not None, int count, Py_ssize_t size, int flags)
     cdef int n, k
     if count < 1 or size < 0:
         raise ValueError("recv_many: a count of at least 1 and a size of at least 0 are needed")
-    if flags & ~MSG_DONTWAIT or sock.is_stream():
+    if flags & ~MSG_DONTWAIT or sock.is_stream() or sock.is_packet():
         raise error(EOPNOTSUPP)
     while True:
         op_init(&op, OP_RECV, flags | MSG_PEEK, EV_READABLE)
@@ -259,7 +260,7 @@ def send_many(SocketHandle sock not None, messages, int flags):
     cdef Buffers data
     cdef int count = len(messages), done = 0
     cdef long n
-    if flags & ~MSG_DONTWAIT or sock.is_stream():
+    if flags & ~MSG_DONTWAIT or sock.is_stream() or sock.is_packet():
         raise error(EOPNOTSUPP)
     made = <Message *>malloc(max(count, 1) * sizeof(Message))
     if made == NULL:

@@ -4,13 +4,16 @@ Responsible for making one and for all that goes with it. What it is bound to an
 """
 from libc.stdint cimport uint8_t
 
+from ustack_ext.base.bpf cimport bpf_free
 from ustack_ext.base.buf cimport bufq_clear
-from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_RAW, ENTRY_UDP
 from ustack_ext.base.event cimport event_forget
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_remove
 from ustack_ext.udp.flowtable cimport flow_leave
 from ustack_ext.udp.member cimport more_free
+from ustack_ext.udp.packet cimport packet_detach
+from ustack_ext.udp.raw cimport raw_detach
 from ustack_ext.udp.state cimport UDP_BOUND, UDP_IPV4, UDP_IPV6, UDP_IS_PING
 from ustack_ext.wire.addr cimport addr_any6, addr_none, addr_v4
 
@@ -36,6 +39,11 @@ cdef void udp_set_family(UdpSock *s, int family) noexcept nogil:
 
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil:
     more_free(u, s)
+    bpf_free(s.filter)
+    if s.entry.kind == ENTRY_RAW:
+        raw_detach(u, s)
+    elif s.entry.kind == ENTRY_PACKET:
+        packet_detach(u, s)
     u.mem_used -= s.rcv_used
     bufq_clear(&s.queue, &u.core.pool)
     if s.flow != NULL:

@@ -22,6 +22,8 @@ cdef int udp_member(Udp *u, UdpSock *s, int action, const Addr *group, uint32_t 
 # The whole filter at once (IP_MSFILTER, MCAST_MSFILTER).
 cdef int udp_filter(Udp *u, UdpSock *s, const Addr *group, uint32_t ifindex, bint exclude, const Addr *sources,
                     int count) noexcept nogil
+# Whether the socket's filters let what came to a group through.
+cdef bint wants(const UdpSock *s, const RxPkt *rx) noexcept nogil
 # A broadcast's or a group's datagram to every socket that matches and wants it.
 cdef void deliver_group(Udp *u, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport,
                         uint16_t dport) noexcept nogil

@@ -15,17 +15,19 @@ from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP
 from ustack_ext.wire.ip6 cimport ICMP6_ECHO
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_UDP
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED
 from ustack_ext.net.groups cimport group_joined
 from ustack_ext.net.iface cimport iface_by_index
 from ustack_ext.net.mib cimport IpOutMcastPkts, UdpOutDatagrams, UdpSndbufErrors
 from ustack_ext.net.net cimport icmp_send_echo, net_is_broadcast, net_output, net_resolve, net_room, net_source_for
 from ustack_ext.net.output cimport tx_csum
-from ustack_ext.net.state cimport (Dst, Iface, RX_IP_MULTICAST, RxPkt, TX_IOV_MAX, TxPkt, tx_init, tx_payload,
+from ustack_ext.net.state cimport (Dst, IP_MAX, Iface, RX_IP_MULTICAST, RxPkt, TX_IOV_MAX, TxPkt, tx_init, tx_payload,
                                    tx_push)
 from ustack_ext.net.via cimport resolve_via
 from ustack_ext.udp.errqueue cimport queue_too_big
 from ustack_ext.udp.member cimport deliver_group
+from ustack_ext.udp.raw cimport raw_send
 from ustack_ext.udp.state cimport UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING
 
 cdef enum:
@@ -72,24 +74,32 @@ cdef void push_header(UdpSock *s, const Dst *d, const Addr *src, const Addr *dst
 cdef void loop_back(Udp *u, UdpSock *s, Iface *i, const Addr *src, const Addr *dst, uint16_t port,
                     const TxPkt *t, uint8_t ttl) noexcept nogil:
     """A group's members on this host hear it, too (RFC 1112 §7.2), as if it had come by the interface."""
-    cdef Buf *b = buf_alloc(&u.core.pool, t.payload_len)
+    cdef Buf *b = buf_alloc(&u.core.pool, UDP_HLEN + t.payload_len)
     cdef RxPkt rx
-    cdef uint32_t at = 0
+    cdef UdpHdr h
+    cdef uint32_t at = UDP_HLEN
     cdef int k
     if b == NULL:
         return
     for k in range(1, t.niov):
         memcpy(b.data + at, t.iov[k].base, t.iov[k].len)
         at += <uint32_t>t.iov[k].len
+    h.sport = s.lport
+    h.dport = port
+    h.length = <uint16_t>at
+    h.checksum = 0
+    udp_emit(b.data, &h)                               # for a filter to look at
     memset(&rx, 0, sizeof(rx))
     rx.buf = b
+    rx.l4 = b.data
+    rx.l4_len = at
     rx.iface = i
     rx.src = src[0]
     rx.dst = dst[0]
     rx.ttl = ttl
     rx.tos = s.tos
     rx.flags = RX_IP_MULTICAST
-    deliver_group(u, &rx, b.data, at, s.lport, port)
+    deliver_group(u, &rx, b.data + UDP_HLEN, at - UDP_HLEN, s.lport, port)
     buf_unref(&u.core.pool, b)
 
 
@@ -275,15 +285,21 @@ cdef long send_datagram(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Ad
     cdef uint16_t size = u.via.gso_size
     if size == 0 and s.more != NULL:
         size = s.more.gso_size
-    if size != 0 and not s.flags & UDP_IS_PING:
+    if size != 0 and s.entry.kind == ENTRY_UDP:
         return send_segments(u, s, iov, niov, size, to, port)
     return send_one(u, s, iov, niov, to, port)
 
 
+cdef size_t most_bytes(const UdpSock *s) noexcept nogil:
+    """An echo request comes with its ICMP header, a UDP datagram without one, a raw socket's packet as it likes."""
+    if s.raw != NULL and s.raw.header:
+        return IP_MAX
+    return DATAGRAM_MAX + (0 if s.entry.kind == ENTRY_UDP else ICMP_HLEN)
+
+
 cdef long send_one(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port) noexcept nogil:
     cdef uint8_t head[ICMP_HLEN]
-    # an echo request comes with its ICMP header, a UDP datagram without one
-    cdef long total = total_length(iov, niov, DATAGRAM_MAX + (ICMP_HLEN if s.flags & UDP_IS_PING else 0))
+    cdef long total = total_length(iov, niov, most_bytes(s))
     cdef size_t skip = 0
     cdef Addr src = s.laddr
     cdef Dst other
@@ -317,6 +333,8 @@ cdef long send_one(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *t
         return -ENOBUFS
     if s.flags & UDP_IS_PING:
         status = send_echo(u, s, d, &src, to, head, &t)
+    elif s.raw != NULL:
+        status = raw_send(u, s, d, &src, to, dont_fragment(s, d, t.payload_len, to), &t)
     else:
         status = send_udp(u, s, d, &src, to, port, &t)
     if gathered != NULL:

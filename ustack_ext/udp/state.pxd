@@ -1,6 +1,7 @@
 # Every struct of the udp layer; the functions over them are in demux, recv, send and udp.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
+from ustack_ext.base.bpf cimport Bpf
 from ustack_ext.base.buf cimport BufQueue
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.entry cimport Entry
@@ -18,6 +19,13 @@ cdef enum:
     UDP_SHUT_WR = 32
     UDP_IS_PING = 64           # SOCK_DGRAM, IPPROTO_ICMP
     UDP_LADDR_GIVEN = 128      # laddr is the application's choice, not connect's
+
+cdef enum:                     # struct sockaddr_ll's sll_pkttype
+    PACKET_HOST = 0
+    PACKET_BROADCAST = 1
+    PACKET_MULTICAST = 2
+    PACKET_OTHERHOST = 3
+    PACKET_OUTGOING = 4
 
 cdef enum UdpFamily:           # what a socket that is not bound may speak
     UDP_IPV4
@@ -65,6 +73,28 @@ cdef struct UdpMore:           # what few sockets have: there once one of it was
     BufQueue errors            # MSG_ERRQUEUE: an UdpError and what was quoted
     uint32_t errors_used       # truesize
 
+cdef struct RawMore:           # what a raw or packet socket has beside
+    UdpSock *next              # the stack's others of its kind
+    UdpSock *before
+    uint32_t received          # PACKET_STATISTICS: since it was last asked for
+    uint32_t lost
+    uint32_t ifindex           # packet: bound to it; 0: any
+    int16_t checksum_at        # IPV6_CHECKSUM; -1: none
+    uint16_t ethertype         # packet: 0 hears nothing, ETH_P_ALL everything
+    uint8_t header             # IP_HDRINCL, IPV6_HDRINCL: packets are sent as they are
+    uint8_t cooked             # packet: SOCK_DGRAM, without link header
+    uint8_t ignore_outgoing    # packet: PACKET_IGNORE_OUTGOING
+    uint32_t refused[8]        # ICMP_FILTER, ICMP6_FILTER: a bit for each type that is not wanted
+
+# Of a packet socket's frame, this is where UdpMeta is: struct sockaddr_ll.
+cdef struct LinkMeta:
+    uint8_t mac[8]
+    uint16_t ethertype
+    uint16_t hatype
+    uint16_t ifindex
+    uint8_t pkttype
+    uint8_t halen
+
 cdef struct UdpError:          # struct sock_extended_err, and the addresses around it
     Addr offender              # who said so; addr_none(): this host
     Addr dst                   # where the datagram was sent
@@ -90,7 +120,8 @@ cdef struct UdpFlow:           # what a forwarder's socket has beside (udp/flow)
     uint8_t decided
 
 cdef struct UdpSock:
-    Entry entry                # in udp.socks, hashed by local port (ENTRY_UDP) or by ident (ENTRY_PING)
+    # ENTRY_UDP and ENTRY_PING are in udp.socks, hashed by local port or ident; ENTRY_RAW and ENTRY_PACKET in no table
+    Entry entry
     Source source
     Addr laddr                 # addr_none(): any
     Addr raddr
@@ -111,6 +142,10 @@ cdef struct UdpSock:
     Dst dst                    # of the connected peer
     UdpMore *more              # or NULL
     UdpFlow *flow              # of a forwarder's: it is in udp.flows.table, by four-tuple; else NULL
+    RawMore *raw               # of raw and packet sockets, else NULL
+    Bpf *filter                # SO_ATTACH_FILTER, or NULL
+    uint8_t filter_locked      # SO_LOCK_FILTER
+    uint8_t proto              # of raw sockets: the IP protocol
 
 cdef struct UdpFlows:          # the forwarder: what takes datagrams that no socket does
     Table table                # its sockets, decided or not
@@ -141,3 +176,6 @@ cdef struct Udp:
     Member *members
     UdpFlows flows
     UdpVia via                 # of the datagram being sent
+    UdpSock *raws
+    UdpSock *packets
+    UdpSock *sending           # the packet socket whose frame is on its way out: it does not see that one

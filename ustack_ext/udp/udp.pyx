@@ -61,6 +61,10 @@ cdef void udp_destroy(Udp *u) noexcept nogil:
     cdef uint32_t k
     for k in range(<uint32_t>u.net.n_ifaces):          # the links are gone: nobody is told of groups that were left
         u.net.ifaces[k].up = 0
+    while u.raws != NULL:
+        udp_close(u, u.raws)
+    while u.packets != NULL:
+        udp_close(u, u.packets)
     for k in range(table_buckets(&u.socks)):           # removing moves no bucket
         while table_bucket(&u.socks, k)[0] != NULL:
             udp_close(u, <UdpSock *>table_bucket(&u.socks, k)[0])
@@ -70,13 +74,18 @@ cdef void udp_destroy(Udp *u) noexcept nogil:
 
 
 cdef int udp_bind(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
-    """A socket is bound once: -EINVAL then. -EADDRNOTAVAIL unless the address is any, ours, a broadcast or a group."""
-    cdef int status
-    if s.flags & UDP_BOUND:
+    """A socket is bound once, a raw one until it has a peer: -EINVAL then.
+    -EADDRNOTAVAIL unless the address is any, ours, a broadcast or a group."""
+    cdef int status = 0
+    if s.flags & (UDP_CONNECTED if s.raw != NULL else UDP_BOUND):
         return -EINVAL
     if not (addr_is_any(a) or net_is_local(u.net, a) or net_is_broadcast(u.net, a) or addr_is_multicast(a)):
         return -EADDRNOTAVAIL
-    status = claim_port(u, s, a, port)
+    if s.raw != NULL:
+        s.laddr = a[0]
+        s.flags &= ~UDP_LADDR_GIVEN
+    else:
+        status = claim_port(u, s, a, port)
     if status == 0 and not addr_is_any(a):
         s.flags |= UDP_LADDR_GIVEN
     return status
@@ -224,6 +233,7 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
             count(u.core, UdpInCsumErrors)
             count(u.core, UdpInErrors)
             return
+    rx.l4_len = h.length
     data = rx.l4 + UDP_HLEN
     length = h.length - UDP_HLEN
     if rx.flags & (RX_IP_BROADCAST | RX_IP_MULTICAST):
@@ -286,10 +296,11 @@ cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
         count(u.core, DropIcmpUnmatched)
         return
     if e.error == EMSGSIZE:
+        # over IPv6 nobody else cuts a datagram (RFC 8201 §4)
+        if not addr_is_v4(&e.dst) or (s.more != NULL and 0 < s.more.pmtudisc <= PMTUDISC_DO):
+            pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
         if s.more == NULL or s.more.pmtudisc == 0:
             return
-        if s.more.pmtudisc <= PMTUDISC_DO:
-            pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
     elif not (e.hard or s.want_err):
         return
     if s.want_err:
