@@ -63,6 +63,8 @@ from ustack_ext.sockets.lend import Completion, View
 from . import conf, sim
 from .aio import EventLoop, EventLoopPolicy
 from .dhcp import Dhcp
+from .dhcp6 import Dhcp6
+from .dhcp6_machine import Lease6
 from .dhcp_machine import Lease
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
@@ -132,10 +134,12 @@ __all__ = [
     "Completion",
     "Connection",
     "Dhcp",
+    "Dhcp6",
     "EventLoop",
     "EventLoopPolicy",
     "Interface",
     "Lease",
+    "Lease6",
     "Link",
     "Nat",
     "NatFlow",

@@ -106,6 +106,8 @@ GOOD = '[[interface]]\nname = "a"\nkind = "pipe"\n'
         (GOOD + "[[route]]\nto = '10.0.0.1/24'\nvia = '10.0.0.2'", ":5: route[0].to: '10.0.0.1/24' is not a network"),
         (GOOD + "[[route]]\nto = 'default'\ninterface = 'z'", ":6: there is no interface 'z' in this file (but a)"),
         (GOOD + "[[neighbor]]\naddress = '10.0.0.2'\ninterface='a'\nmac='01:00:00:00:00:00'", ":7: neighbor[0].mac"),
+        (GOOD + "dhcp6 = { mode = 'statefull' }", ":4: interface[0].dhcp6.mode: 'statefull': did you mean 'stateful'?"),
+        (GOOD + "[interface.dhcp6]\nassign.lan0 = 1", ":5: there is no interface 'lan0' in this file"),
         ("[[service]]\nport = 7\nkind = 'echo'\ntext = 'a'", ":4: echo sends no text of yours"),
         ("interface = 3", ":1: interface: a list is wanted, not a number"),
         ("hosts = 3", ":1: hosts: a table is wanted, not a number"),

@@ -28,7 +28,7 @@ class Applied:
     """What came of it: the far ends of pipes without a peer, by interface; clients that are to be waited for."""
 
     ends: dict[str, ustack.Link] = field(default_factory=dict)
-    waiting: list[ustack.Dhcp] = field(default_factory=list)
+    waiting: list[ustack.Dhcp | ustack.Dhcp6] = field(default_factory=list)
 
 
 def open_stack(config: Config, driver: Any = "thread") -> ustack.Stack:
@@ -64,12 +64,13 @@ def apply(config: Config, stack: ustack.Stack) -> Applied:
             stack.use_dns(dns.pop("servers"), **dns)
     _services(config, stack)
     for number, one in enumerate(config.list("interface")):
-        if one.get("dhcp") is not None:
-            with _blame(config, ("interface", number, "dhcp")):
-                options = dict(one["dhcp"])
-                wait = options.pop("wait", True)
-                client = stack.dhcp(one["name"], **options)
-                applied.waiting += [client] if wait else []
+        for key in ("dhcp", "dhcp6"):
+            if one.get(key) is not None:
+                with _blame(config, ("interface", number, key)):
+                    options = dict(one[key])
+                    wait = options.pop("wait", True)
+                    client = getattr(stack, key)(one["name"], **options)
+                    applied.waiting += [client] if wait else []
     return applied
 
 

@@ -32,6 +32,22 @@ _DHCP = switch(
     )
 )
 
+_DHCP6 = switch(
+    Table(
+        {
+            "mode": checks.one_of("auto", "stateful", "stateless"),
+            "prefix": whole(0, 128),
+            "assign": mapping(whole(0, 0xFFFFFFFF)),
+            "duid": checks.hexadecimal,
+            "hostname": checks.text,
+            "previous": many(checks.text, alone=True),
+            "rapid-commit": checks.boolean,
+            "dns": checks.boolean,
+            "wait": checks.boolean,
+        }
+    )
+)
+
 _INTERFACE = Table(
     {
         "name": checks.device,
@@ -47,6 +63,7 @@ _INTERFACE = Table(
         "probe": checks.boolean,
         "autoconf": checks.boolean,
         "dhcp": _DHCP,
+        "dhcp6": _DHCP6,
     },
     required=("name",),
 )
@@ -217,6 +234,11 @@ def _references(settings: dict[str, Any], report: Report) -> None:
             report.add((*path, "name"), f"interface {one['name']!r} is there already")
         names.setdefault(one["name"], number)
         _interface(one, path, interfaces, report)
+    for number, one in enumerate(interfaces):
+        for wanted in set((one.get("dhcp6") or {}).get("assign", {})) - set(names):
+            report.add(
+                ("interface", number, "dhcp6", "assign", wanted), f"there is no interface {wanted!r} in this file"
+            )
     for part in ("route", "neighbor"):
         for number, one in enumerate(settings.get(part, [])):
             wanted = one.get("interface")
@@ -242,8 +264,9 @@ def _interface(one: dict[str, Any], path: Path, interfaces: list[dict[str, Any]]
             report.add((*path, "peer"), f"{one['peer']!r} has another peer")
     else:
         misplaced = ("peer", "mac") if kind == "tun" else ("peer",)
-    if kind != "pipe" and one.get("dhcp") is not None and kind == "tun":
-        report.add((*path, "dhcp"), "DHCP needs Ethernet, which a tun has not")
+    for key in ("dhcp", "dhcp6"):
+        if kind == "tun" and one.get(key) is not None:
+            report.add((*path, key), "DHCP needs Ethernet, which a tun has not")
     for key in misplaced:
         if key in one:
             report.add((*path, key.replace("_", "-")), f"{key.replace('_', '-')} has no place in a {kind}")
