@@ -27,6 +27,8 @@ _OWN = {
     "Dhcp6": "ustack.dhcp6",
     "Lease": "ustack.dhcp_machine",
     "Lease6": "ustack.dhcp6_machine",
+    "LinkLocal": "ustack.linklocal",
+    "Mdns": "ustack.mdns",
     "Resolver": "ustack.resolver",
     "EVENT_URGENT": "ustack.selector",
     "Selector": "ustack.selector",

@@ -66,6 +66,8 @@ from .dhcp import Dhcp
 from .dhcp6 import Dhcp6
 from .dhcp6_machine import Lease6
 from .dhcp_machine import Lease
+from .linklocal import LinkLocal
+from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
 from .records import Address, Connection, Interface, Neighbor, Route
@@ -141,6 +143,8 @@ __all__ = [
     "Lease",
     "Lease6",
     "Link",
+    "LinkLocal",
+    "Mdns",
     "Nat",
     "NatFlow",
     "Neighbor",

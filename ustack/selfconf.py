@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from .dhcp import Dhcp
 from .dhcp6 import Dhcp6
 from .dhcp_client import Client
+from .linklocal import LinkLocal
+from .mdns import Mdns
 from .resolver import Resolver
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class SelfConfiguring:
 
     def _start_nothing(self) -> None:
         """Before anything else: nothing is asked for yet."""
-        self._clients: list[Client[Any]] = []
+        self._clients: list[Client[Any] | LinkLocal | Mdns] = []
         # Of clients, in their order: (servers, search list); and the resolver made of them.
         self._learnt_names: dict[object, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._learnt_resolver: Resolver | None = None
@@ -68,6 +70,30 @@ class SelfConfiguring:
         Closing the stack releases the lease. Raises ValueError (no Ethernet), OSError: ENODEV, EADDRINUSE.
         """
         return self._add_client(Dhcp6(cast("Stack", self), interface, **options))
+
+    def link_local(self, interface: str, **options: Any) -> LinkLocal:
+        """Give an Ethernet interface an IPv4 address of 169.254/16 that nobody else has (RFC 3927) -> LinkLocal.
+
+        It is probed for, defended once against somebody who uses it, too, and given up for another one then.
+        options: on_event (called with "bound", "conflict" or "lost", and the address). Raises ValueError (no Ethernet),
+        OSError: ENODEV.
+        """
+        return self._add_client(LinkLocal(cast("Stack", self), interface, **options))
+
+    def mdns(self, interface: str | None = None, *, hostname: str | None = None) -> Mdns:
+        """Multicast DNS on an Ethernet interface (RFC 6762) -> Mdns: publish(), browse(), resolve().
+
+        interface: None for the first that there is. hostname: without ".local"; made of the MAC otherwise. Names that
+        end in ".local" are looked up this way from now on. Raises ValueError, OSError: ENODEV, EADDRINUSE, EOPNOTSUPP
+        (a driver that does not run by itself).
+        """
+        stack = cast("Stack", self)
+        first = next((one.name for one in stack.interfaces() if one.medium == "ethernet"), "")
+        return self._add_client(Mdns(stack, interface or first, hostname=hostname))
+
+    def _link_names(self) -> list[Mdns]:
+        """Those that know names that end in ".local"."""
+        return [one for one in self._clients if isinstance(one, Mdns) and one.state != "STOPPED"]
 
     def _add_client(self, client: Any) -> Any:
         self._clients = [one for one in self._clients if one.state != "STOPPED"]
