@@ -24,7 +24,11 @@ __version__ = "0.1.0"
 _OWN = {
     "Stack": "ustack.stack",
     "Dhcp": "ustack.dhcp",
+    "Dhcp6": "ustack.dhcp6",
     "Lease": "ustack.dhcp_machine",
+    "Lease6": "ustack.dhcp6_machine",
+    "LinkLocal": "ustack.linklocal",
+    "Mdns": "ustack.mdns",
     "Resolver": "ustack.resolver",
     "EVENT_URGENT": "ustack.selector",
     "Selector": "ustack.selector",

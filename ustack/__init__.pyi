@@ -63,8 +63,12 @@ from ustack_ext.sockets.lend import Completion, View
 from . import conf, sim
 from .aio import EventLoop, EventLoopPolicy
 from .dhcp import Dhcp
+from .dhcp6 import Dhcp6
+from .dhcp6_machine import Lease6
 from .dhcp_machine import Lease
 from .forward import Forwarder, ForwardRequest
+from .linklocal import LinkLocal
+from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
 from .records import Address, Connection, Interface, Neighbor, Route
@@ -133,13 +137,17 @@ __all__ = [
     "Completion",
     "Connection",
     "Dhcp",
+    "Dhcp6",
     "EventLoop",
     "EventLoopPolicy",
     "ForwardRequest",
     "Forwarder",
     "Interface",
     "Lease",
+    "Lease6",
     "Link",
+    "LinkLocal",
+    "Mdns",
     "Nat",
     "NatFlow",
     "Neighbor",

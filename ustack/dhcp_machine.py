@@ -149,6 +149,11 @@ class Machine:
         self.lease: Lease | None = None
         self.deadline: float | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it is over."""
+        return self.state is State.STOPPED
+
     # -- what happens
 
     def start(self, now: float) -> list[Action]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-A, NS, CNAME, SOA, PTR, AAAA, OPT = 1, 2, 5, 6, 12, 28, 41
+A, NS, CNAME, SOA, PTR, TXT, AAAA, SRV, OPT, NSEC, ANY = 1, 2, 5, 6, 12, 16, 28, 33, 41, 47, 255
 IN = 1
+TOP_BIT = 0x8000  # of a class in multicast DNS: cache-flush, or unicast-response (RFC 6762 §18.12, §18.13)
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
-QR, TC, RD = 0x8000, 0x0200, 0x0100
+QR, AA, TC, RD = 0x8000, 0x0400, 0x0200, 0x0100
 MAX_NAME = 255  # bytes on the wire (RFC 1035 §2.3.4)
 MAX_LABEL = 63
 
@@ -30,15 +32,17 @@ class DnsError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A resource record. data: an address's text (A, AAAA), a name (CNAME, NS, PTR), SOA's minimum, else the bytes.
+    """A resource record. data: an address's text (A, AAAA), a name (CNAME, NS, PTR), (priority, weight, port, name)
+    (SRV), SOA's minimum, else the bytes.
 
-    ttl in seconds.
+    ttl in seconds. flush: of multicast DNS, the whole set of this name and type is in the message.
     """
 
     name: str
     type: int
     ttl: int
     data: Any
+    flush: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,59 @@ def make_query(id: int, name: str, type: int, udp_size: int = 0) -> bytes:
     return message + (b"\0" + _FIXED.pack(OPT, udp_size, 0, 0) if udp_size else b"")
 
 
-def parse(message: bytes) -> Message:
-    """Read a message; records of other classes than IN are left out. Raises DnsError."""
+def build(
+    id: int,
+    flags: int,
+    questions: Iterable[tuple[str, int, int]] = (),
+    answers: Iterable[Record] = (),
+    authority: Iterable[Record] = (),
+    additional: Iterable[Record] = (),
+) -> bytes:
+    """A message's bytes, names uncompressed. questions: (name, type, class). Raises DnsError."""
+    asked = list(questions)
+    sections = [list(answers), list(authority), list(additional)]
+    message = _HEADER.pack(id, flags, len(asked), *(len(one) for one in sections))
+    for name, type, cls in asked:
+        message += encode_name(name) + struct.pack("!HH", type, cls)
+    return message + b"".join(_encode_record(record) for section in sections for record in section)
+
+
+def _encode_record(record: Record) -> bytes:
+    data = encode_data(record)
+    cls = IN | (TOP_BIT if record.flush else 0)
+    return encode_name(record.name) + _FIXED.pack(record.type, cls, record.ttl, len(data)) + data
+
+
+def encode_data(record: Record) -> bytes:
+    """A record's data on the wire: of A, AAAA, CNAME, NS, PTR, SRV, and of types whose data are bytes."""
+    if record.type in (A, AAAA):
+        return ipaddress.ip_address(record.data).packed
+    if record.type in (CNAME, NS, PTR):
+        return encode_name(record.data)
+    if record.type == SRV:
+        return struct.pack("!HHH", *record.data[:3]) + encode_name(record.data[3])
+    return bytes(record.data)
+
+
+def encode_texts(texts: Iterable[bytes]) -> bytes:
+    """TXT's data (RFC 1035 §3.3.14); of none, one empty string (RFC 6763 §6.1). Raises DnsError."""
+    listed = list(texts) or [b""]
+    if any(len(one) > 255 for one in listed):
+        raise DnsError("a text of more than 255 bytes")
+    return b"".join(bytes([len(one)]) + one for one in listed)
+
+
+def decode_texts(data: bytes) -> tuple[bytes, ...]:
+    """The strings of TXT's data, up to the first that goes beyond it."""
+    found, i = [], 0
+    while i < len(data) and i + 1 + data[i] <= len(data):
+        found.append(data[i + 1 : i + 1 + data[i]])
+        i += 1 + data[i]
+    return tuple(found)
+
+
+def parse(message: bytes, multicast: bool = False) -> Message:
+    """Read a message; records of other classes than IN are left out. multicast: with its top bit. Raises DnsError."""
     if len(message) < _HEADER.size:
         raise DnsError("shorter than a header")
     id, flags, *counts = _HEADER.unpack_from(message)
@@ -178,12 +233,12 @@ def parse(message: bytes) -> Message:
         offset += 4
     sections = []
     for count in counts[1:]:
-        section, offset = _parse_records(message, offset, count)
+        section, offset = _parse_records(message, offset, count, multicast)
         sections.append(tuple(section))
     return Message(id, flags, tuple(questions), *sections)
 
 
-def _parse_records(message: bytes, offset: int, count: int) -> tuple[list[Record], int]:
+def _parse_records(message: bytes, offset: int, count: int, multicast: bool) -> tuple[list[Record], int]:
     found = []
     for _ in range(count):
         name, offset = decode_name(message, offset)
@@ -195,9 +250,10 @@ def _parse_records(message: bytes, offset: int, count: int) -> tuple[list[Record
             raise DnsError("a record's data goes beyond the message")
         if type == OPT:
             found.append(Record(name, type, ttl, cls))
-        elif cls == IN:
+        elif cls == IN or (multicast and cls == IN | TOP_BIT):
+            data = _parse_data(message, offset, length, type)
             # RFC 2181 §8: a TTL with the uppermost bit is 0.
-            found.append(Record(name, type, ttl if ttl < 1 << 31 else 0, _parse_data(message, offset, length, type)))
+            found.append(Record(name, type, ttl if ttl < 1 << 31 else 0, data, cls != IN))
         offset += length
     return found, offset
 
@@ -208,9 +264,11 @@ def _parse_data(message: bytes, offset: int, length: int, type: int) -> Any:
         if length != (4 if type == A else 16):
             raise DnsError("an address of the wrong length")
         return str(ipaddress.ip_address(data))
-    if type not in (CNAME, NS, PTR, SOA):
+    if type not in (CNAME, NS, PTR, SOA, SRV):
         return data
-    name, end = decode_name(message, offset)
+    if type == SRV and length < 7:
+        raise DnsError("a service record of the wrong length")
+    name, end = decode_name(message, offset + 6 if type == SRV else offset)
     if type == SOA:
         _, end = decode_name(message, end)
         end += 20
@@ -218,4 +276,4 @@ def _parse_data(message: bytes, offset: int, length: int, type: int) -> Any:
             return int.from_bytes(message[end - 4 : end], "big")
     if end != offset + length:
         raise DnsError("a record's data is not as long as it says")
-    return name
+    return (*struct.unpack_from("!HHH", data), name) if type == SRV else name

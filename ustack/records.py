@@ -56,7 +56,10 @@ class Address:
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface. medium: "ethernet", "ip" or "loopback"; mtu in bytes of IP; the counters count frames and bytes."""
+    """An interface. medium: "ethernet", "ip" or "loopback"; mtu in bytes of IP; the counters count frames and bytes.
+
+    managed, other_config: the last router advertisement's M and O (RFC 4861 §4.2); None: there was none.
+    """
 
     index: int
     name: str
@@ -71,6 +74,8 @@ class Interface:
     tx_packets: int
     tx_bytes: int
     tx_dropped: int
+    managed: bool | None = None
+    other_config: bool | None = None
 
 
 @dataclass(frozen=True)

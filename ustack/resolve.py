@@ -104,9 +104,11 @@ def _named(stack: Stack, name: str, family: int) -> list[tuple[AddressFamily, st
     entry: str | Iterable[str] | None = stack.hosts.get(plain)
     if entry is None and (plain == "localhost" or plain.endswith(".localhost")):
         entry = ["127.0.0.1", "::1"]
-    if entry is None and isinstance(stack.resolver, Resolver):
-        both = (AF_INET6, AF_INET) if _has_ipv6(stack) else (AF_INET,)
-        wanted = both if family == AF_UNSPEC else (AddressFamily(family),)
+    both = (AF_INET6, AF_INET) if _has_ipv6(stack) else (AF_INET,)
+    wanted = both if family == AF_UNSPEC else (AddressFamily(family),)
+    if entry is None and plain.endswith(".local") and (link := stack._link_names()):
+        entry = [address for one in link for address in one.resolve(plain, wanted)]
+    elif entry is None and isinstance(stack.resolver, Resolver):
         entry = stack.resolver.addresses(name.lower(), wanted)
     elif entry is None and stack.resolver is not None:
         entry = stack.resolver(plain)

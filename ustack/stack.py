@@ -23,13 +23,12 @@ from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
 from . import connect, records, resolve
-from .dhcp import Dhcp
 from .forward import Forwarder, Handler
 from .nat import Nat
 from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
-from .resolver import Resolver
 from .selector import Selector
+from .selfconf import SelfConfiguring
 from .service import Service
 from .socket import Socket
 from .socketmodule import module_for
@@ -45,7 +44,7 @@ _NO_TIMEOUT: Any = object()
 _Part = TypeVar("_Part", Service, Forwarder)
 
 
-class Stack(StackCore):
+class Stack(SelfConfiguring, StackCore):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
     driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
@@ -60,7 +59,7 @@ class Stack(StackCore):
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
         self._services: list[Service | Forwarder] = []
-        self._dhcp: list[Dhcp] = []
+        self._start_nothing()
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
         self.hosts: dict[str, str | list[str]] = {}
@@ -83,9 +82,7 @@ class Stack(StackCore):
             return
         self._is_closed = True
         try:
-            for client in self._dhcp:
-                client.release() if self._driver.kind == "thread" else client.close()
-            self._dhcp.clear()
+            self._end_clients(politely=self._driver.kind == "thread")
             if self._driver.kind == "thread" and not self._driver.closed:
                 self._let_data_out(time.monotonic() + timeout)
         finally:
@@ -359,28 +356,6 @@ class Stack(StackCore):
     def gethostbyname(self, host: str) -> str:
         """As socket.gethostbyname: a name's first IPv4 address. Raises socket.gaierror."""
         return resolve.gethostbyname(self, host)
-
-    def use_dns(self, servers: Iterable[str], **options: Any) -> Resolver:
-        """Ask these DNS servers for names from now on -> the Resolver, which is `resolver`, too.
-
-        servers: addresses, in order; options: search, ndots, timeout, attempts, cache_size, port, mix_case: see
-        ustack.Resolver. Raises ValueError.
-        """
-        made = Resolver(self, servers, **options)
-        self.resolver = made
-        return made
-
-    def dhcp(self, interface: str, **options: Any) -> Dhcp:
-        """Configure an Ethernet interface by DHCPv4, from now on -> Dhcp, whose wait() waits for the lease.
-
-        options: hostname, client_id, previous (an address to ask for again), dns (False: DNS servers are not used),
-        on_event (called with "bound", "renewed", "expired", "refused", "conflict" or "released", and the Lease).
-        Closing the stack releases the lease. Raises ValueError (no Ethernet), OSError: ENODEV, EADDRINUSE.
-        """
-        self._dhcp = [one for one in self._dhcp if one.state != "STOPPED"]
-        client = Dhcp(self, interface, **options)
-        self._dhcp.append(client)
-        return client
 
     def create_server(
         self,

@@ -101,11 +101,14 @@ GOOD = '[[interface]]\nname = "a"\nkind = "pipe"\n'
         (GOOD + GOOD, ":5: interface 'a' is there already"),
         (GOOD + "dhcp = 3", ":4: interface[0].dhcp: a table is wanted, not a number"),
         (GOOD + "[interface.dhcp]\nhostnam = 'x'", ":5: no key 'hostnam' in interface[0].dhcp: did you mean 'host"),
-        ("[[interface]]\nname='a'\nkind='tun'\ndhcp=true", ":4: DHCP needs Ethernet"),
+        ("[[interface]]\nname='a'\nkind='tun'\ndhcp=true", ":4: this needs Ethernet"),
         (GOOD + "[[route]]\nto = 'default'", ":4: a route needs via, interface, or both"),
         (GOOD + "[[route]]\nto = '10.0.0.1/24'\nvia = '10.0.0.2'", ":5: route[0].to: '10.0.0.1/24' is not a network"),
         (GOOD + "[[route]]\nto = 'default'\ninterface = 'z'", ":6: there is no interface 'z' in this file (but a)"),
         (GOOD + "[[neighbor]]\naddress = '10.0.0.2'\ninterface='a'\nmac='01:00:00:00:00:00'", ":7: neighbor[0].mac"),
+        (GOOD + "dhcp6 = { mode = 'statefull' }", ":4: interface[0].dhcp6.mode: 'statefull': did you mean 'stateful'?"),
+        (GOOD + "[interface.dhcp6]\nassign.lan0 = 1", ":5: there is no interface 'lan0' in this file"),
+        ("[[publish]]\nname='a'\ntype='_http._tcp'\nport=80", ":1: nothing is published without"),
         ("[[service]]\nport = 7\nkind = 'echo'\ntext = 'a'", ":4: echo sends no text of yours"),
         ("interface = 3", ":1: interface: a list is wanted, not a number"),
         ("hosts = 3", ":1: hosts: a table is wanted, not a number"),
@@ -153,6 +156,8 @@ kind = "pipe"
 peer = "right"
 addresses = ["10.9.0.1/24", "fd09::1/64"]
 mac = "02:00:00:00:00:01"
+mdns = { hostname = "box" }
+link-local = true
 mtu = 1400
 [[interface]]
 name = "right"
@@ -186,6 +191,11 @@ search = "lab.test"
 "net.ipv4.tcp_sack" = 0
 net.ipv4.tcp_rmem = [4096, 65536, 131072]
 net.ipv4.tcp_timestamps = false
+[[publish]]
+name = "a page"
+type = "_http._tcp"
+port = 80
+txt = { path = "/" }
 [[service]]
 kind = "answer"
 port = 17
@@ -207,6 +217,7 @@ def test_a_whole_configuration() -> None:
         assert stack.sysctl["net.ipv4.ip_forward"] == 1
         assert stack.sysctl["net.ipv4.tcp_sack"] == stack.sysctl["net.ipv4.tcp_timestamps"] == 0
         assert stack.sysctl["net.ipv4.tcp_rmem"] == (4096, 65536, 131072)
+        assert {type(one).__name__ for one in stack._clients} == {"Mdns", "LinkLocal"}
         with stack.create_connection(("box.test", 17), timeout=10) as sock:
             sock.sendall(b"?")
             assert sock.recv(10) == b"hello\n"

@@ -41,6 +41,8 @@ def read(args: argparse.Namespace, otherwise: dict[str, Any]) -> conf.Config:
         first["gateway"] = [] if args.gateway == "none" else [args.gateway]
     if args.dhcp:
         first.setdefault("dhcp", {})
+    if args.dhcp6:
+        first.setdefault("dhcp6", {})
     if args.dns:
         config.settings["dns"] = {**config.table("dns"), "servers": args.dns}
     return config
@@ -62,7 +64,7 @@ def lease(client: Any) -> Any:
         return client.wait(LEASE_PATIENCE)
     except TimeoutError:
         raise CommandError(
-            f"no DHCP server on {client.interface} gave an address in {LEASE_PATIENCE:.0f} s: is one running there?"
+            f"no DHCP server on {client.interface} answered in {LEASE_PATIENCE:.0f} s: is one running there?"
         ) from None
 
 

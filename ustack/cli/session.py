@@ -166,6 +166,11 @@ def add_stack_options(parser: argparse.ArgumentParser, device_option: bool = Tru
         help="get address, routes and DNS servers from a DHCP server on the device, instead of --address and --gateway",
     )
     group.add_argument(
+        "--dhcp6",
+        action="store_true",
+        help="get IPv6 addresses and DNS servers from a DHCPv6 server, as the routers on the device say",
+    )
+    group.add_argument(
         "--dns",
         metavar="ADDR",
         type=plain_address,
@@ -281,6 +286,9 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
             stack.use_dns(args.dns)
         if args.dhcp:
             addresses, gateway = _lease(stack, link.name)
+        if args.dhcp6:
+            lease6 = configured.lease(stack.dhcp6(link.name))
+            addresses = [*addresses, *(f"{one.what}/128" for one in lease6.addresses)]
         session = Session(stack, link.name, addresses, host_addresses, gateway, place)
         with control.publish(stack, device=link.name, addresses=addresses):
             yield session

@@ -28,7 +28,7 @@ class Applied:
     """What came of it: the far ends of pipes without a peer, by interface; clients that are to be waited for."""
 
     ends: dict[str, ustack.Link] = field(default_factory=dict)
-    waiting: list[ustack.Dhcp] = field(default_factory=list)
+    waiting: list[ustack.Dhcp | ustack.Dhcp6] = field(default_factory=list)
 
 
 def open_stack(config: Config, driver: Any = "thread") -> ustack.Stack:
@@ -64,12 +64,18 @@ def apply(config: Config, stack: ustack.Stack) -> Applied:
             stack.use_dns(dns.pop("servers"), **dns)
     _services(config, stack)
     for number, one in enumerate(config.list("interface")):
-        if one.get("dhcp") is not None:
-            with _blame(config, ("interface", number, "dhcp")):
-                options = dict(one["dhcp"])
-                wait = options.pop("wait", True)
-                client = stack.dhcp(one["name"], **options)
-                applied.waiting += [client] if wait else []
+        if one.get("link_local"):
+            with _blame(config, ("interface", number, "link-local")):
+                stack.link_local(one["name"])
+        if one.get("mdns") is not None:
+            _multicast_dns(config, stack, number, one)
+        for key in ("dhcp", "dhcp6"):
+            if one.get(key) is not None:
+                with _blame(config, ("interface", number, key)):
+                    options = dict(one[key])
+                    wait = options.pop("wait", True)
+                    client = getattr(stack, key)(one["name"], **options)
+                    applied.waiting += [client] if wait else []
     return applied
 
 
@@ -144,6 +150,14 @@ def _routes(config: Config, stack: ustack.Stack) -> None:
     for number, one in enumerate(config.list("neighbor")):
         with _blame(config, ("neighbor", number)):
             stack.add_neighbor(one["interface"], one["address"], one["mac"])
+
+
+def _multicast_dns(config: Config, stack: ustack.Stack, number: int, one: dict[str, Any]) -> None:
+    with _blame(config, ("interface", number, "mdns")):
+        mdns = stack.mdns(one["name"], **one["mdns"])
+    for place, what in enumerate(config.list("publish")):
+        with _blame(config, ("publish", place)):
+            mdns.publish(what["name"], what["type"], what["port"], what.get("txt", {}))
 
 
 def _services(config: Config, stack: ustack.Stack) -> None:

@@ -32,6 +32,22 @@ _DHCP = switch(
     )
 )
 
+_DHCP6 = switch(
+    Table(
+        {
+            "mode": checks.one_of("auto", "stateful", "stateless"),
+            "prefix": whole(0, 128),
+            "assign": mapping(whole(0, 0xFFFFFFFF)),
+            "duid": checks.hexadecimal,
+            "hostname": checks.text,
+            "previous": many(checks.text, alone=True),
+            "rapid-commit": checks.boolean,
+            "dns": checks.boolean,
+            "wait": checks.boolean,
+        }
+    )
+)
+
 _INTERFACE = Table(
     {
         "name": checks.device,
@@ -46,7 +62,10 @@ _INTERFACE = Table(
         "offload": checks.boolean,
         "probe": checks.boolean,
         "autoconf": checks.boolean,
+        "link-local": checks.boolean,
+        "mdns": switch(Table({"hostname": checks.text})),
         "dhcp": _DHCP,
+        "dhcp6": _DHCP6,
     },
     required=("name",),
 )
@@ -91,6 +110,11 @@ _SERVICE = Table(
         "backlog": whole(1, 65535),
     },
     required=("kind", "port"),
+)
+
+_PUBLISH = Table(
+    {"name": checks.text, "type": checks.text, "port": checks.port, "txt": mapping(checks.text)},
+    required=("name", "type", "port"),
 )
 
 _SERVE = Table(
@@ -146,6 +170,7 @@ SCHEMA: dict[str, Check] = {
     "sysctl": _knobs,
     "service": many(_SERVICE),
     "serve": many(_SERVE),
+    "publish": many(_PUBLISH),
 }
 
 
@@ -217,6 +242,11 @@ def _references(settings: dict[str, Any], report: Report) -> None:
             report.add((*path, "name"), f"interface {one['name']!r} is there already")
         names.setdefault(one["name"], number)
         _interface(one, path, interfaces, report)
+    for number, one in enumerate(interfaces):
+        for wanted in set((one.get("dhcp6") or {}).get("assign", {})) - set(names):
+            report.add(
+                ("interface", number, "dhcp6", "assign", wanted), f"there is no interface {wanted!r} in this file"
+            )
     for part in ("route", "neighbor"):
         for number, one in enumerate(settings.get(part, [])):
             wanted = one.get("interface")
@@ -225,6 +255,8 @@ def _references(settings: dict[str, Any], report: Report) -> None:
                 report.add((part, number, "interface"), f"there is no interface {wanted!r} in this file (but {known})")
             if part == "route" and "via" not in one and wanted is None:
                 report.add((part, number), "a route needs via, interface, or both")
+    if settings.get("publish") and all(one.get("mdns") is None for one in interfaces):
+        report.add(("publish", 0), "nothing is published without an interface that has mdns = true")
     for number, one in enumerate(settings.get("service", [])):
         if "text" in one and one["kind"] not in SERVICES_WITH_TEXT:
             report.add(("service", number, "text"), f"{one['kind']} sends no text of yours")
@@ -242,8 +274,9 @@ def _interface(one: dict[str, Any], path: Path, interfaces: list[dict[str, Any]]
             report.add((*path, "peer"), f"{one['peer']!r} has another peer")
     else:
         misplaced = ("peer", "mac") if kind == "tun" else ("peer",)
-    if kind != "pipe" and one.get("dhcp") is not None and kind == "tun":
-        report.add((*path, "dhcp"), "DHCP needs Ethernet, which a tun has not")
+    for key in ("dhcp", "dhcp6", "link_local", "mdns"):
+        if kind == "tun" and one.get(key) not in (None, False):
+            report.add((*path, key.replace("_", "-")), "this needs Ethernet, which a tun has not")
     for key in misplaced:
         if key in one:
             report.add((*path, key.replace("_", "-")), f"{key.replace('_', '-')} has no place in a {kind}")

@@ -8,8 +8,7 @@ The rules, stricter than RFC 826 where it trusts:
 - an entry is *created* only for the sender of a request for one of our addresses (it is about to hear from us); replies
   and gratuitous packets never create one, they only touch what is there (see neigh for what they may change there);
 - a sender that uses our address is a conflict: counted, and answered by one announcement in ten seconds (RFC 5227
-  §2.4 (c):
-  the address is kept);
+  §2.4 (c): the address is kept; a link-local one is given up at the second conflict in that time, RFC 3927 §2.5 (b));
 - requests are answered for the addresses of the interface they came in on (Linux: arp_ignore 1), by unicast.
 """
 from libc.stdint cimport uint64_t
@@ -31,6 +30,7 @@ from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, ADDR_TENTATIVE
 cdef enum:                     # RFC 5227 §1.1
     PROBE_NUM = 3
     ANNOUNCE_NUM = 2
+    LINK_LOCAL = 0xA9FE        # 169.254/16
 
 cdef extern from *:
     """
@@ -94,6 +94,8 @@ cdef void conflict(Net *n, IfAddr *ia) noexcept nogil:
         if ia.last_defence == 0 or n.core.now - ia.last_defence >= ARP_DEFEND_INTERVAL:
             ia.last_defence = n.core.now if n.core.now != 0 else 1
             announce(n, ia)
+        elif addr_to_v4(&ia.addr) >> 16 == LINK_LOCAL:
+            addr_disable(n, ia, ADDR_CONFLICT)
 
 
 # --- packets ---

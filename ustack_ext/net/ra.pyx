@@ -75,7 +75,7 @@ cdef void parameters(Net *n, Iface *i, const uint8_t *p, const uint8_t *options,
     cdef const uint8_t *o = nd_option(options, length, ND_OPT_MTU, 8)
     if p[4] >= HOP_LIMIT_MIN:
         i.six.hop_limit = p[4]
-    i.six.ra_flags = p[5] & 0xC0
+    i.six.ra_flags = p[5] & (RA_MANAGED | RA_OTHER) | RA_HEARD
     if 0 < reachable <= REACHABLE_MAX:
         i.six.reachable_ms = reachable
     if RETRANS_MIN <= retrans <= REACHABLE_MAX:

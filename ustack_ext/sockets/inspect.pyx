@@ -12,6 +12,7 @@ from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.iface cimport iface_by_index
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
+from ustack_ext.net.ra cimport RA_HEARD, RA_MANAGED, RA_OTHER
 from ustack_ext.net.state cimport Iface, IfAddr, NatFlow, Neigh, Route
 from ustack_ext.sockets.address cimport format_host
 from ustack_ext.sockets.handle cimport SocketHandle
@@ -224,6 +225,8 @@ def interfaces(StackCore stack not None):
                 "addresses": [cut(&i.addrs[j]) for j in range(16) if i.addrs[j].used],
                 "rx_packets": i.rx_packets, "rx_bytes": i.rx_bytes, "rx_dropped": i.rx_dropped,
                 "tx_packets": i.tx_packets, "tx_bytes": i.tx_bytes, "tx_dropped": i.tx_dropped,
+                "managed": bool(i.six.ra_flags & RA_MANAGED) if i.six.ra_flags & RA_HEARD else None,
+                "other_config": bool(i.six.ra_flags & RA_OTHER) if i.six.ra_flags & RA_HEARD else None,
             })
     finally:
         let_go(d, collecting)
