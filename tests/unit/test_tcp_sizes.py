@@ -21,5 +21,5 @@ def test_what_a_handshake_and_a_close_leave_is_small() -> None:
 
 
 def test_what_data_in_flight_costs() -> None:
-    assert sizes()["Seg"] == CACHE_LINE
+    assert sizes()["Seg"] <= CACHE_LINE
     assert sizes()["Tx"] <= 5 * CACHE_LINE

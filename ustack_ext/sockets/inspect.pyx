@@ -301,8 +301,8 @@ cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
     cdef uint64_t buckets = (<uint64_t>table_buckets(&e.tcp.conns) + table_buckets(&e.tcp.listeners)
                              + table_buckets(&e.tcp.binds))
     return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
-            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.rate_segs.held + e.tcp.tallies.held
-            + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
+            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.rate_segs.held + e.tcp.index_nodes.held
+            + e.tcp.tallies.held + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
 
 
 def live(StackCore stack not None):

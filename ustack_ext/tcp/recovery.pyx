@@ -21,13 +21,14 @@ from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.scoreboard cimport (
-    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_sack, board_unlose, seg_size,
+    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_next_lost, board_resent, board_sack,
+    board_unlose, seg_size,
 )
 from ustack_ext.tcp.sendqueue cimport seg_sent_now, seg_split
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
     CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, LOSS_ASKING, LOSS_MAYBE, LOSS_REAL, LOSS_SIZE, PROBE_LOST,
-    PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING,
+    PROBE_NONE, PROBE_OUT, SEG_FIN, SEG_LOST, SEG_SACKED, SEG_SYN, TCP_REORDERING,
     TF_ECN_CWR, TF_ECN_ECE, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO,
     TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
 )
@@ -335,12 +336,7 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
-    if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-        s.flags |= SEG_RETRANS
-        c.tx.lost -= seg_size(s)
-        c.tx.flight += seg_size(s)
-        c.tx.resent += seg_size(s)
-    s.flags |= SEG_EVER_RETRANS
+    board_resent(c, s)
     undo_resent(t, c, seg_size(s))
     if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:
         c.tx.probe = PROBE_NONE                              # what arrives says nothing of its size now
@@ -352,16 +348,7 @@ cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
-    cdef Seg *s = c.tx.retrans_hint
-    if c.tx.lost == 0:
-        c.tx.retrans_hint = NULL
-        return NULL
-    if s == NULL:
-        s = c.tx.seg_head
-    while s != NULL and (not s.flags & SEG_LOST or s.flags & SEG_RETRANS):
-        s = s.next
-    c.tx.retrans_hint = s
-    return s
+    return board_next_lost(c, c.tx.seg_head) if c.tx.lost > 0 else NULL
 
 
 cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:

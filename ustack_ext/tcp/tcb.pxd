@@ -105,7 +105,6 @@ cdef enum SegFlags:
 
 cdef struct Seg:                   # a sent segment: a range of sequence space with its history (RFC 8985 §5.2)
     Seg *next                      # by sequence
-    Seg *prev
     Seg *tnext                     # by time of the last transmission, oldest first (RACK's order)
     Seg *tprev
     Buf *block                     # where its bytes start in the send queue
@@ -122,6 +121,19 @@ cdef struct RateSeg:               # a record with what a delivery-rate sample b
     uint64_t delivered_at          # ... and when the last of them was, ns
     uint64_t first_sent_at         # when what was then delivered last had been sent, ns
     uint8_t app_limited
+
+cdef enum:
+    INDEX_FAN = 32
+    INDEX_HEIGHT = 8
+    INDEX_KINDS = 2                # of records that are looked for (tcp/sendindex)
+
+cdef struct IndexNode:             # of the index over the records
+    uint32_t has[2]                # INDEX_KINDS; bit i: there is such a record in child i
+    uint8_t first                  # children [first, end) are there
+    uint8_t end
+    uint8_t level                  # 0: its children are records
+    uint32_t seq[32]               # INDEX_FAN; where each of them begins
+    void *child[32]
 
 cdef struct Range:                 # contiguous out-of-order data
     uint32_t seq
@@ -319,9 +331,9 @@ cdef struct Tx:
     uint8_t loss                   # LossKind
     uint8_t reo_more               # RACK.reo_wnd_mult - 1
     uint8_t reo_persist
-    Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
-    Seg *sack_hint                 # last segment a SACK touched
-    uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
+    IndexNode *index               # over the records, where there are many
+    uint32_t n_segs                # records
+    uint32_t steps                 # records and nodes of the index that ACKs and time-outs looked at, for tests
     # handshake
     uint32_t iss
     # a segment larger than the path is known to carry
@@ -497,6 +509,7 @@ cdef struct Tcp:
     Slab timewaits
     Slab segs
     Slab rate_segs
+    Slab index_nodes
     Slab listeners_slab
     Slab binds_slab
     Slab reasms

@@ -16,8 +16,8 @@ from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_CACHE, FASTOPEN_CLIENT, TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, FastopenPeer, Listener, RateSeg, Reasm,
-    Seg, SynReq, Tally, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
+    FASTOPEN_CACHE, FASTOPEN_CLIENT, TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, FastopenPeer, IndexNode, Listener, RateSeg,
+    Reasm, Seg, SynReq, Tally, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
 )
 
 cdef enum:
@@ -95,6 +95,7 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.timewaits, sizeof(TimeWait), CONNECTIONS_MAX)
     slab_init(&t.segs, sizeof(Seg), SEGS_MAX)
     slab_init(&t.rate_segs, sizeof(RateSeg), SEGS_MAX)
+    slab_init(&t.index_nodes, sizeof(IndexNode), SEGS_MAX)
     slab_init(&t.listeners_slab, sizeof(Listener), 65536)
     slab_init(&t.binds_slab, sizeof(Bind), 262144)
     slab_init(&t.reasms, sizeof(Reasm), CONNECTIONS_MAX)
@@ -157,6 +158,7 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.timewaits)
     slab_destroy(&t.segs)
     slab_destroy(&t.rate_segs)
+    slab_destroy(&t.index_nodes)
     slab_destroy(&t.listeners_slab)
     slab_destroy(&t.binds_slab)
     slab_destroy(&t.reasms)
