@@ -352,9 +352,10 @@ cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
 
 
 cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
-    """RFC 8985 §7.2, with Linux's slack; ns. A single segment that ACKs have left over is timed from when it was sent:
-    one round trip and a half, and what Linux delays an ACK in a stream. Else the probe of a tail came with the
-    time-out.
+    """RFC 8985 §7.2: two round trips, and Linux's slack; ns. With one segment in flight its ACK may be delayed: by
+    Linux's longest where it is sent alone. One that ACKs have left over was sent behind others, so its receiver delays
+    no longer than in a stream; and since it is that transmission's ACK that is overdue, the two round trips are counted
+    from it, not from the ACK of what came before: else the repair of a tail would take four.
     """
     cdef uint64_t us = TLP_NO_RTT_US
     cdef const Seg *last = c.tx.time_tail
@@ -362,7 +363,6 @@ cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
         us = 2 * <uint64_t>c.srtt + TLP_SLACK_US
         if c.tx.flight <= c.mss:
             if last != NULL and last.xmit_ns < t.core.now:
-                us -= c.srtt // 2
                 return max(t.core.now, last.xmit_ns + (us + t.knobs.delack_min_us) * 1000)
             us += t.knobs.delack_max_us
     return t.core.now + us * 1000
@@ -375,7 +375,7 @@ cdef bint probe_allowed(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t rto, pto
+    cdef uint64_t rto
     if c.tx.seg_head == NULL:
         c.tx.rto_at = UINT64_MAX
         c.tx.timer_what = TIMER_NONE
@@ -384,12 +384,11 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
     c.tx.timer_what = TIMER_RTO
     c.tx.rto_at = t.core.now + rto
     if probe_allowed(t, c):
-        pto = probe_at(t, c)
         if c.tx.time_head != NULL:                               # a stream of new data can't put it off for ever
             c.tx.rto_at = min(c.tx.rto_at, c.tx.time_head.xmit_ns + rto)
-        if pto < c.tx.rto_at:
+        if c.tx.rto_at > t.core.now:                             # RFC 8985 §7.2: when the time-out comes first, then
             c.tx.timer_what = TIMER_TLP
-            c.tx.rto_at = pto
+            c.tx.rto_at = min(c.tx.rto_at, probe_at(t, c))
 
 
 cdef void recovery_refused(Tcp *t, Tcb *c) noexcept nogil:
