@@ -15,7 +15,7 @@ from ustack_ext.net.mib cimport (
 )
 from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_ops, cc_reduce, cc_undo
 from ustack_ext.tcp.congestion.ops cimport CC_LOSS, CC_RECOVERED, CC_REDUCED, Acked
-from ustack_ext.tcp.congestion.rate cimport rate_make
+from ustack_ext.tcp.congestion.rate cimport rate_make, rate_sent
 from ustack_ext.tcp.congestion.usage cimport window_used
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
@@ -86,7 +86,7 @@ cdef void enter_recovery(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
 
 cdef inline bint has_model(const Tcb *c) noexcept nogil:
     """Whether the congestion control algorithm sets cwnd in recovery, too."""
-    return c.tx.cc != NULL and c.tx.cc.rated
+    return c.tx.cc != NULL and c.tx.cc.modelled
 
 
 cdef void back_to_open(Tcb *c) noexcept nogil:
@@ -202,13 +202,11 @@ cdef void grow(Tcp *t, Tcb *c, const Delivery *d) noexcept nogil:
 
 cdef void follow_model(Tcp *t, Tcb *c, const Delivery *d, uint32_t lost, uint32_t prior_flight) noexcept nogil:
     cdef Acked a
-    rate_make(t, c, d.bytes)
     a.bytes = d.bytes
     a.rtt = rtt_of(t, d)
     a.lost = lost
     a.prior_flight = prior_flight
     cc_ops(c).model(t, c, &a)
-    c.tx.cc.sample.prior_at = 0
 
 
 cdef bint was_spurious(Tcp *t, Tcb *c, const Delivery *d, const Options *o, bint advanced, bint over) noexcept nogil:
@@ -301,8 +299,10 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
     again = find_losses(t, c, &d, advanced)
     if c.flags & TF_ECN_ECE:
         c.flags &= ~<uint32_t>TF_ECN_ECE
+        c.tally.delivered_ce += (d.bytes + c.mss - 1) // c.mss
         if c.ca_state < CA_CWR:
             enter_cwr(t, c, c.snd_nxt - was_una)
+    rate_make(t, c, d.bytes)
     if has_model(c):
         follow_model(t, c, &d, c.tx.lost - lost_before if c.tx.lost > lost_before else 0, flight)
     elif reducing(c):
@@ -325,6 +325,7 @@ cdef void recovery_late(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept
 
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     cdef bint first = c.tx.flight == 0 and c.tx.lost == 0 and c.tx.sacked == 0
+    rate_sent(t, c, s)
     c.tx.flight += seg_size(s)
     if reducing(c):
         c.tx.prr_out += seg_size(s)
@@ -336,6 +337,7 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
+    rate_sent(t, c, s)
     board_resent(c, s)
     undo_resent(t, c, seg_size(s))
     if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:

@@ -122,8 +122,7 @@ cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d
     """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived; of a record, what lies before end."""
     cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
     d.bytes += end - s.seq
-    if s.rated:
-        rate_delivered(t, c, s, end)
+    rate_delivered(t, c, s, end)
     # the ACK is for the original: says nothing of the retransmission
     if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
         return
@@ -141,8 +140,7 @@ cdef void note_acked(Tcp *t, Tcb *c, Seg *s, uint32_t end, Delivery *d) noexcept
         d.resent = True
         if d.echoes and <int32_t>(d.echo - <uint32_t>(s.xmit_ns // MS)) < 0:
             d.bytes += end - s.seq                           # §6.2 step 2: it answers an earlier transmission
-            if s.rated:
-                rate_delivered(t, c, s, end)
+            rate_delivered(t, c, s, end)
             return
     else:
         d.rtt_xmit = s.xmit_ns

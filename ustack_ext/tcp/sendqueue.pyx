@@ -15,7 +15,7 @@ from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
 from ustack_ext.tcp.sendindex cimport INDEX_FROM, index_add, index_drop_head
 from ustack_ext.tcp.tcb cimport (
-    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TF_FIN_SENT, RateSeg, Seg, Tcb, Tcp, Tx,
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp, Tx,
     tcp_ms,
 )
 
@@ -188,34 +188,20 @@ cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
         off[0] = 0
 
 
-cdef inline Seg *seg_new(Tcp *t, bint rated) noexcept nogil:
-    cdef Seg *s
-    if not rated:
-        return <Seg *>slab_alloc(&t.segs)
-    s = <Seg *>slab_alloc(&t.rate_segs)
-    if s != NULL:
-        s.rated = True
-    return s
-
-
 cdef inline bint indexed(const Tcb *c) noexcept nogil:
     """Whether one more record has to be in the index."""
     return c.tx.n_segs >= INDEX_FROM or c.tx.index != NULL
 
 
-cdef inline void seg_free(Tcp *t, Seg *s) noexcept nogil:
-    slab_free(&t.rate_segs if s.rated else &t.segs, s)
-
-
 cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil:
-    cdef Seg *s = seg_new(t, c.tx.cc != NULL and c.tx.cc.rated) if tx_take(t, c) else NULL
+    cdef Seg *s = <Seg *>slab_alloc(&t.segs) if tx_take(t, c) else NULL
     if s == NULL:
         return NULL
     s.seq = seq
     s.end = end
     s.flags = <unsigned char>flags
     if indexed(c) and not index_add(t, c, s, True):
-        seg_free(t, s)
+        slab_free(&t.segs, s)
         return NULL
     sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, 0)
     s.block = c.tx.nxt_block
@@ -230,16 +216,13 @@ cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noex
 
 
 cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil:
-    cdef Seg *r = seg_new(t, s.rated)
+    cdef Seg *r = <Seg *>slab_alloc(&t.segs)
     if r == NULL:
         return NULL
-    if s.rated:
-        (<RateSeg *>r)[0] = (<RateSeg *>s)[0]
-    else:
-        r[0] = s[0]
+    r[0] = s[0]
     r.seq = at
     if indexed(c) and not index_add(t, c, r, False):
-        seg_free(t, r)
+        slab_free(&t.segs, r)
         return NULL
     sendq_advance(&r.block, &r.block_off, at - s.seq)
     s.end = at
@@ -357,4 +340,4 @@ cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil:
     if s.next == NULL:
         c.tx.seg_tail = NULL
     c.tx.n_segs -= 1
-    seg_free(t, s)
+    slab_free(&t.segs, s)

@@ -14,8 +14,8 @@ from ustack_ext.tcp.scoreboard cimport Delivery, board_ack, board_forget_sacks, 
 from ustack_ext.tcp.sendindex cimport INDEX_LOST, INDEX_OPEN, index_find, index_next
 from ustack_ext.tcp.sendqueue cimport seg_append, seg_free_head, seg_split, sendq_link, tx_give, tx_take
 from ustack_ext.tcp.tcb cimport (
-    SEG_LOST, SEG_RETRANS, SEG_SACKED, TF_CONNECTED, TF_SACK_OK, Cc, ConfCell, Seg, SynReq, Tcb, Tcp, TcpConf, TimeWait,
-    Tx,
+    SEG_LOST, SEG_RETRANS, SEG_SACKED, TF_CONNECTED, TF_SACK_OK, Cc, ConfCell, Seg, SynReq, Tally, Tcb, Tcp, TcpConf,
+    TimeWait, Tx,
 )
 from ustack_ext.tcp.tcp cimport tcp_destroy, tcp_init
 
@@ -25,8 +25,15 @@ cdef enum:
 
 def sizes():
     """{struct: bytes an object}."""
-    return {"Tcb": sizeof(Tcb), "Tx": sizeof(Tx), "Cc": sizeof(Cc), "Seg": sizeof(Seg), "SynReq": sizeof(SynReq),
-            "TimeWait": sizeof(TimeWait), "ConfCell": sizeof(ConfCell)}
+    return {"Tcb": sizeof(Tcb), "Tally": sizeof(Tally), "Tx": sizeof(Tx), "Cc": sizeof(Cc), "Seg": sizeof(Seg),
+            "SynReq": sizeof(SynReq), "TimeWait": sizeof(TimeWait), "ConfCell": sizeof(ConfCell)}
+
+
+def tally_lines():
+    """The same as tcb_lines for a Tally."""
+    cdef Tally y
+    cdef char *at = <char *>&y
+    return {0: <char *>&y.bytes_sent - at, 1: (<char *>&y.bytes_retrans - at) - LINE}
 
 
 def tcb_lines():
