@@ -12,7 +12,7 @@ import pytest
 from scapy.layers.inet import TCP
 
 from tap_harness.diff import ANY
-from tap_harness.lab import PORT, Lab
+from tap_harness.lab import PORT, Lab, Situation
 from tap_harness.packets import payload
 
 SACK = [("MSS", 1460), ("SAckOK", b"")]
@@ -126,6 +126,57 @@ def test_tail_loss_probe_comes_before_the_time_out(lab: Lab) -> None:
     flow.expect_nothing(0.03)
     probe = flow.expect("A", 0.15, seq=segments[-1][TCP].seq, data=ANY)
     assert len(payload(probe)) == 1460
+
+
+def known_path(lab: Lab, rtt: float) -> Situation:
+    """A connection whose round trips were all the same."""
+    flow = lab.flow(PORT)
+    flow.send("S", options=SACK)
+    flow.expect("SA", seq=ANY)
+    lab.carrier.advance(rtt)
+    flow.send("A")
+    situation = Situation("ESTABLISHED", flow, lab.accept())
+    for _ in range(12):
+        lab.write(situation.sock, b"rtt")
+        lab.carrier.advance(rtt)
+        situation.flow.collect(0)
+        situation.flow.send("A")
+    return situation
+
+
+@pytest.mark.rfc("8985", "7.2")
+def test_a_segment_that_acks_left_over_is_probed_two_round_trips_after_it_was_sent(
+    lab: Lab,
+) -> None:
+    """... and the delay of an ACK in a stream later, 40 ms; not before, and not two round trips after the last ACK."""
+    situation = known_path(lab, 0.05)
+    flow = situation.flow
+    lab.write(situation.sock, bytes(3 * 1460))
+    segments = flow.collect(0)
+    assert len(segments) == 3
+    lab.carrier.advance(0.05)
+    flow.send("A", ack=segments[-1][TCP].seq)
+    quiet_then(flow, 2 * 0.05 + 0.002 + 0.04 - 0.05, "A", seq=segments[-1][TCP].seq, data=ANY)
+
+
+@pytest.mark.rfc("8985", "7.2")
+def test_a_probe_comes_when_the_time_out_would(lab: Lab) -> None:
+    """Where two round trips and an ACK's delay are longer than that; the time-out itself is one more away."""
+    situation = known_path(lab, 0.4)
+    flow = situation.flow
+    before = lab.stack.counters()
+    lab.write(situation.sock, b"alone")
+    sent = flow.collect(0)[0]
+    again = flow.next(1)
+    assert again is not None
+    assert again[TCP].seq == sent[TCP].seq
+    counters = lab.stack.counters()
+    assert counters["TCPLossProbes"] - before["TCPLossProbes"] == 1
+    assert counters["TCPTimeouts"] == before["TCPTimeouts"]
+    first = lab.carrier.now()
+    assert flow.next(2) is not None
+    assert lab.carrier.now() - first >= 0.5
+    assert lab.stack.counters()["TCPTimeouts"] - before["TCPTimeouts"] == 1
 
 
 @pytest.mark.rfc("9293", "MUST-36")

@@ -22,8 +22,9 @@ from ustack_ext.sockets.state cimport SK_LISTENER, SK_TCB, SK_UDP, SockState
 from ustack_ext.tcp.congestion.bbr cimport Bbr, bbr_state
 from ustack_ext.tcp.congestion.cc cimport cc_ops, cc_pacing_rate
 from ustack_ext.tcp.tcb cimport (
-    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_RETRANS, TCP_CLOSED, TF_ECN_OK, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK,
-    TF_WS_OK, Listener, Seg, SynReq, Tally, Tcb, TimeWait, tcb_notsent, tcb_rcv_wnd, tcp_ms,
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_RETRANS, SEG_SACKED, TCP_CLOSED, TF_CONNECTED, TF_ECN_OK, TF_FIN_SENT,
+    TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WS_OK, Listener, Seg, SynReq, Tally, Tcb, TimeWait, tcb_notsent, tcb_rcv_wnd,
+    tcp_ms,
 )
 from ustack_ext.tcp.output cimport mss_to_tell
 from ustack_ext.tcp.rtt cimport rtt_rto_us
@@ -44,8 +45,6 @@ cdef dict congestion_details(const Tcb *c):
     cdef dict found = {
         "congestion": cc_ops(c).name.decode(), "pacing_rate": cc_pacing_rate(c),
         "max_pacing_rate": c.conf.max_pacing_rate if c.conf.max_pacing_rate else UINT64_MAX,
-        "delivery_rate": c.tx.cc.rate if c.tx.cc != NULL else 0,
-        "app_limited": c.tx.cc != NULL and c.tx.cc.sample.app_limited != 0,
     }
     if b != NULL:
         found["bbr"] = {"mode": BBR_MODES[b.mode], "bw": b.bw.value[0], "mrtt": b.min_rtt,
@@ -57,12 +56,16 @@ cdef dict tcb_details(Engine *e, Tcb *c):
     """TCP's own figures, with the names of Linux's struct tcp_info; times in us unless named otherwise."""
     cdef uint32_t segments = 0
     cdef uint32_t retransmitted = 0
+    cdef uint32_t waiting = 0
+    cdef uint32_t n
     cdef Seg *s = c.tx.seg_head
     while s != NULL:
-        segments += (s.end - s.seq + c.mss - 1) // c.mss if c.mss else 1
+        n = (s.end - s.seq + c.mss - 1) // c.mss if c.mss else 1
+        segments += n
+        waiting += 0 if s.flags & SEG_SACKED else n
         retransmitted += (s.flags & SEG_RETRANS) != 0
         s = s.next
-    return congestion_details(c) | tally_details(e, c, segments) | {
+    return congestion_details(c) | tally_details(e, c, waiting) | {
         "state_number": c.state, "ca_state": c.ca_state, "retransmits": c.tx.retries, "probes": c.probes,
         "backoff": c.tx.backoff, "options": ((c.flags & TF_TS_OK) != 0) | ((c.flags & TF_SACK_OK) != 0) << 1
         | ((c.flags & TF_WS_OK) != 0) << 2 | ((c.flags & TF_ECN_OK) != 0) << 3 | ((c.flags & TF_SYN_DATA) != 0) << 5,
@@ -80,24 +83,31 @@ cdef dict tcb_details(Engine *e, Tcb *c):
     }
 
 
-cdef dict tally_details(Engine *e, Tcb *c, uint32_t segments):
-    """What is counted from a connection's first data on."""
+cdef uint32_t delivered(const Tcb *c, const Tally *y, uint32_t waiting):
+    """Segments the peer is known to have, SYN and FIN among them: what was sent for the first time and doesn't wait."""
+    cdef uint32_t sent = y.data_segs_out - min(y.data_segs_out, y.total_retrans)
+    sent += c.flags & TF_CONNECTED != 0
+    if c.flags & TF_FIN_SENT and c.tx.sndq_bytes == 0:       # a FIN of its own, as far as that can be told afterwards
+        sent += 1
+    return sent - min(sent, waiting)
+
+
+cdef dict tally_details(Engine *e, Tcb *c, uint32_t waiting):
+    """What is counted from a connection's first data on. waiting: segments neither acknowledged nor SACKed."""
     cdef Tally none
     cdef Tally *y = c.tally
     cdef uint32_t waited = tcp_ms(&e.core) - c.tx.chrono_ms if c.tx.chrono != CHRONO_NONE else 0
     cdef uint32_t in_flight = c.snd_nxt - c.snd_una
-    cdef uint32_t sacked = c.tx.sacked // c.mss if c.mss else 0
-    cdef uint64_t sent
     if y == &e.tcp.no_tally:
         memset(&none, 0, sizeof(Tally))
         y = &none
-    sent = y.data_segs_out - min(y.data_segs_out, y.total_retrans)
     return {
         "bytes_sent": y.bytes_sent + y.bytes_retrans, "bytes_retrans": y.bytes_retrans,
         "bytes_acked": y.bytes_sent - min(y.bytes_sent, <uint64_t>in_flight), "bytes_received": y.bytes_received,
         "segs_out": y.segs_out, "segs_in": y.segs_in, "data_segs_out": y.data_segs_out, "data_segs_in": y.data_segs_in,
-        "total_retrans": y.total_retrans, "delivered": 1 + sent - min(sent, <uint64_t>segments) + sacked,
-        "delivered_ce": 0, "notsent_bytes": tcb_notsent(c),
+        "total_retrans": y.total_retrans, "delivered": delivered(c, y, waiting), "delivered_ce": y.delivered_ce,
+        "delivery_rate": y.rate_delivered * <uint64_t>1000000 // y.rate_interval if y.rate_interval else 0,
+        "app_limited": y.rate_app_limited != 0, "notsent_bytes": tcb_notsent(c),
         "busy_time": (y.busy_ms + waited) * 1000,
         "rwnd_limited": (y.rwnd_ms + (waited if c.tx.chrono == CHRONO_RWND else 0)) * 1000,
         "sndbuf_limited": (y.sndbuf_ms + (waited if c.tx.chrono == CHRONO_SNDBUF else 0)) * 1000,
@@ -315,8 +325,8 @@ cdef uint64_t object_bytes(const Engine *e) noexcept nogil:
     cdef uint64_t buckets = (<uint64_t>table_buckets(&e.tcp.conns) + table_buckets(&e.tcp.listeners)
                              + table_buckets(&e.tcp.binds))
     return (e.tcp.tcbs.held + e.tcp.synreqs.held + e.tcp.timewaits.held + e.tcp.segs.held + e.tcp.reasms.held
-            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.rate_segs.held + e.tcp.tallies.held
-            + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
+            + e.tcp.confs.held + e.tcp.txs.held + e.tcp.ccs.held + e.tcp.index_nodes.held
+            + e.tcp.tallies.held + e.tcp.listeners_slab.held + e.tcp.binds_slab.held + buckets * sizeof(Entry *))
 
 
 def live(StackCore stack not None):
@@ -336,7 +346,7 @@ def live(StackCore stack not None):
         return {
             "sockets": sockets, "tcbs": e.tcp.tcbs.live, "listeners": e.tcp.listeners_slab.live,
             "binds": e.tcp.binds_slab.live, "synreqs": e.tcp.synreqs.live, "timewaits": e.tcp.timewaits.live,
-            "segments": e.tcp.segs.live + e.tcp.rate_segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
+            "segments": e.tcp.segs.live, "sending": e.tcp.txs.live - e.tcp.n_spare_txs,
             "settings": e.tcp.confs.live, "tallies": e.tcp.tallies.live,
             "reassemblies": e.tcp.reasms.live, "datagram_sockets": e.udp.slab.live,
             "neighbors": e.net.neigh_slab.live, "fragments": e.net.frag_slab.live, "timers": e.core.wheel.armed,

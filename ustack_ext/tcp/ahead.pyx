@@ -2,7 +2,8 @@
 
 With more connections than the cache holds, a segment waits for memory at each step that finds its connection: the
 bucket, the chain, the control block with its lines. Over a batch these waits can run side by side: for every frame
-first the hash is made and its bucket asked for, then the first entry of the chain, then all of the one with that hash.
+first the hash is made and its bucket asked for, then the first entry of the chain, then all of the one with that hash,
+then what it counts into.
 The hash stays with the buffer (BUF_HASHED), so it isn't made twice.
 
 Nothing is decided here. A frame that doesn't look like plain TCP is passed over, one that is wrong in any other way is
@@ -11,7 +12,7 @@ found out by who looks at it properly; a hash is that of the same bytes either w
 from libc.stdint cimport uint8_t, uint32_t
 
 from ustack_ext.base.buf cimport BUF_HASHED, Buf
-from ustack_ext.base.entry cimport Entry
+from ustack_ext.base.entry cimport ENTRY_TCB, Entry
 from ustack_ext.base.table cimport table_bucket, table_place
 from ustack_ext.tcp.conn cimport conn_hash
 from ustack_ext.tcp.tcb cimport Tcb, Tcp
@@ -75,6 +76,10 @@ cdef void tcp_ahead(Tcp *t, Buf **bufs, int n, int l2) noexcept nogil:
             e = found[i]
             while e != NULL and e.hash != bufs[i].seq:
                 e = e.hnext
+            found[i] = e
             if e != NULL:
                 for line in range(LINES):
                     __builtin_prefetch(<const char *>e + line * CACHE_LINE)
+    for i in range(n):
+        if bufs[i].flags & BUF_HASHED and found[i] != NULL and found[i].kind == ENTRY_TCB:
+            __builtin_prefetch((<Tcb *>found[i]).tally)

@@ -14,7 +14,7 @@ from ustack_ext.net.mib cimport TCPFastRetrans, TcpOutRsts, TcpOutSegs, TcpRetra
 from ustack_ext.net.net cimport net_output, net_resolve
 from ustack_ext.net.state cimport Dst, TxPkt, tx_init, tx_push
 from ustack_ext.tcp.congestion.cc cimport cc_stale_at, cc_start
-from ustack_ext.tcp.congestion.rate cimport burst_now, pace_holds, pace_sent, rate_app_limited, rate_sent
+from ustack_ext.tcp.congestion.rate cimport burst_now, pace_holds, pace_sent, rate_app_limited
 from ustack_ext.tcp.congestion.usage cimport note_usage
 from ustack_ext.tcp.conn cimport tally_take, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.ecn cimport ecn_mark, ecn_syn_flags
@@ -342,8 +342,6 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     tx_init(&pkt)
     if not sendq_gather(s.block, s.block_off, n, &pkt):
         return False
-    if s.rated:
-        rate_sent(t, c, s)
     recovery_resent(t, c, s)
     pace_sent(t, c, n)
     pieces = (n + c.mss - 1) // c.mss if n else 1
@@ -374,8 +372,6 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     c.tally.bytes_sent += n
     if n % c.mss:
         c.tx.snd_sml = c.snd_nxt
-    if s.rated:
-        rate_sent(t, c, s)
     recovery_sent(t, c, s)
     pace_sent(t, c, n)
     c.last_send = tcp_ms(t.core)
@@ -522,7 +518,7 @@ cdef void send_what_may_go(Tcp *t, Tcb *c) noexcept nogil:
             break
     if c.tx.lost == 0:
         waits = send_data(t, c)
-        if c.tx.cc != NULL and c.tx.cc.rated and sendq_unsent(c) < c.mss and recovery_pipe(c) < c.cwnd:
+        if c.tx != &t.no_tx and sendq_unsent(c) < c.mss and recovery_pipe(c) < c.cwnd:
             rate_app_limited(c)
         if c.flags & TF_FIN_QUEUED:
             send_fin(t, c)

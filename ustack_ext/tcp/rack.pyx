@@ -53,6 +53,7 @@ cdef uint64_t rack_detect(Tcp *t, Tcb *c) noexcept nogil:
             break
         if s.xmit_ns + patience > t.core.now:
             return s.xmit_ns + patience
+        c.tx.steps += 1
         nxt = s.tnext
         if s.flags & SEG_RETRANS:
             count(t.core, TCPLostRetransmit)

@@ -2,7 +2,7 @@
 
 Payload is kept by reference to the received buffer; small pieces are copied together, so that tiny segments can't pin
 a buffer each. Ranges are a sorted array, found by bisection: what a hostile peer makes of it costs O(log n) and a
-bounded memmove.
+bounded memmove, and a segment that covers many of them one memmove, too.
 """
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, realloc
@@ -232,9 +232,12 @@ cdef bint add_range(Reasm *r, uint32_t at, uint32_t seq, Buf *b, uint32_t n) noe
     return True
 
 
-cdef void remove_range(Reasm *r, uint32_t at) noexcept nogil:
-    r.count -= 1
-    memmove(&r.ranges[at], &r.ranges[at + 1], (r.count - at) * sizeof(Range))
+cdef void remove_ranges(Reasm *r, uint32_t at, uint32_t n) noexcept nogil:
+    """One move, however many a single segment covered."""
+    if n == 0:
+        return
+    r.count -= n
+    memmove(&r.ranges[at], &r.ranges[at + n], (r.count - at) * sizeof(Range))
 
 
 cdef void touch(Reasm *r, uint32_t seq) noexcept nogil:
@@ -297,15 +300,17 @@ cdef bint ofo_insert(Tcp *t, Tcb *c, Buf *buf, uint8_t *data, uint32_t seq, uint
 cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq, uint32_t end,
                 uint32_t limit) noexcept nogil:
     """Puts [seq, end) in: seq lies in no range; later ranges it covers or overlaps are cut or swallowed."""
-    cdef uint32_t at = find(r, seq), nxt
+    cdef uint32_t at = find(r, seq), nxt, covered
     cdef bint joins = at < r.count and r.ranges[at].end == seq
     cdef Buf *b
     nxt = at + 1 if joins else at
     # whole ranges under the new data: they are superseded
-    while nxt < r.count and seq_leq(r.ranges[nxt].end, end):
-        note_duplicate(t, c, r.ranges[nxt].seq, r.ranges[nxt].end)
-        forget_chain(t, c, r.ranges[nxt].head)
-        remove_range(r, nxt)
+    covered = nxt
+    while covered < r.count and seq_leq(r.ranges[covered].end, end):
+        note_duplicate(t, c, r.ranges[covered].seq, r.ranges[covered].end)
+        forget_chain(t, c, r.ranges[covered].head)
+        covered += 1
+    remove_ranges(r, nxt, covered - nxt)
     if nxt < r.count and seq_lt(r.ranges[nxt].seq, end):
         note_duplicate(t, c, r.ranges[nxt].seq, end)
         end = r.ranges[nxt].seq
@@ -335,7 +340,7 @@ cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq,
         r.ranges[at].tail.next = r.ranges[at + 1].head
         r.ranges[at].tail = r.ranges[at + 1].tail
         r.ranges[at].end = r.ranges[at + 1].end
-        remove_range(r, at + 1)
+        remove_ranges(r, at + 1, 1)
         count(t.core, TCPOFOMerge)
     touch(r, r.ranges[at].seq)
     return True
@@ -344,15 +349,15 @@ cdef bint place(Tcp *t, Tcb *c, Reasm *r, Buf *buf, uint8_t *data, uint32_t seq,
 cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil:
     cdef Reasm *r = c.reasm
     cdef Range *first
-    cdef uint32_t skip
+    cdef uint32_t skip, gone = 0
     cdef Buf *b
     cdef Buf *nxt
-    while r.count > 0 and seq_leq(r.ranges[0].seq, c.rcv_nxt):
-        first = &r.ranges[0]
+    while gone < r.count and seq_leq(r.ranges[gone].seq, c.rcv_nxt):
+        first = &r.ranges[gone]
+        gone += 1
         if seq_leq(first.end, c.rcv_nxt):                               # wholly delivered by a segment that covered it
             note_duplicate(t, c, first.seq, first.end)
             forget_chain(t, c, first.head)
-            remove_range(r, 0)
             continue
         skip = c.rcv_nxt - first.seq
         b = first.head
@@ -370,7 +375,7 @@ cdef void ofo_collect(Tcp *t, Tcb *c) noexcept nogil:
                 skip = 0
                 link_in_order(c, b)
             b = nxt
-        remove_range(r, 0)
+    remove_ranges(r, 0, gone)
     forget_if_empty(t, c)
 
 

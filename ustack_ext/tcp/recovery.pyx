@@ -15,19 +15,20 @@ from ustack_ext.net.mib cimport (
 )
 from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_ops, cc_reduce, cc_undo
 from ustack_ext.tcp.congestion.ops cimport CC_LOSS, CC_RECOVERED, CC_REDUCED, Acked
-from ustack_ext.tcp.congestion.rate cimport rate_make
+from ustack_ext.tcp.congestion.rate cimport rate_make, rate_sent
 from ustack_ext.tcp.congestion.usage cimport window_used
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.scoreboard cimport (
-    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_sack, board_unlose, seg_size,
+    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_next_lost, board_resent, board_sack,
+    board_unlose, seg_size,
 )
 from ustack_ext.tcp.sendqueue cimport seg_sent_now, seg_split
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
 from ustack_ext.tcp.tcb cimport (
     CA_CWR, CA_DISORDER, CA_LOSS, CA_OPEN, CA_RECOVERY, LOSS_ASKING, LOSS_MAYBE, LOSS_REAL, LOSS_SIZE, PROBE_LOST,
-    PROBE_NONE, PROBE_OUT, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_REORDERING,
+    PROBE_NONE, PROBE_OUT, SEG_FIN, SEG_LOST, SEG_SACKED, SEG_SYN, TCP_REORDERING,
     TF_ECN_CWR, TF_ECN_ECE, TF_RTT_SEEN, TF_SACK_OK, TF_TLP_OUT, TF_TLP_RETRANS, TF_TS_OK, TIMER_NONE, TIMER_REO,
     TIMER_RTO, TIMER_TLP, Seg, Tcb, Tcp,
 )
@@ -85,7 +86,7 @@ cdef void enter_recovery(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
 
 cdef inline bint has_model(const Tcb *c) noexcept nogil:
     """Whether the congestion control algorithm sets cwnd in recovery, too."""
-    return c.tx.cc != NULL and c.tx.cc.rated
+    return c.tx.cc != NULL and c.tx.cc.modelled
 
 
 cdef void back_to_open(Tcb *c) noexcept nogil:
@@ -201,13 +202,11 @@ cdef void grow(Tcp *t, Tcb *c, const Delivery *d) noexcept nogil:
 
 cdef void follow_model(Tcp *t, Tcb *c, const Delivery *d, uint32_t lost, uint32_t prior_flight) noexcept nogil:
     cdef Acked a
-    rate_make(t, c, d.bytes)
     a.bytes = d.bytes
     a.rtt = rtt_of(t, d)
     a.lost = lost
     a.prior_flight = prior_flight
     cc_ops(c).model(t, c, &a)
-    c.tx.cc.sample.prior_at = 0
 
 
 cdef bint was_spurious(Tcp *t, Tcb *c, const Delivery *d, const Options *o, bint advanced, bint over) noexcept nogil:
@@ -300,8 +299,10 @@ cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint dupl
     again = find_losses(t, c, &d, advanced)
     if c.flags & TF_ECN_ECE:
         c.flags &= ~<uint32_t>TF_ECN_ECE
+        c.tally.delivered_ce += (d.bytes + c.mss - 1) // c.mss
         if c.ca_state < CA_CWR:
             enter_cwr(t, c, c.snd_nxt - was_una)
+    rate_make(t, c, d.bytes)
     if has_model(c):
         follow_model(t, c, &d, c.tx.lost - lost_before if c.tx.lost > lost_before else 0, flight)
     elif reducing(c):
@@ -324,6 +325,7 @@ cdef void recovery_late(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept
 
 cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     cdef bint first = c.tx.flight == 0 and c.tx.lost == 0 and c.tx.sacked == 0
+    rate_sent(t, c, s)
     c.tx.flight += seg_size(s)
     if reducing(c):
         c.tx.prr_out += seg_size(s)
@@ -335,12 +337,8 @@ cdef void recovery_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
-    if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-        s.flags |= SEG_RETRANS
-        c.tx.lost -= seg_size(s)
-        c.tx.flight += seg_size(s)
-        c.tx.resent += seg_size(s)
-    s.flags |= SEG_EVER_RETRANS
+    rate_sent(t, c, s)
+    board_resent(c, s)
     undo_resent(t, c, seg_size(s))
     if s.end == c.tx.probe_end and c.tx.probe == PROBE_OUT:
         c.tx.probe = PROBE_NONE                              # what arrives says nothing of its size now
@@ -352,22 +350,14 @@ cdef void recovery_resent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
 
 
 cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
-    cdef Seg *s = c.tx.retrans_hint
-    if c.tx.lost == 0:
-        c.tx.retrans_hint = NULL
-        return NULL
-    if s == NULL:
-        s = c.tx.seg_head
-    while s != NULL and (not s.flags & SEG_LOST or s.flags & SEG_RETRANS):
-        s = s.next
-    c.tx.retrans_hint = s
-    return s
+    return board_next_lost(c, c.tx.seg_head) if c.tx.lost > 0 else NULL
 
 
 cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
-    """RFC 8985 §7.2, with Linux's slack; ns. A single segment that ACKs have left over is timed from when it was sent:
-    one round trip and a half, and what Linux delays an ACK in a stream. Else the probe of a tail came with the
-    time-out.
+    """RFC 8985 §7.2: two round trips, and Linux's slack; ns. With one segment in flight its ACK may be delayed: by
+    Linux's longest where it is sent alone. One that ACKs have left over was sent behind others, so its receiver delays
+    no longer than in a stream; and since it is that transmission's ACK that is overdue, the two round trips are counted
+    from it, not from the ACK of what came before: else the repair of a tail would take four.
     """
     cdef uint64_t us = TLP_NO_RTT_US
     cdef const Seg *last = c.tx.time_tail
@@ -375,7 +365,6 @@ cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
         us = 2 * <uint64_t>c.srtt + TLP_SLACK_US
         if c.tx.flight <= c.mss:
             if last != NULL and last.xmit_ns < t.core.now:
-                us -= c.srtt // 2
                 return max(t.core.now, last.xmit_ns + (us + t.knobs.delack_min_us) * 1000)
             us += t.knobs.delack_max_us
     return t.core.now + us * 1000
@@ -388,7 +377,7 @@ cdef bint probe_allowed(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t rto, pto
+    cdef uint64_t rto
     if c.tx.seg_head == NULL:
         c.tx.rto_at = UINT64_MAX
         c.tx.timer_what = TIMER_NONE
@@ -397,12 +386,11 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
     c.tx.timer_what = TIMER_RTO
     c.tx.rto_at = t.core.now + rto
     if probe_allowed(t, c):
-        pto = probe_at(t, c)
         if c.tx.time_head != NULL:                               # a stream of new data can't put it off for ever
             c.tx.rto_at = min(c.tx.rto_at, c.tx.time_head.xmit_ns + rto)
-        if pto < c.tx.rto_at:
+        if c.tx.rto_at > t.core.now:                             # RFC 8985 §7.2: when the time-out comes first, then
             c.tx.timer_what = TIMER_TLP
-            c.tx.rto_at = pto
+            c.tx.rto_at = min(c.tx.rto_at, probe_at(t, c))
 
 
 cdef void recovery_refused(Tcp *t, Tcb *c) noexcept nogil:

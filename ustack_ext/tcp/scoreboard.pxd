@@ -19,6 +19,10 @@ cdef inline uint32_t seg_size(const Seg *s) noexcept nogil:
     return s.end - s.seq
 
 
+# The first record from s on that is lost and not sent again; NULL: none.
+cdef Seg *board_next_lost(Tcb *c, Seg *s) noexcept nogil
+# it left again: in flight, if it was lost, and its ACKs are ambiguous from here on
+cdef void board_resent(Tcb *c, Seg *s) noexcept nogil
 cdef void board_lose(Tcb *c, Seg *s) noexcept nogil            # no-op for what is SACKed or marked already
 # all that is marked and not sent again: in flight after all
 cdef void board_unlose(Tcb *c) noexcept nogil

@@ -16,6 +16,7 @@ from ustack_ext.net.mib cimport (
     TCPDSACKIgnoredNoUndo, TCPDSACKIgnoredOld, TCPDSACKOfoRecv, TCPDSACKRecv, TCPSACKDiscard, TCPSACKReorder,
 )
 from ustack_ext.tcp.congestion.rate cimport rate_delivered
+from ustack_ext.tcp.sendindex cimport INDEX_LOST, INDEX_OPEN, index_changed, index_find, index_next
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_split, seg_timed_again, seg_untime, sendq_advance, sendq_drop
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
@@ -41,6 +42,12 @@ cdef void uncount(Tcb *c, Seg *s) noexcept nogil:
             c.tx.resent -= seg_size(s)
 
 
+cdef void changed(Tcb *c, Seg *s) noexcept nogil:
+    """Its state did: the index is told."""
+    if c.tx.index != NULL:
+        index_changed(c, s)
+
+
 cdef void board_lose(Tcb *c, Seg *s) noexcept nogil:
     if s.flags & SEG_SACKED or (s.flags & SEG_LOST and not s.flags & SEG_RETRANS):
         return
@@ -48,21 +55,42 @@ cdef void board_lose(Tcb *c, Seg *s) noexcept nogil:
     s.flags |= SEG_LOST
     s.flags &= <unsigned char>~SEG_RETRANS
     c.tx.lost += seg_size(s)
+    changed(c, s)
     seg_untime(c, s)
-    if c.tx.retrans_hint == NULL or seq_lt(s.seq, c.tx.retrans_hint.seq):
-        c.tx.retrans_hint = s
+
+
+cdef void board_resent(Tcb *c, Seg *s) noexcept nogil:
+    if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
+        s.flags |= SEG_RETRANS
+        c.tx.lost -= seg_size(s)
+        c.tx.flight += seg_size(s)
+        c.tx.resent += seg_size(s)
+        changed(c, s)
+    s.flags |= SEG_EVER_RETRANS
+
+
+cdef Seg *board_next_lost(Tcb *c, Seg *s) noexcept nogil:
+    if c.tx.index != NULL and s != NULL:
+        return index_next(c, s, INDEX_LOST)
+    while s != NULL and s.flags & (SEG_SACKED | SEG_LOST | SEG_RETRANS) != SEG_LOST:
+        s = s.next
+        c.tx.steps += 1
+    return s
 
 
 cdef void board_unlose(Tcb *c) noexcept nogil:
-    cdef Seg *s = c.tx.retrans_hint if c.tx.retrans_hint != NULL else c.tx.seg_head
-    while s != NULL and c.tx.lost > 0:
-        if s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
-            uncount(c, s)
-            s.flags &= <unsigned char>~SEG_LOST
-            c.tx.flight += seg_size(s)
-            seg_timed_again(c, s)
-        s = s.next
-    c.tx.retrans_hint = NULL
+    cdef Seg *s = c.tx.seg_head
+    cdef Seg *chain = NULL
+    cdef Seg **end = &chain
+    while c.tx.lost > 0:
+        s = board_next_lost(c, s)
+        uncount(c, s)
+        s.flags &= <unsigned char>~SEG_LOST
+        c.tx.flight += seg_size(s)
+        changed(c, s)
+        end[0] = s
+        end = &s.tnext
+    seg_timed_again(c, chain)
 
 
 cdef void note_reordering(Tcp *t, Tcb *c) noexcept nogil:
@@ -84,6 +112,9 @@ cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     s.flags |= SEG_SACKED
     s.flags &= <unsigned char>~(SEG_LOST | SEG_RETRANS)
     c.tx.sacked += seg_size(s)
+    if seq_gt(s.end, c.tx.high_sacked):
+        c.tx.high_sacked = s.end
+    changed(c, s)
     seg_untime(c, s)
 
 
@@ -91,8 +122,7 @@ cdef void note_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end, Delivery *d
     """RFC 8985 §6.2 step 2: the most recently sent segment known to have arrived; of a record, what lies before end."""
     cdef uint64_t rtt = (t.core.now - s.xmit_ns) // 1000
     d.bytes += end - s.seq
-    if s.rated:
-        rate_delivered(t, c, s, end)
+    rate_delivered(t, c, s, end)
     # the ACK is for the original: says nothing of the retransmission
     if s.flags & SEG_EVER_RETRANS and rtt < c.min_rtt:
         return
@@ -110,8 +140,7 @@ cdef void note_acked(Tcp *t, Tcb *c, Seg *s, uint32_t end, Delivery *d) noexcept
         d.resent = True
         if d.echoes and <int32_t>(d.echo - <uint32_t>(s.xmit_ns // MS)) < 0:
             d.bytes += end - s.seq                           # §6.2 step 2: it answers an earlier transmission
-            if s.rated:
-                rate_delivered(t, c, s, end)
+            rate_delivered(t, c, s, end)
             return
     else:
         d.rtt_xmit = s.xmit_ns
@@ -159,30 +188,66 @@ cdef void trim_head(Tcp *t, Tcb *c, Seg *s, uint32_t ack, Delivery *d) noexcept 
 
 # ---- SACK blocks ----
 
+cdef Seg *holding(Tcb *c, uint32_t seq) noexcept nogil:
+    """The record that holds seq, or the first behind it; NULL: none."""
+    cdef Seg *s = c.tx.seg_head
+    if c.tx.index != NULL:
+        return index_find(c, seq)
+    while s != NULL and seq_leq(s.end, seq):
+        s = s.next
+        c.tx.steps += 1
+    return s
+
+
+cdef Seg *next_open(Tcb *c, Seg *s) noexcept nogil:
+    """From s on the first that is not SACKed."""
+    if c.tx.index != NULL:
+        return index_next(c, s, INDEX_OPEN)
+    while s != NULL and s.flags & SEG_SACKED:
+        s = s.next
+        c.tx.steps += 1
+    return s
+
+
+cdef bint cut_left(Tcp *t, Tcb *c, Seg **s, uint32_t left) noexcept nogil:
+    """s holds the left edge of a block: makes it the first record of which all may be meant. False: no memory.
+
+    A record is cut between its segments and nowhere else, as Linux cuts: else each byte in a window could be made a
+    record of its own. A segment that is not SACKed as a whole has not arrived.
+    """
+    cdef uint32_t keep = (left - s[0].seq + c.mss - 1) // c.mss * c.mss
+    if keep < seg_size(s[0]):
+        s[0] = seg_split(t, c, s[0], s[0].seq + keep)
+        return s[0] != NULL
+    s[0] = s[0].next
+    return True
+
+
+cdef bint cut_right(Tcp *t, Tcb *c, Seg *s, uint32_t right) noexcept nogil:
+    """s holds the right edge: leaves in it what the block covers. False: nothing, or no memory."""
+    cdef uint32_t keep = (right - s.seq) // c.mss * c.mss
+    return keep > 0 and seg_split(t, c, s, s.seq + keep) != NULL
+
+
 cdef void sack_block(Tcp *t, Tcb *c, uint32_t left, uint32_t right, Delivery *d) noexcept nogil:
-    """Marks the records inside [left, right)."""
-    cdef Seg *s = c.tx.sack_hint
-    if s == NULL:
-        s = c.tx.seg_head
-    while s != NULL and seq_gt(s.seq, left) and s.prev != NULL:
-        s = s.prev
-    while s != NULL and seq_leq(s.end, left):
-        s = s.next
-    if s != NULL and seq_lt(s.seq, left) and not s.flags & SEG_SACKED:
-        s = seg_split(t, c, s, left)
+    """Marks the segments inside [left, right)."""
+    cdef Seg *s = holding(c, left)
+    if s != NULL and seq_lt(s.seq, left) and not s.flags & SEG_SACKED and not cut_left(t, c, &s, left):
+        return
+    if s != NULL:
+        s = next_open(c, s)
     while s != NULL and seq_lt(s.seq, right):
-        if seq_gt(s.end, right) and (s.flags & SEG_SACKED or seg_split(t, c, s, right) == NULL):
+        if seq_gt(s.end, right) and not cut_right(t, c, s, right):
             break
-        if not s.flags & SEG_SACKED:
-            mark_sacked(t, c, s, d)
-        c.tx.sack_hint = s
+        mark_sacked(t, c, s, d)
+        c.tx.steps += 1
         s = s.next
-    if seq_gt(right, c.tx.high_sacked):
-        c.tx.high_sacked = right
+        if s != NULL and s.flags & SEG_SACKED:
+            s = next_open(c, s)
 
 
 cdef void board_sack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d) noexcept nogil:
-    cdef uint32_t i, k, left, right, known
+    cdef uint32_t i, left, right
     for i in range(o.nsack):
         left = o.sack[2 * i]
         right = o.sack[2 * i + 1]
@@ -192,16 +257,7 @@ cdef void board_sack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d
         if seq_geq(left, right) or seq_lt(left, ack) or seq_gt(right, c.snd_nxt):
             count(t.core, TCPSACKDiscard)
             continue
-        # the usual block is a known one, or one that grew to the right
-        for k in range(4):
-            known = c.tx.sack_cache[2 * k + 1]
-            if c.tx.sack_cache[2 * k] == left and seq_leq(known, right) and seq_gt(known, left):
-                left = known
-                break
-        if left != right:
-            sack_block(t, c, left, right, d)
-    for i in range(8):
-        c.tx.sack_cache[i] = o.sack[i] if i < 2 * <uint32_t>o.nsack and seq_geq(o.sack[i & ~1], ack) else 0
+        sack_block(t, c, left, right, d)
 
 
 cdef bint board_dsack(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept nogil:
@@ -224,13 +280,11 @@ cdef bint is_dsack(const Options *o, uint32_t ack) noexcept nogil:
 cdef void board_forget_sacks(Tcb *c) noexcept nogil:
     """RFC 2018 §8."""
     cdef Seg *s = c.tx.seg_head
-    cdef int i
     while s != NULL:
         if s.flags & SEG_SACKED:
             s.flags = s.flags & <unsigned char>~SEG_SACKED
             c.tx.sacked -= seg_size(s)
             c.tx.flight += seg_size(s)
+            changed(c, s)
         s = s.next
-    for i in range(8):
-        c.tx.sack_cache[i] = 0
     c.tx.high_sacked = c.snd_una

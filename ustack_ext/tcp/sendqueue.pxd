@@ -25,6 +25,6 @@ cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noex
 cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil
 cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil               # to the end of the time order
 cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil                         # out of the time order (SACKed, lost)
-# into it again, where its last transmission belongs
-cdef void seg_timed_again(Tcb *c, Seg *s) noexcept nogil
+# Records into it again, where their last transmission belongs; they are linked by tnext, in order of sequence.
+cdef void seg_timed_again(Tcb *c, Seg *chain) noexcept nogil
 cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil

@@ -13,8 +13,9 @@ from ustack_ext.base.live cimport USTACK_DEBUG
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
+from ustack_ext.tcp.sendindex cimport INDEX_FROM, index_add, index_drop_head
 from ustack_ext.tcp.tcb cimport (
-    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TF_FIN_SENT, RateSeg, Seg, Tcb, Tcp, Tx,
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp, Tx,
     tcp_ms,
 )
 
@@ -22,6 +23,7 @@ cdef enum:
     BULK = 8192                # a write at least this long gets medium blocks
     MEDIUM_NEED = 15000
     SMALL_NEED = 1024
+    MERGES = 32                # of runs: 2**32 records are more than a window has
     SPARE_TXS = 64             # what request and response give back and take again by turns
 
 
@@ -186,61 +188,69 @@ cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
         off[0] = 0
 
 
-cdef inline Seg *seg_new(Tcp *t, bint rated) noexcept nogil:
-    cdef Seg *s
-    if not rated:
-        return <Seg *>slab_alloc(&t.segs)
-    s = <Seg *>slab_alloc(&t.rate_segs)
-    if s != NULL:
-        s.rated = True
-    return s
+cdef inline bint indexed(const Tcb *c) noexcept nogil:
+    """Whether one more record has to be in the index."""
+    return c.tx.n_segs >= INDEX_FROM or c.tx.index != NULL
 
 
 cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil:
-    cdef Seg *s = seg_new(t, c.tx.cc != NULL and c.tx.cc.rated) if tx_take(t, c) else NULL
+    cdef Seg *s = <Seg *>slab_alloc(&t.segs) if tx_take(t, c) else NULL
     if s == NULL:
         return NULL
     s.seq = seq
     s.end = end
     s.flags = <unsigned char>flags
+    if indexed(c) and not index_add(t, c, s, True):
+        slab_free(&t.segs, s)
+        return NULL
     sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, 0)
     s.block = c.tx.nxt_block
     s.block_off = c.tx.nxt_off
-    s.prev = c.tx.seg_tail
     if c.tx.seg_tail == NULL:
         c.tx.seg_head = s
     else:
         c.tx.seg_tail.next = s
     c.tx.seg_tail = s
+    c.tx.n_segs += 1
     return s
 
 
 cdef Seg *seg_split(Tcp *t, Tcb *c, Seg *s, uint32_t at) noexcept nogil:
-    cdef Seg *r = seg_new(t, s.rated)
+    cdef Seg *r = <Seg *>slab_alloc(&t.segs)
     if r == NULL:
         return NULL
-    if s.rated:
-        (<RateSeg *>r)[0] = (<RateSeg *>s)[0]
-    else:
-        r[0] = s[0]
+    r[0] = s[0]
     r.seq = at
+    if indexed(c) and not index_add(t, c, r, False):
+        slab_free(&t.segs, r)
+        return NULL
     sendq_advance(&r.block, &r.block_off, at - s.seq)
     s.end = at
     s.flags &= <unsigned char>~SEG_FIN
-    r.prev = s
-    if s.next != NULL:
-        s.next.prev = r
-    else:
+    if s.next == NULL:
         c.tx.seg_tail = r
     s.next = r
+    c.tx.n_segs += 1
     if s.tprev != NULL or s.tnext != NULL or c.tx.time_head == s:      # in the time order: r right behind s
-        r.tprev = s
-        if s.tnext != NULL:
-            s.tnext.tprev = r
-        else:
-            c.tx.time_tail = r
-        s.tnext = r
+        time_link(c, r, s.tnext)
     return r
+
+
+# ---- the order of transmission ----
+
+cdef void time_link(Tcb *c, Seg *s, Seg *before) noexcept nogil:
+    """Puts s in front of that one; NULL: at the end."""
+    cdef Seg *after = before.tprev if before != NULL else c.tx.time_tail
+    s.tnext = before
+    s.tprev = after
+    if after != NULL:
+        after.tnext = s
+    else:
+        c.tx.time_head = s
+    if before != NULL:
+        before.tprev = s
+    else:
+        c.tx.time_tail = s
 
 
 cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil:
@@ -261,40 +271,73 @@ cdef void seg_untime(Tcb *c, Seg *s) noexcept nogil:
 cdef void seg_sent_now(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
     seg_untime(c, s)
     s.xmit_ns = t.core.now
-    s.tprev = c.tx.time_tail
-    if c.tx.time_tail == NULL:
-        c.tx.time_head = s
-    else:
-        c.tx.time_tail.tnext = s
-    c.tx.time_tail = s
+    time_link(c, s, NULL)
 
 
-cdef void seg_timed_again(Tcb *c, Seg *s) noexcept nogil:
-    cdef Seg *after = c.tx.time_head
-    while after != NULL and after.xmit_ns < s.xmit_ns:       # it was among the oldest when it left
-        after = after.tnext
-    s.tnext = after
-    s.tprev = after.tprev if after != NULL else c.tx.time_tail
-    if s.tprev != NULL:
-        s.tprev.tnext = s
-    else:
-        c.tx.time_head = s
-    if after != NULL:
-        after.tprev = s
-    else:
-        c.tx.time_tail = s
+cdef Seg *merged(Seg *a, Seg *b) noexcept nogil:
+    """Two chains in order of time as one; of equals, those of a come first."""
+    cdef Seg *first = NULL
+    cdef Seg **end = &first
+    while a != NULL and b != NULL:
+        if b.xmit_ns < a.xmit_ns:
+            end[0] = b
+            b = b.tnext
+        else:
+            end[0] = a
+            a = a.tnext
+        end = &end[0].tnext
+    end[0] = a if a != NULL else b
+    return first
+
+
+cdef Seg *by_time(Seg *chain) noexcept nogil:
+    """A chain put into order of time: runs that are in order already, merged by twos."""
+    cdef Seg *waiting[MERGES]                                   # [i]: NULL, or 2**i runs as one
+    cdef Seg *run
+    cdef Seg *last
+    cdef int i
+    for i in range(<int>MERGES):
+        waiting[i] = NULL
+    while chain != NULL:
+        run = chain
+        last = run
+        while last.tnext != NULL and last.tnext.xmit_ns >= last.xmit_ns:
+            last = last.tnext
+        chain = last.tnext
+        last.tnext = NULL
+        i = 0
+        while waiting[i] != NULL:
+            run = merged(waiting[i], run)
+            waiting[i] = NULL
+            i += 1
+        waiting[i] = run
+    for i in range(<int>MERGES):
+        chain = merged(waiting[i], chain)
+    return chain
+
+
+cdef void seg_timed_again(Tcb *c, Seg *chain) noexcept nogil:
+    cdef Seg *before = c.tx.time_head
+    cdef Seg *s
+    chain = by_time(chain)
+    if chain != NULL and c.tx.time_tail != NULL and c.tx.time_tail.xmit_ns <= chain.xmit_ns:
+        before = NULL
+    while chain != NULL:
+        s = chain
+        chain = s.tnext
+        while before != NULL and before.xmit_ns < s.xmit_ns:    # what was lost had been among the oldest
+            before = before.tnext
+            c.tx.steps += 1
+        time_link(c, s, before)
 
 
 cdef void seg_free_head(Tcp *t, Tcb *c) noexcept nogil:
     cdef Seg *s = c.tx.seg_head
+    if c.tx.index != NULL:
+        index_drop_head(t, c)
     seg_untime(c, s)
     c.tx.seg_head = s.next
     if s.next == NULL:
         c.tx.seg_tail = NULL
-    else:
-        s.next.prev = NULL
-    if c.tx.retrans_hint == s:
-        c.tx.retrans_hint = s.next
-    if c.tx.sack_hint == s:
-        c.tx.sack_hint = NULL
-    slab_free(&t.rate_segs if s.rated else &t.segs, s)
+    c.tx.n_segs -= 1
+    slab_free(&t.segs, s)

@@ -102,10 +102,10 @@ cdef enum SegFlags:
     SEG_EVER_RETRANS = 8           # Karn
     SEG_SYN = 16
     SEG_FIN = 32
+    SEG_APP_LIMITED = 64           # it was sent while the application was the limit
 
 cdef struct Seg:                   # a sent segment: a range of sequence space with its history (RFC 8985 §5.2)
     Seg *next                      # by sequence
-    Seg *prev
     Seg *tnext                     # by time of the last transmission, oldest first (RACK's order)
     Seg *tprev
     Buf *block                     # where its bytes start in the send queue
@@ -113,15 +113,24 @@ cdef struct Seg:                   # a sent segment: a range of sequence space w
     uint32_t seq
     uint32_t end
     uint32_t block_off
+    # what a delivery-rate sample begins with (tcp/congestion/rate): when it was sent,
+    uint32_t delivered             # bytes delivered by then, modulo 2**32
+    uint32_t since_delivered       # us since the last of them was
+    uint32_t since_first           # us since what was then delivered last had been sent
     uint8_t flags
-    uint8_t rated                  # it is a RateSeg
 
-cdef struct RateSeg:               # a record with what a delivery-rate sample begins with (tcp/congestion/rate)
-    Seg seg
-    uint64_t delivered             # bytes delivered when it was sent
-    uint64_t delivered_at          # ... and when the last of them was, ns
-    uint64_t first_sent_at         # when what was then delivered last had been sent, ns
-    uint8_t app_limited
+cdef enum:
+    INDEX_FAN = 32
+    INDEX_HEIGHT = 8
+    INDEX_KINDS = 2                # of records that are looked for (tcp/sendindex)
+
+cdef struct IndexNode:             # of the index over the records
+    uint32_t has[2]                # INDEX_KINDS; bit i: there is such a record in child i
+    uint8_t first                  # children [first, end) are there
+    uint8_t end
+    uint8_t level                  # 0: its children are records
+    uint32_t seq[32]               # INDEX_FAN; where each of them begins
+    void *child[32]
 
 cdef struct Range:                 # contiguous out-of-order data
     uint32_t seq
@@ -224,19 +233,19 @@ cdef struct RateSample:            # of one ACK
     uint32_t end                   # of the record that it is of
     uint8_t app_limited
 
+cdef struct Rate:                  # the delivery-rate estimator
+    uint64_t delivered             # bytes
+    uint64_t delivered_at          # ns
+    uint64_t first_sent_at         # ns
+    uint64_t app_limited           # until so many are delivered; 0: not
+    RateSample sample
+
 # What congestion control knows of a connection's path (tcp/congestion/cc).
 cdef struct Cc:
     # the pacer
     uint64_t pacing_rate           # bytes/s; 0: not paced
     uint64_t next_send             # ns: when the next transmission may leave
-    # the delivery-rate estimator, where the algorithm wants it
-    uint64_t delivered             # bytes
-    uint64_t delivered_at          # ns
-    uint64_t first_sent_at         # ns
-    uint64_t app_limited           # until so many are delivered; 0: not
-    uint64_t rate                  # bytes/s, of the last sample that says something of the path
-    RateSample sample
-    uint8_t rated                  # records are made as RateSeg
+    uint8_t modelled               # the algorithm sets cwnd in every state, from delivery-rate samples
     uint64_t state[20]             # the algorithm's: CC_WORDS
 
 cdef enum Chrono:                  # what a sender waits for (Linux's tcp_chrono)
@@ -247,20 +256,27 @@ cdef enum Chrono:                  # what a sender waits for (Linux's tcp_chrono
 
 # What TCP_INFO counts of a connection. Made with its first data, in either direction: until then, and where there was
 # no memory, a connection counts into tcp.no_tally, which nobody reads.
+# A request and its answer touch line 0 alone.
 cdef struct Tally:
+    # line 0
     uint64_t bytes_sent            # new data
-    uint64_t bytes_retrans
     uint64_t bytes_received
     uint32_t segs_out
     uint32_t segs_in
     uint32_t data_segs_out
     uint32_t data_segs_in
-    uint32_t total_retrans         # segments
     uint32_t busy_ms               # time with data to be acknowledged or sent
     uint32_t rwnd_ms               # ... the peer's window was the limit
     uint32_t sndbuf_ms             # ... the send buffer was
     uint32_t rcvq_copied           # bytes the application took since rcvq_epoch
     uint32_t rcvq_epoch            # us
+    uint32_t rate_delivered        # bytes, of the last delivery-rate sample that says something of the path
+    uint32_t rate_interval         # us that it took; 0: there was none
+    uint8_t rate_app_limited       # it is the application's rate
+    # line 1
+    uint64_t bytes_retrans
+    uint32_t total_retrans         # segments
+    uint32_t delivered_ce          # segments delivered by ACKs that echo a mark (ECN)
     uint16_t dsack_dups
     uint16_t reord_seen
     uint16_t total_rto
@@ -318,9 +334,10 @@ cdef struct Tx:
     uint8_t loss                   # LossKind
     uint8_t reo_more               # RACK.reo_wnd_mult - 1
     uint8_t reo_persist
-    Seg *retrans_hint              # no lost segment lies before it; NULL: none is lost
-    Seg *sack_hint                 # last segment a SACK touched
-    uint32_t sack_cache[8]         # blocks of the last SACK option, left and right: only what is new is walked
+    IndexNode *index               # over the records, where there are many
+    uint32_t n_segs                # records
+    uint32_t steps                 # records and nodes of the index that ACKs and time-outs looked at, for tests
+    Rate rate
     # handshake
     uint32_t iss
     # a segment larger than the path is known to carry
@@ -505,7 +522,7 @@ cdef struct Tcp:
     Slab synreqs
     Slab timewaits
     Slab segs
-    Slab rate_segs
+    Slab index_nodes
     Slab listeners_slab
     Slab binds_slab
     Slab reasms

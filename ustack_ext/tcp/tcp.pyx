@@ -16,7 +16,7 @@ from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_CACHE, FASTOPEN_CLIENT, TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, FastopenPeer, Listener, RateSeg, Reasm,
+    FASTOPEN_CACHE, FASTOPEN_CLIENT, TF_DIRTY, TF_FREE, Bind, Cc, ConfCell, FastopenPeer, IndexNode, Listener, Reasm,
     Seg, SynReq, Tally, Tcb, Tcp, TcpKnobs, TimeWait, Tx,
 )
 
@@ -94,17 +94,18 @@ cdef int tcp_init(Tcp *t, Core *core, Net *net) noexcept nogil:
     slab_init(&t.synreqs, sizeof(SynReq), SYNREQS_MAX)
     slab_init(&t.timewaits, sizeof(TimeWait), CONNECTIONS_MAX)
     slab_init(&t.segs, sizeof(Seg), SEGS_MAX)
-    slab_init(&t.rate_segs, sizeof(RateSeg), SEGS_MAX)
+    slab_init(&t.index_nodes, sizeof(IndexNode), SEGS_MAX)
     slab_init(&t.listeners_slab, sizeof(Listener), 65536)
     slab_init(&t.binds_slab, sizeof(Bind), 262144)
     slab_init(&t.reasms, sizeof(Reasm), CONNECTIONS_MAX)
     slab_init(&t.confs, sizeof(ConfCell), CONNECTIONS_MAX)
     slab_init(&t.txs, sizeof(Tx), CONNECTIONS_MAX)
     slab_init(&t.ccs, sizeof(Cc), CONNECTIONS_MAX)
-    slab_init(&t.tallies, sizeof(Tally), CONNECTIONS_MAX)
+    slab_init(&t.tallies, (sizeof(Tally) + 63) & ~63, CONNECTIONS_MAX)       # each on cache lines of its own
     slab_init(&t.fastopen_slab, sizeof(FastopenPeer), FASTOPEN_CACHE)
     t.no_tx.rto_at = UINT64_MAX
     t.no_tx.pace_at = UINT64_MAX
+    t.no_tx.rate.app_limited = 1       # what is sent first is no more than was there to be sent
     if table_init(&t.conns, BUCKETS) or table_init(&t.listeners, BUCKETS) or table_init(&t.binds, BUCKETS) or (
             table_init(&t.fastopen_peers, BUCKETS)):
         return -ENOMEM
@@ -156,7 +157,7 @@ cdef void tcp_destroy(Tcp *t) noexcept nogil:
     slab_destroy(&t.synreqs)
     slab_destroy(&t.timewaits)
     slab_destroy(&t.segs)
-    slab_destroy(&t.rate_segs)
+    slab_destroy(&t.index_nodes)
     slab_destroy(&t.listeners_slab)
     slab_destroy(&t.binds_slab)
     slab_destroy(&t.reasms)

@@ -12,7 +12,7 @@ from ustack_ext.tcp.congestion.ops cimport (
     CC_LOSS, CC_TX_START, CC_UNDONE, CWND_MAX, Acked, CcEvent, CcOps,
 )
 from ustack_ext.tcp.congestion.rate cimport pace_burst, rate_app_limited
-from ustack_ext.tcp.tcb cimport CA_LOSS, CA_RECOVERY, CC_WORDS, Cc, Tcb, Tcp, tcb_burst
+from ustack_ext.tcp.tcb cimport CA_LOSS, CA_RECOVERY, CC_WORDS, Rate, Tcb, Tcp, tcb_burst
 
 cdef enum:
     GAIN = 256
@@ -41,7 +41,7 @@ cdef inline Bbr *state_of(const Tcb *c) noexcept nogil:
 
 
 cdef const Bbr *bbr_state(const Tcb *c) noexcept nogil:
-    if c.tx.cc == NULL or not c.tx.cc.rated:
+    if c.tx.cc == NULL or not c.tx.cc.modelled:
         return NULL
     return state_of(c)
 
@@ -148,7 +148,7 @@ cdef void set_pacing_rate(Tcb *c, Bbr *b, uint64_t bw, uint32_t gain) noexcept n
 # ---- bandwidth and rounds ----
 
 cdef void update_bw(Tcb *c, Bbr *b) noexcept nogil:
-    cdef Cc *k = c.tx.cc
+    cdef Rate *k = &c.tx.rate
     cdef uint64_t bw
     b.round_start = False
     if k.sample.delivered == 0:
@@ -231,7 +231,7 @@ cdef void enter_startup(Bbr *b) noexcept nogil:
 
 
 cdef void check_full(const Tcb *c, Bbr *b) noexcept nogil:
-    if b.full or not b.round_start or c.tx.cc.sample.app_limited:
+    if b.full or not b.round_start or c.tx.rate.sample.app_limited:
         return
     if bandwidth(b) >= b.full_bw * 5 // 4:
         b.full_bw = bandwidth(b)
@@ -283,12 +283,12 @@ cdef void update_min_rtt(Tcp *t, Tcb *c, Bbr *b, const Acked *a) noexcept nogil:
             if c.tx.flight <= CWND_LEAST * <uint32_t>c.mss:
                 b.probe_rtt_done_at = t.core.now + <uint64_t>PROBE_RTT_MS * MS
                 b.probe_round_done = False
-                b.round_end = c.tx.cc.delivered
+                b.round_end = c.tx.rate.delivered
         else:
             b.probe_round_done = b.probe_round_done or b.round_start
             if b.probe_round_done:
                 check_probe_rtt_done(t, c, b)
-    if c.tx.cc.sample.delivered > 0:
+    if c.tx.rate.sample.delivered > 0:
         b.idle_restart = False
 
 
@@ -318,7 +318,7 @@ cdef bint conserve(Tcb *c, Bbr *b, const Acked *a) noexcept nogil:
         c.cwnd = max(c.cwnd - a.lost, <uint32_t>c.mss) if c.cwnd > a.lost else c.mss
     if now == CA_RECOVERY and before != CA_RECOVERY:
         b.conserving = True
-        b.round_end = c.tx.cc.delivered
+        b.round_end = c.tx.rate.delivered
         c.cwnd = c.tx.flight + a.bytes
     elif before >= CA_RECOVERY and now < CA_RECOVERY:
         c.cwnd = max(c.cwnd, b.prior_cwnd)
@@ -335,7 +335,7 @@ cdef void set_cwnd(Tcp *t, Tcb *c, Bbr *b, const Acked *a) noexcept nogil:
         want = quantized(c, b, min(bdp(t, c, b, bandwidth(b), b.cwnd_gain) + aggregation_cwnd(b), <uint32_t>CWND_MAX))
         if b.full:
             c.cwnd = min(c.cwnd + a.bytes, want)
-        elif c.cwnd < want or c.tx.cc.delivered < t.knobs.init_cwnd * <uint64_t>c.mss:
+        elif c.cwnd < want or c.tx.rate.delivered < t.knobs.init_cwnd * <uint64_t>c.mss:
             c.cwnd += a.bytes
         c.cwnd = min(max(c.cwnd, CWND_LEAST * <uint32_t>c.mss), <uint32_t>CWND_MAX)
     if b.mode == BBR_PROBE_RTT:
@@ -369,7 +369,7 @@ cdef uint32_t ssthresh(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
 
 cdef void event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil:
     cdef Bbr *b = state_of(c)
-    if what == CC_TX_START and c.tx.cc.app_limited:
+    if what == CC_TX_START and c.tx.rate.app_limited:
         b.idle_restart = True
         b.epoch_at = t.core.now
         b.epoch_acked = 0
@@ -389,7 +389,7 @@ cdef void event(Tcp *t, Tcb *c, CcEvent what) noexcept nogil:
 cdef void init(Tcp *t, Tcb *c) noexcept nogil:
     cdef Bbr *b = state_of(c)
     memset(b, 0, sizeof(uint64_t) * CC_WORDS)
-    c.tx.cc.rated = True
+    c.tx.cc.modelled = True
     b.min_rtt = c.min_rtt
     b.min_rtt_at = t.core.now
     b.epoch_at = t.core.now

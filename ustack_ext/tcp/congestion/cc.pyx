@@ -72,7 +72,7 @@ cdef uint64_t cc_pacing_rate(const Tcb *c) noexcept nogil:
     what there is to send, and never is the limit.
     """
     cdef uint64_t rate
-    if c.tx.cc != NULL and c.tx.cc.rated:
+    if c.tx.cc != NULL and c.tx.cc.modelled:
         return c.tx.cc.pacing_rate
     rate = <uint64_t>c.cwnd * 1000000 // max(c.srtt, <uint32_t>1)
     rate = rate * 2 if c.cwnd < c.ssthresh // 2 else rate * 6 // 5
@@ -80,7 +80,7 @@ cdef uint64_t cc_pacing_rate(const Tcb *c) noexcept nogil:
 
 
 cdef inline void set_pace(Tcb *c) noexcept nogil:
-    if not c.tx.cc.rated:
+    if not c.tx.cc.modelled:
         c.tx.cc.pacing_rate = cc_pacing_rate(c) if c.conf.max_pacing_rate else 0
 
 
@@ -89,14 +89,14 @@ cdef void cc_pace(Tcp *t, Tcb *c) noexcept nogil:
         cc_take(t, c)
     elif c.tx.cc != NULL:
         set_pace(c)
-        if c.conf.max_pacing_rate and c.tx.cc.rated:
+        if c.conf.max_pacing_rate and c.tx.cc.modelled:
             c.tx.cc.pacing_rate = min(c.tx.cc.pacing_rate, c.conf.max_pacing_rate)
 
 
 cdef uint64_t cc_stale_at(Tcp *t, const Tcb *c) noexcept nogil:
     cdef uint64_t rto = <uint64_t>rtt_rto_us(t, c) * US
     cdef uint32_t cwnd = c.cwnd, initial = t.knobs.init_cwnd * c.mss
-    if not t.knobs.slow_start_after_idle or c.tx.cc.rated:
+    if not t.knobs.slow_start_after_idle or c.tx.cc.modelled:
         return t.core.now + KEPT_NS
     while cwnd > initial:
         cwnd //= 2
@@ -120,7 +120,7 @@ cdef void cc_restart(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void cc_forget(Tcp *t, Tcb *c) noexcept nogil:
-    if c.tx.cc.rated:
+    if c.tx.cc.modelled:
         c.cwnd = min(c.cwnd, t.knobs.init_cwnd * c.mss)
     else:
         cc_restart(t, c)

@@ -34,7 +34,7 @@ cdef struct CcOps:
     void (*on_ack)(Tcp *t, Tcb *c, const Acked *a) noexcept nogil
     # The slow-start threshold after congestion was found, given the bytes in flight then.
     uint32_t (*ssthresh)(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil
-    # NULL, or: sets cwnd and the pacing rate on every ACK, in every state, from delivery-rate samples (c.tx.cc.sample).
+    # NULL, or: sets cwnd and the pacing rate on every ACK, in every state, from delivery-rate samples (tx.rate.sample).
     # Then neither on_ack nor proportional rate reduction is asked. Such an algorithm has its state from the first
     # transmission on.
     void (*model)(Tcp *t, Tcb *c, const Acked *a) noexcept nogil

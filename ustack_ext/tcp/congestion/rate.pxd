@@ -2,11 +2,11 @@
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.tcp.tcb cimport Seg, Tcb, Tcp
 
-# A record that carries a snapshot (Seg.rated) leaves; before it is counted as in flight.
+# A record leaves; before it is counted as in flight.
 cdef void rate_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil
-# ... was acknowledged or SACKed for the first time
+# ... was acknowledged or SACKed for the first time, as far as `end`
 cdef void rate_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end) noexcept nogil
-# An ACK is through, which newly delivered so many bytes: c.tx.cc.sample is its sample.
+# An ACK is through, which newly delivered so many bytes: c.tx.rate.sample is its sample.
 cdef void rate_make(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil
 # There is nothing to send though the window has room: what is delivered from here on is the application's rate.
 cdef void rate_app_limited(Tcb *c) noexcept nogil

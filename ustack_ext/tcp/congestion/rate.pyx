@@ -1,18 +1,17 @@
 """Delivery-rate samples (draft-cheng-iccrg-delivery-rate-estimation-02) and the pacer.
 
 Responsible for how fast a path delivered, one sample an ACK, and for when the next transmission may leave at a rate
-that somebody else chose. The snapshot that a sample begins with is taken when a record is sent, and lies behind it
-(RateSeg): only connections whose algorithm asks for samples have such records.
+that somebody else chose. What a sample begins with is noted in each record as it is sent, so TCP_INFO knows a rate
+whatever the algorithm is; the last one that says something of the path is in the connection's Tally.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from ustack_ext.tcp.seq cimport seq_gt
-from ustack_ext.tcp.tcb cimport Cc, RateSeg, Seg, Tcb, Tcp, tcb_burst
+from ustack_ext.tcp.tcb cimport SEG_APP_LIMITED, SEG_SYN, Cc, Rate, RateSample, Seg, Tcb, Tcp, tcb_burst
 
 cdef enum:
     US = 1000                      # ns
     NS = 1000000000
-    S_US = 1000000
     MS_US = 1000
     SLOW_RATE = 150000             # bytes/s: below it, a burst is one segment
     RTT_SHIFT = 9                  # as Linux's tcp_tso_rtt_log: half a burst more for each 512 us that are missing
@@ -21,60 +20,62 @@ cdef enum:
 
 # ---- samples (§3) ----
 
+cdef inline uint32_t us_since(uint64_t then, uint64_t now) noexcept nogil:
+    return <uint32_t>min((now - then) // US, <uint64_t>0xFFFFFFFF)
+
+
 cdef void rate_sent(Tcp *t, Tcb *c, Seg *s) noexcept nogil:
-    cdef Cc *k = c.tx.cc
-    cdef RateSeg *r = <RateSeg *>s
-    if k == NULL:
-        return
+    cdef Rate *k = &c.tx.rate
     if c.tx.flight == 0:                                     # the pipe restarts
         k.first_sent_at = t.core.now
         k.delivered_at = t.core.now
-    r.delivered = k.delivered
-    r.delivered_at = k.delivered_at
-    r.first_sent_at = k.first_sent_at
-    r.app_limited = k.app_limited != 0
+    s.delivered = <uint32_t>k.delivered
+    s.since_delivered = us_since(k.delivered_at, t.core.now)
+    s.since_first = us_since(k.first_sent_at, t.core.now)
+    if k.app_limited:
+        s.flags |= SEG_APP_LIMITED
+    else:
+        s.flags &= <unsigned char>~SEG_APP_LIMITED
 
 
 cdef void rate_delivered(Tcp *t, Tcb *c, const Seg *s, uint32_t end) noexcept nogil:
-    cdef Cc *k = c.tx.cc
-    cdef const RateSeg *r = <const RateSeg *>s
-    if k == NULL:
+    cdef Rate *k = &c.tx.rate
+    # the sample is of what was sent last; a SYN's would say nothing of a rate
+    if s.flags & SEG_SYN or (k.sample.prior_at != 0 and (s.xmit_ns < k.first_sent_at or (
+            s.xmit_ns == k.first_sent_at and not seq_gt(end, k.sample.end)))):
         return
-    # the sample is of what was sent last
-    if (k.sample.prior_at == 0 or s.xmit_ns > k.first_sent_at
-            or (s.xmit_ns == k.first_sent_at and seq_gt(end, k.sample.end))):
-        k.sample.prior_delivered = r.delivered
-        k.sample.prior_at = r.delivered_at
-        k.sample.app_limited = r.app_limited
-        k.sample.interval = (s.xmit_ns - r.first_sent_at) // US
-        k.sample.end = end
-        k.first_sent_at = s.xmit_ns
+    k.sample.prior_delivered = k.delivered - <uint32_t>(<uint32_t>k.delivered - s.delivered)
+    k.sample.prior_at = s.xmit_ns - s.since_delivered * <uint64_t>US
+    k.sample.app_limited = s.flags & SEG_APP_LIMITED != 0
+    k.sample.interval = s.since_first
+    k.sample.end = end
+    k.first_sent_at = s.xmit_ns
 
 
 cdef void rate_make(Tcp *t, Tcb *c, uint32_t delivered) noexcept nogil:
-    cdef Cc *k = c.tx.cc
-    cdef uint64_t rate
+    cdef Rate *k = &c.tx.rate
+    cdef RateSample *r = &k.sample
     k.delivered += delivered
     if k.app_limited and k.delivered > k.app_limited:
         k.app_limited = 0
     if delivered:
         k.delivered_at = t.core.now
-    k.sample.delivered = 0
-    # prior_delivered can be of an earlier Cc, where the algorithm was changed and changed back
-    if k.sample.prior_at == 0 or k.sample.prior_delivered > k.delivered:
+    r.delivered = 0
+    if r.prior_at == 0:
         return
-    k.sample.interval = max(k.sample.interval, (t.core.now - k.sample.prior_at) // US)
-    if k.sample.interval == 0 or k.sample.interval < c.min_rtt:            # shorter than a path is long: no sample
+    r.interval = max(r.interval, (t.core.now - r.prior_at) // US)
+    r.prior_at = 0
+    if r.interval == 0 or r.interval < c.min_rtt:            # shorter than a path is long: no sample
         return
-    k.sample.delivered = k.delivered - k.sample.prior_delivered
-    rate = k.sample.delivered * S_US // k.sample.interval
-    if not k.sample.app_limited or rate >= k.rate:
-        k.rate = rate
+    r.delivered = k.delivered - r.prior_delivered
+    if not r.app_limited or r.delivered * c.tally.rate_interval >= c.tally.rate_delivered * r.interval:
+        c.tally.rate_delivered = <uint32_t>min(r.delivered, <uint64_t>0xFFFFFFFF)
+        c.tally.rate_interval = <uint32_t>min(r.interval, <uint64_t>0xFFFFFFFF)
+        c.tally.rate_app_limited = r.app_limited
 
 
 cdef void rate_app_limited(Tcb *c) noexcept nogil:
-    cdef Cc *k = c.tx.cc
-    k.app_limited = max(k.delivered + c.tx.flight, <uint64_t>1)
+    c.tx.rate.app_limited = max(c.tx.rate.delivered + c.tx.flight, <uint64_t>1)
 
 
 # ---- the pacer ----

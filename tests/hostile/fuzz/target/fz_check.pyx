@@ -8,6 +8,8 @@ from ustack_ext.engine.engine cimport Engine, engine_next
 from ustack_ext.net.state cimport FragQueue, Neigh, Net, NUD_PERMANENT, PMTUS_MAX, Pmtu
 from ustack_ext.tcp.conn cimport aq_next
 from ustack_ext.tcp.output cimport window_limit
+from ustack_ext.tcp.scoreboard cimport board_next_lost
+from ustack_ext.tcp.sendindex cimport INDEX_OPEN, index_find, index_next
 from ustack_ext.tcp.tcb cimport (SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TCP_CLOSED, TCP_OFO_RANGES_MAX,
                                  TCP_SYN_RECV, TCP_SYN_SENT, TF_ACCEPTQ, TF_CONNECTED, TF_DEAD, TF_DIRTY, TF_FIN_SENT,
                                  TF_DSACK_PENDING, TF_ORPHAN, TF_SACK_OK, TIMER_NONE, ConfCell, Listener, Range, Seg, SynReq,
@@ -59,25 +61,29 @@ cdef bint in_sendq(const Tcb *c, const Seg *s) noexcept nogil:
     return b != NULL and s.block_off < b.len and at + s.block_off == s.seq
 
 
-cdef void check_records(World *w, const Tcb *c, Sums *z) noexcept nogil:
+cdef void check_records(World *w, Tcb *c, Sums *z) noexcept nogil:
     cdef Seg *s = c.tx.seg_head
     cdef Seg *before_it = NULL
-    cdef uint32_t flight = 0, lost = 0, sacked = 0, timed = 0, at = c.snd_una, n
-    cdef bint hint_passed = c.tx.retrans_hint == NULL
+    cdef Seg *first_lost = NULL
+    cdef Seg *first_open = NULL
+    cdef uint32_t flight = 0, lost = 0, sacked = 0, timed = 0, records = 0, at = c.snd_una, n
     while s != NULL:
         z.segs += 1
         n = s.end - s.seq
-        if s.seq != at or n == 0 or s.prev != before_it:
+        records += 1
+        if s.seq != at or n == 0:
             world_fail(w, b"records: gap, overlap or broken list")
             return
-        if s == c.tx.retrans_hint:
-            hint_passed = True
+        if c.tx.index != NULL and index_find(c, s.seq) != s:
+            world_fail(w, b"records: one is not in the index")
+        if first_open == NULL and not s.flags & SEG_SACKED:
+            first_open = s
         if s.flags & SEG_SACKED:
             sacked += n
         elif s.flags & SEG_LOST and not s.flags & SEG_RETRANS:
             lost += n
-            if not hint_passed:
-                world_fail(w, b"records: a lost one before the hint")
+            if first_lost == NULL:
+                first_lost = s
         else:
             flight += n
             timed += 1
@@ -86,8 +92,12 @@ cdef void check_records(World *w, const Tcb *c, Sums *z) noexcept nogil:
         at = s.end
         before_it = s
         s = s.next
-    if before_it != c.tx.seg_tail or at != c.snd_nxt:
-        world_fail(w, b"records: do not end at SND.NXT")
+    if before_it != c.tx.seg_tail or at != c.snd_nxt or records != c.tx.n_segs:
+        world_fail(w, b"records: do not end at SND.NXT, or are not counted")
+    if board_next_lost(c, c.tx.seg_head) != first_lost:
+        world_fail(w, b"records: another one is the first that is lost")
+    if c.tx.index != NULL and index_next(c, c.tx.seg_head, INDEX_OPEN) != first_open:
+        world_fail(w, b"records: another one is the first that is not SACKed")
     if flight != c.tx.flight or lost != c.tx.lost:
         world_fail(w, b"records: flight or lost is not their sum")
     if c.flags & TF_SACK_OK and sacked != c.tx.sacked:
