@@ -5,8 +5,8 @@
 Counts are exact and the same in every run, so they can be compared where times cannot. Prints Markdown tables; --docs
 puts them into docs/performance.md; --functions prints one phase of one load by function instead.
 
-What is done to payload is left out, for it goes by the byte: the C library's memcpy, and the sums over 64 bytes and
-more (wire/checksum's ustack_csum_*). They are told in a row of their own. The wire between the engines (its buffer, its
+What is done to payload is left out, for it goes by the byte: the C library's memcpy, and the sums over more than 160
+bytes (wire/checksum's ustack_csum_*). They are told in a row of their own. The wire between the engines (its buffer, its
 copy) is not counted at all.
 """
 

@@ -9,7 +9,9 @@ from ustack_ext.base.iov cimport Offload
 from ustack_ext.net.mib cimport (
     Ip6InDelivers, Ip6InOctets, Ip6InReceives, IpInDelivers, IpInOctets, IpInReceives,
 )
-from ustack_ext.net.state cimport (Net, Iface, IfAddr, Dst, RxPkt, TxPkt, IcmpError, NetVerdict, transmit_fn)
+from ustack_ext.net.state cimport (
+    Dst, IcmpError, IfAddr, Iface, Net, NetVerdict, RxPkt, TxPkt, dst_holds, transmit_fn,
+)
 
 cdef int net_init(Net *n, Core *core) noexcept nogil                       # 0 or -ENOMEM
 cdef void net_destroy(Net *n) noexcept nogil
@@ -42,9 +44,15 @@ cdef bint net_is_local(Net *n, const Addr *a) noexcept nogil
 cdef bint net_is_broadcast(Net *n, const Addr *a) noexcept nogil
 # Source address for `dst` (RFC 1122 §3.3.4.3), or -ENETUNREACH / -EADDRNOTAVAIL.
 cdef int net_source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil
-# Fills *d for packets from `src` to `dst` if it is stale. 0 or -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS (no neighbour
-# entry to be had).
-cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
+cdef int net_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
+
+
+cdef inline int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
+    """Fills *d for packets from `src` to `dst` if it is stale. 0 or -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS (no neighbour
+    entry to be had).
+    """
+    return 0 if dst_holds(n, d) else net_resolve_anew(n, d, src, dst)
+
 
 # What the route to `dst` carries as it is configured, whatever the path beyond it does: for what is told a peer.
 cdef uint32_t net_route_mtu(Net *n, const Dst *d, const Addr *dst) noexcept nogil

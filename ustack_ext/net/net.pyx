@@ -34,7 +34,7 @@ from ustack_ext.net.mib cimport NeighQueueDrops
 from ustack_ext.net.nat cimport nat_destroy, nat_forget_iface, nat_timer
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
                                    neigh_timer)
-from ustack_ext.net.output cimport output_packet, output_resolve
+from ustack_ext.net.output cimport output_packet, output_resolve_anew
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
 from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
@@ -227,8 +227,8 @@ cdef uint32_t net_route_mtu(Net *n, const Dst *d, const Addr *dst) noexcept nogi
 
 # --- packets ---
 
-cdef int net_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
-    return output_resolve(n, d, src, dst)
+cdef int net_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
+    return output_resolve_anew(n, d, src, dst)
 
 
 cdef int net_output(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos, bint df,

@@ -1,9 +1,17 @@
 # Out: where a packet goes, its headers, fragmentation, and the queue of an unresolved neighbour.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
-from ustack_ext.net.state cimport Dst, Net, TxPkt
+from ustack_ext.net.state cimport Dst, Net, TxPkt, dst_holds
 
-cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
+cdef int output_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
+
+
+cdef inline int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
+    """Fills in *d unless it is still valid. 0, -EINVAL, -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS; on failure *d is
+    stale."""
+    return 0 if dst_holds(n, d) else output_resolve_anew(n, d, src, dst)
+
+
 cdef int output_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t proto, uint8_t ttl, uint8_t tos,
                        bint df, TxPkt *t) noexcept nogil
 # A new identification, unpredictable from those to other hosts.

@@ -36,14 +36,10 @@ cdef inline uint32_t iface_mtu(const Iface *i, const Addr *dst) noexcept nogil:
     return i.six.mtu if i.six.mtu != 0 and not addr_is_v4(dst) else i.mtu
 
 
-cdef int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
-    """Fills in *d unless it is still valid. 0, -EINVAL, -ENETUNREACH, -EHOSTUNREACH, -ENOBUFS; on failure *d is
-    stale."""
+cdef int output_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
     cdef Route *r
     cdef Pmtu *path
     cdef const Addr *hop = dst
-    if d.generation == n.generation and d.iface != NULL:
-        return 0
     d.generation = 0
     d.iface = NULL
     d.neigh = NULL

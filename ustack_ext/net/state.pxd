@@ -248,6 +248,12 @@ cdef struct Dst:
     uint16_t mtu
     uint16_t flow              # IPv6: what the flow label is made of, 0: nothing was sent yet
 
+
+cdef inline bint dst_holds(const Net *n, const Dst *d) noexcept nogil:
+    """Whether what *d was resolved to is true still."""
+    return d.generation == n.generation and d.iface != NULL
+
+
 cdef struct Fragment:          # what reassembly needs to know of one
     uint32_t id
     uint32_t frag_off          # bytes

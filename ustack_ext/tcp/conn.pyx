@@ -157,9 +157,7 @@ cdef void tcb_insert(Tcp *t, Tcb *c, uint32_t hash) noexcept nogil:
     table_insert(&t.conns, &c.entry, hash)
 
 
-cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil:
-    if c.flags & TF_DIRTY:
-        return
+cdef void tcb_queue(Tcp *t, Tcb *c) noexcept nogil:
     c.flags |= TF_DIRTY
     c.dirty_next = NULL
     if t.dirty_tail == NULL:
@@ -167,18 +165,6 @@ cdef void tcb_dirty(Tcp *t, Tcb *c) noexcept nogil:
     else:
         t.dirty_tail.dirty_next = c
     t.dirty_tail = c
-
-
-cdef void tcb_set_timer(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t at = tcb_deadline(c, t.core.now)
-    if c.entry.armed and c.entry.deadline <= at:             # it looks again when it fires: deadlines mostly move away
-        return
-    if at != UINT64_MAX:
-        wheel_arm(&t.core.wheel, &c.entry, at)
-
-
-cdef void tcb_raise(Tcp *t, Tcb *c, int bits) noexcept nogil:
-    event_raise(&t.core.events, &c.source, <uint16_t>bits)
 
 
 cdef void tcb_free(Tcp *t, Tcb *c) noexcept nogil:

@@ -2,9 +2,8 @@
 # without SACK (6582), RTO (6298 §5, 5681 §3.1).
 from libc.stdint cimport uint32_t, uint64_t
 from ustack_ext.tcp.options cimport Options
-from ustack_ext.tcp.tcb cimport Seg, Tcb, Tcp
+from ustack_ext.tcp.tcb cimport TF_SACK_OK, Seg, Tcb, Tcp
 
-cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil                  # bytes believed in the network
 # An acceptable ACK: cumulative part up to `ack`, SACK blocks in o. `duplicate`: by RFC 5681 §2's definition. Updates
 # RTT, scoreboard, cwnd, timers.
 cdef void recovery_ack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, bint duplicate) noexcept nogil
@@ -22,3 +21,10 @@ cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil
 cdef void recovery_resize(Tcp *t, Tcb *c) noexcept nogil
 # restarts RTO or TLP from now, or stops it with nothing outstanding
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil
+
+
+cdef inline uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
+    """Bytes believed in the network: flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is an estimate then)."""
+    if c.flags & TF_SACK_OK:
+        return c.tx.flight
+    return c.tx.flight - min(c.tx.flight, c.tx.sacked)

@@ -39,12 +39,6 @@ cdef enum:
     TLP_NO_RTT_US = 1000000
     SSTHRESH_UNKNOWN = 0x7FFFFFFF  # also where the algorithm was changed from one that has none
 
-cdef uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
-    """flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is an estimate then)."""
-    if c.flags & TF_SACK_OK:
-        return c.tx.flight
-    return c.tx.flight - min(c.tx.flight, c.tx.sacked)
-
 
 # ---- the congestion states ----
 

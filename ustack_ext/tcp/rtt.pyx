@@ -1,14 +1,9 @@
 """Round-trip time and the retransmission time-out: RFC 6298 with Linux's constants (the 200 ms floor is on the variance
 term, 120 s ceiling).
 """
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 
-from ustack_ext.tcp.tcb cimport TCP_SYN_RECV, TCP_SYN_SENT, TF_RTT_SEEN, Tcb, Tcp
-
-cdef enum:
-    INITIAL_RTO_US = 1000000          # RFC 6298 (2.1)
-    AFTER_LOST_SYN_US = 3000000       # RFC 6298 (5.7)
-
+from ustack_ext.tcp.tcb cimport TF_RTT_SEEN, Tcb, Tcp
 
 cdef void rtt_init(Tcp *t, Tcb *c) noexcept nogil:
     c.min_rtt = <uint32_t>0xFFFFFFFF
@@ -27,14 +22,3 @@ cdef void rtt_sample(Tcp *t, Tcb *c, uint32_t us) noexcept nogil:
         c.rttvar = <uint32_t>(<int32_t>c.rttvar + ((err if err >= 0 else -err) - <int32_t>c.rttvar) // 4)
         c.srtt = <uint32_t>(<int32_t>c.srtt + err // 8)
         c.srtt = max(c.srtt, <uint32_t>1)
-
-
-cdef uint32_t rtt_rto_us(const Tcp *t, const Tcb *c) noexcept nogil:
-    if not c.flags & TF_RTT_SEEN:
-        return INITIAL_RTO_US if c.state == TCP_SYN_SENT or c.state == TCP_SYN_RECV else AFTER_LOST_SYN_US
-    return min(c.srtt + max(4 * c.rttvar, t.knobs.rto_min_us), t.knobs.rto_max_ms * 1000)
-
-
-cdef uint64_t rtt_rto_ns(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t us = <uint64_t>rtt_rto_us(t, c) << min(c.tx.backoff, 20)
-    return min(us, <uint64_t>t.knobs.rto_max_ms * 1000) * 1000

@@ -15,8 +15,7 @@ from ustack_ext.net.mib cimport TCPMemoryPressures
 from ustack_ext.net.state cimport TX_IOV_MAX, TxPkt, tx_payload
 from ustack_ext.tcp.sendindex cimport INDEX_FROM, index_add, index_drop_head
 from ustack_ext.tcp.tcb cimport (
-    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, SEG_SYN, TF_FIN_SENT, Seg, Tcb, Tcp, Tx,
-    tcp_ms,
+    CHRONO_NONE, CHRONO_RWND, CHRONO_SNDBUF, SEG_FIN, Seg, Tcb, Tcp, Tx, tcp_ms,
 )
 
 cdef enum:
@@ -27,11 +26,8 @@ cdef enum:
     SPARE_TXS = 64             # what request and response give back and take again by turns
 
 
-cdef bint tx_take(Tcp *t, Tcb *c) noexcept nogil:
-    cdef Tx *x
-    if c.tx != &t.no_tx:
-        return True
-    x = t.spare_txs
+cdef bint tx_take_one(Tcp *t, Tcb *c) noexcept nogil:
+    cdef Tx *x = t.spare_txs
     if x != NULL:
         t.spare_txs = <Tx *>x.sndq_head
         t.n_spare_txs -= 1
@@ -153,16 +149,7 @@ cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil:
     tx_give(t, c)
 
 
-cdef uint32_t sendq_unsent(const Tcb *c) noexcept nogil:
-    cdef uint32_t sent = c.snd_nxt - c.snd_una
-    if c.flags & TF_FIN_SENT:
-        sent -= 1
-    if c.tx.seg_head != NULL and c.tx.seg_head.flags & SEG_SYN:    # closed in SYN-RECEIVED
-        sent -= 1
-    return c.tx.sndq_bytes - sent
-
-
-cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
+cdef bint sendq_gather_pieces(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
     cdef uint32_t here
     while n > 0:
         if pkt.niov == TX_IOV_MAX:
@@ -176,7 +163,7 @@ cdef bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcep
     return True
 
 
-cdef void sendq_advance(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
+cdef void sendq_walk(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
     cdef uint32_t here
     while block[0] != NULL:
         here = block[0].len - off[0]

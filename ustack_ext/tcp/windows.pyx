@@ -14,13 +14,6 @@ cdef enum:
     SRTT_MOST = 1000000  # us; times FAST still fits
 
 
-cdef uint32_t window_limit(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint32_t limit = max(c.conf.rcvbuf, t.knobs.rmem_min) // 2 if c.conf.rcvbuf else c.rcv_ssthresh
-    if c.conf.rcvlowat:                                      # else what SO_RCVLOWAT waits for could never come
-        limit = max(limit, c.conf.rcvlowat + 2 * <uint32_t>c.rcv_mss)
-    return min(limit, c.conf.window_clamp) if c.conf.window_clamp else limit
-
-
 cdef void tune_sndbuf(Tcp *t, Tcb *c) noexcept nogil:
     """The send queue may hold three windows, unless SO_SNDBUF fixed it.
 

@@ -4,9 +4,56 @@ from libc.string cimport memcpy
 from ustack_ext.wire.addr cimport Addr, addr_bare_hi, addr_is_v4
 from ustack_ext.wire.bytes cimport USTACK_SWAP16, USTACK_SWAP32, USTACK_SWAP64
 
-# Adds `n` bytes at `p` (which sit at an even offset of the checksummed data) to `sum`. An odd last byte is padded with
-# zero.
-cdef uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil
+cdef extern from * nogil:
+    """
+    #include <stddef.h>
+    #include <stdint.h>
+    #include <string.h>
+    #define USTACK_CSUM_SHORT 160      /* bytes; with more, vectors are worth what they cost to set up */
+
+    /* Eight bytes a step with the carry added back (RFC 1071 §2 (B), (C)): a sum modulo 2**64 - 1, which 2**16 - 1
+       divides. What is returned is below 2**33, and so can be added to without care. */
+    static inline uint64_t ustack_csum_short(const uint8_t *p, size_t n, uint64_t sum) {
+        uint64_t word;
+        for (; n >= 8; n -= 8, p += 8) {
+            memcpy(&word, p, 8);
+            sum += word;
+            sum += sum < word;
+        }
+        word = 0;                      /* what is left over is padded with zero, on either byte order */
+        if (n & 4) {
+            uint32_t half;
+            memcpy(&half, p, 4);
+            word = half;
+            p += 4;
+        }
+        if (n & 2) {
+            uint16_t two;
+            memcpy(&two, p, 2);
+            word += two;
+            p += 2;
+        }
+        if (n & 1) {
+            uint16_t one = 0;
+            memcpy(&one, p, 1);
+            word += one;
+        }
+        sum += word;
+        sum += sum < word;
+        return (sum >> 32) + (uint32_t)sum;
+    }
+    """
+    const size_t USTACK_CSUM_SHORT
+    uint64_t ustack_csum_short(const uint8_t *p, size_t n, uint64_t sum) noexcept
+
+cdef uint64_t csum_long(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil
+
+
+cdef inline uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil:
+    """Adds `n` bytes at `p` (which sit at an even offset of the checksummed data) to `sum`. An odd last byte is padded
+    with zero.
+    """
+    return ustack_csum_short(p, n, sum) if n <= USTACK_CSUM_SHORT else csum_long(p, n, sum)
 
 
 cdef inline uint64_t csum_words(uint64_t value) noexcept nogil:

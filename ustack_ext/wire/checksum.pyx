@@ -3,8 +3,7 @@
 #
 # 32-bit words are added into 64-bit lanes, so carries need no care until the fold (RFC 1071 §2 (C): deferred carries),
 # and the loop has no order between its lanes, which is what lets the compiler use vector registers.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint64_t
 
 cdef extern from * nogil:
     """
@@ -42,32 +41,6 @@ cdef extern from * nogil:
     uint64_t USTACK_CSUM_BLOCKS(const uint8_t *p, size_t n) noexcept
 
 
-cdef uint64_t csum_partial(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil:
-    cdef size_t whole
-    cdef uint64_t two
-    cdef uint32_t word
-    cdef uint16_t half
-    if n >= 64:
-        whole = n & ~<size_t>7
-        sum += USTACK_CSUM_BLOCKS(p, whole)
-        p += whole
-        n -= whole
-    while n >= 8:
-        memcpy(&two, p, 8)
-        sum += <uint32_t>two
-        sum += two >> 32
-        p += 8
-        n -= 8
-    if n & 4:
-        memcpy(&word, p, 4)
-        sum += word
-        p += 4
-    if n & 2:
-        memcpy(&half, p, 2)
-        sum += half
-        p += 2
-    if n & 1:
-        half = 0
-        memcpy(&half, p, 1)      # the first byte of the word in memory: padded with zero on either byte order
-        sum += half
-    return sum
+cdef uint64_t csum_long(const uint8_t *p, size_t n, uint64_t sum) noexcept nogil:
+    cdef size_t whole = n & ~<size_t>7
+    return ustack_csum_short(p + whole, n - whole, sum + USTACK_CSUM_BLOCKS(p, whole))

@@ -105,13 +105,15 @@ cdef uint64_t cc_stale_at(Tcp *t, const Tcb *c) noexcept nogil:
 
 
 cdef void cc_restart(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint32_t idle, rto = rtt_rto_us(t, c) // US
-    cdef uint32_t least = min(c.cwnd, t.knobs.init_cwnd * c.mss)
-    if not c.last_send or TABLE[c.conf.cc].model != NULL or not t.knobs.slow_start_after_idle:
+    cdef uint32_t idle = tcp_ms(t.core) - c.last_send, rto, least
+    if not c.last_send or idle <= min(t.knobs.rto_min_us // US, t.knobs.rto_max_ms):         # no RTO is less
         return
-    idle = tcp_ms(t.core) - c.last_send
+    if TABLE[c.conf.cc].model != NULL or not t.knobs.slow_start_after_idle:
+        return
+    rto = rtt_rto_us(t, c) // US
     if idle <= rto:
         return
+    least = min(c.cwnd, t.knobs.init_cwnd * c.mss)
     c.ssthresh = max(c.ssthresh, c.cwnd // 4 * 3)
     while idle > rto and c.cwnd > least:
         idle -= rto

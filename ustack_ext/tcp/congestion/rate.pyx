@@ -7,7 +7,7 @@ whatever the algorithm is; the last one that says something of the path is in th
 from libc.stdint cimport uint32_t, uint64_t
 
 from ustack_ext.tcp.seq cimport seq_gt
-from ustack_ext.tcp.tcb cimport SEG_APP_LIMITED, SEG_SYN, Cc, Rate, RateSample, Seg, Tcb, Tcp, tcb_burst
+from ustack_ext.tcp.tcb cimport SEG_APP_LIMITED, SEG_SYN, Cc, Rate, RateSample, Seg, Tcb, Tcp
 
 cdef enum:
     US = 1000                      # ns
@@ -80,19 +80,17 @@ cdef void rate_app_limited(Tcb *c) noexcept nogil:
 
 # ---- the pacer ----
 
-cdef bint pace_holds(const Tcp *t, Tcb *c) noexcept nogil:
-    if c.tx.cc == NULL or c.tx.cc.pacing_rate == 0 or c.tx.cc.next_send <= t.core.now:
+cdef bint paced_holds(const Tcp *t, Tcb *c) noexcept nogil:
+    if c.tx.cc.next_send <= t.core.now:
         return False
     c.tx.pace_at = c.tx.cc.next_send
     return True
 
 
-cdef void pace_sent(const Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
+cdef void paced_sent(const Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     """As Linux: a transmission that is late may make up for it by half of its own time."""
     cdef Cc *k = c.tx.cc
     cdef uint64_t takes, late
-    if k == NULL or k.pacing_rate == 0:
-        return
     takes = <uint64_t>n * NS // k.pacing_rate
     late = t.core.now - k.next_send if k.next_send != 0 and t.core.now > k.next_send else 0
     k.next_send = max(k.next_send, t.core.now) + takes - min(takes // 2, late)
@@ -108,19 +106,8 @@ cdef uint32_t pace_burst(const Tcb *c, uint32_t most) noexcept nogil:
     return min(max(<uint32_t>n, least) * c.mss, most)
 
 
-cdef uint32_t burst_now(const Tcb *c) noexcept nogil:
-    """Bytes of one transmission: what leaves in about a millisecond at the present rate, two segments at least.
-
-    As Linux sizes its own (tcp_tso_autosize): on a slow path a record of what was sent stays small, so that its round
-    trip and its loss are those of a moment.
-    """
-    cdef uint32_t burst = tcb_burst(c)
-    cdef uint64_t rate
-    if c.tx.cc != NULL and c.tx.cc.pacing_rate != 0:
-        return pace_burst(c, burst)
-    if c.srtt <= MS_US:                                         # a millisecond holds more than a window
-        return burst
-    rate = <uint64_t>c.cwnd * (MS_US * 2) // c.srtt
+cdef uint32_t burst_of_window(const Tcb *c, uint32_t burst) noexcept nogil:
+    cdef uint64_t rate = <uint64_t>c.cwnd * (MS_US * 2) // c.srtt
     if rate >= burst:
         return burst
     return min(max(<uint32_t>rate // c.mss, <uint32_t>2) * c.mss, burst)
