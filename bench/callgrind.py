@@ -6,8 +6,8 @@ Counts are exact and the same in every run, so they can be compared where times 
 puts them into docs/performance.md; --functions prints one phase of one load by function instead.
 
 What is done to payload is left out, for it goes by the byte: the C library's memcpy, and the sums over more than 160
-bytes (wire/checksum's ustack_csum_*). They are told in a row of their own. The wire between the engines (its buffer, its
-copy) is not counted at all.
+bytes (wire/checksum's ustack_csum_*). They are told in a row of their own. The wire between the engines (its buffer,
+its copy) is not counted at all.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 and the interpreter.
 
 Responsible for refusing what could go wrong, and for running what cannot: jumps go forward and stay inside, so a
-program ends after at most as many steps as it has instructions; every load is held against the packet's length and ends the
-program with 0 where it is outside; scratch memory is written before it is read. Not for what the bytes mean.
+program ends after at most as many steps as it has instructions; every load is held against the packet's length and ends
+the program with 0 where it is outside; scratch memory is written before it is read. Not for what the bytes mean.
 
 Of Linux's ancillary loads there are those that a compiler emits (protocol, packet type, interface, hardware type, VLAN
 tag: none is ever outside the packet here) and, as zeros, mark, queue, hash and processor; the rest is refused.

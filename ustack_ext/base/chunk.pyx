@@ -124,8 +124,8 @@ cdef void chunk_give_slow(ChunkList *l, void *object) noexcept nogil:
     c.live -= 1
     if c.live > 0:
         return
-    if l.usable == c and c.next == NULL and l.spares < l.keep:      # what is taken and given back by turns moves no chunk
-        return
+    if l.usable == c and c.next == NULL and l.spares < l.keep:
+        return                                         # what is taken and given back by turns moves no chunk
     unlink(&l.usable, c)
     if l.spares >= l.keep:
         drop_chunk(l, c)

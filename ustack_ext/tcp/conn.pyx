@@ -6,7 +6,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 
 from ustack_ext.base.entry cimport ENTRY_BIND, ENTRY_TCB, ENTRY_TIMEWAIT, Entry
 from ustack_ext.base.event cimport (
-    EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source, event_forget, event_raise,
+    EV_CLOSED, EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, Source, event_forget,
 )
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.slab cimport slab_alloc, slab_free
@@ -14,14 +14,14 @@ from ustack_ext.base.table cimport (
     HashKey, siphash, table_bucket, table_buckets, table_first, table_hash, table_hash_short, table_insert,
 )
 from ustack_ext.base.table cimport table_next, table_remove
-from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
+from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.net cimport net_is_local
 from ustack_ext.tcp.conf cimport conf_unref
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
 from ustack_ext.tcp.sendqueue cimport sendq_clear
 from ustack_ext.tcp.tcb cimport (
     REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TF_ACCEPTQ, TF_ACK_DELAYED, TF_CONNECTED, TF_DEAD, TF_DIRTY,
-    TF_FASTOPEN, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tally, Tcb, Tcp, TimeWait, tcb_deadline,
+    TF_FASTOPEN, TF_FREE, TF_ORPHAN, Bind, Conn, Listener, Tally, Tcb, Tcp, TimeWait,
 )
 from ustack_ext.tcp.rtt cimport rtt_init
 from ustack_ext.wire.addr cimport (

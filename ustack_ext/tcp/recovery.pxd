@@ -24,7 +24,8 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil
 
 
 cdef inline uint32_t recovery_pipe(const Tcb *c) noexcept nogil:
-    """Bytes believed in the network: flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is an estimate then)."""
+    """Bytes believed in the network: flight, less what duplicate ACKs of a peer without SACK stand for (c.tx.sacked is
+    an estimate then)."""
     if c.flags & TF_SACK_OK:
         return c.tx.flight
     return c.tx.flight - min(c.tx.flight, c.tx.sacked)
