@@ -7,6 +7,7 @@ runs as it would without.
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Any
 
@@ -207,6 +208,7 @@ def test_push_and_the_end_of_the_batch_end_a_packet(peer: Peer) -> None:
 def test_only_what_differs_in_nothing_is_joined(peer: Peer, fields: dict[str, Any], taken: bool) -> None:
     """And in whatever way it differs, it is behind what came before it."""
     sock = peer.connect()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data, too, is where it stands
     peer.link.receive_many(segments(peer, 100, 200) + segments(peer, 300, start=200, **fields))
     assert merged(peer) == (2 if fields == {"tsval": 101} else 1)
     assert read(sock) == pattern(0, 300 if taken else 200)

@@ -97,4 +97,5 @@ def test_callgrind_output() -> None:
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="optional: valgrind")
 def test_instructions_are_counted_by_layer() -> None:
     costs = callgrind.layers(callgrind.run("ping", "measured_ping"))
-    assert min(costs[layer] for layer in callgrind.LAYERS) > 0
+    # What wire/ has is inline: on a load without large sums it is a part of those that use it.
+    assert min(costs[layer] for layer in callgrind.LAYERS if layer != "wire") > 0

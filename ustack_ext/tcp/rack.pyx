@@ -4,7 +4,7 @@ Responsible for the reordering window and for marking; RACK.xmit_ts, RACK.end_se
 scoreboard as data arrives. The records are in the order of their last transmission too, and what is marked leaves
 that order, so a look costs what it finds and one record more.
 """
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count
 from ustack_ext.net.mib cimport TCPLostRetransmit
@@ -28,13 +28,14 @@ cdef uint32_t reo_window(Tcb *c) noexcept nogil:
 
 
 cdef void rack_dsack(Tcp *t, Tcb *c, uint32_t ack) noexcept nogil:
-    """§6.2 step 4: once a round trip the window grows by a quarter of the shortest one."""
+    """§6.2 step 4: the window grows once a round trip in which something was sent again for nothing, to twice what it was:
+    a path that delays by a round trip has shown it after two such rounds, not after three (§6.2 leaves the measure open).
+    """
     if t.knobs.recovery & STATIC_WINDOW or (c.tx.reo_persist > 0 and not seq_geq(ack, c.tx.dsack_round)):
         return
     c.tx.dsack_round = c.snd_nxt
     c.tx.reo_persist = REO_PERSIST
-    if c.tx.reo_more < REO_MULT_MAX:
-        c.tx.reo_more += 1
+    c.tx.reo_more = <uint8_t>min(2 * c.tx.reo_more + 1, REO_MULT_MAX)
 
 
 cdef void rack_recovered(Tcb *c) noexcept nogil:

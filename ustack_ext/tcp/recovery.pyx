@@ -21,8 +21,8 @@ from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
 from ustack_ext.tcp.scoreboard cimport (
-    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_next_lost, board_resent, board_sack,
-    board_unlose, seg_size,
+    Delivery, board_ack, board_dsack, board_forget_sacks, board_lose, board_next_lost, board_reordered, board_resent,
+    board_sack, board_unlose, seg_size,
 )
 from ustack_ext.tcp.sendqueue cimport seg_sent_now, seg_split
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_lt
@@ -100,8 +100,14 @@ cdef void leave_recovery(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void nothing_was_lost(Tcp *t, Tcb *c, Mib why) noexcept nogil:
-    """RFC 4015 §3.2: the window is what it was, what is marked and not sent again is in flight after all."""
+    """RFC 4015 §3.2: the window is what it was, what is marked and not sent again is in flight after all.
+
+    After a fast retransmit, what was not lost was late: that is reordering, too, though RFC 8985 §6.2 step 3 sees only
+    what arrives before it is sent again, as nothing does on a path that delays by more than the reordering window.
+    """
     count(t.core, why)
+    if why != TCPLossUndo and c.flags & TF_SACK_OK:
+        board_reordered(t, c)
     board_unlose(c)
     c.tx.rack_xmit = 0                                       # what looked like a retransmission's arrival was none
     back_to_open(c)
@@ -471,6 +477,9 @@ cdef void recovery_reo_timer(Tcp *t, Tcb *c) noexcept nogil:
     if c.ca_state == CA_RECOVERY and not has_model(c):
         prr(c, 0, False, False)
     recovery_arm(t, c)
+    if c.tx.timer_what == TIMER_RTO and c.cwnd <= recovery_pipe(c) and c.tx.time_tail != NULL:
+        # Nothing goes out now: the time-out is of what went out last, or the silence were longer (RFC 6298 §5).
+        c.tx.rto_at = max(t.core.now, c.tx.time_tail.xmit_ns + rtt_rto_ns(t, c))
     if again != UINT64_MAX and again < c.tx.rto_at:
         c.tx.rto_at = again
         c.tx.timer_what = TIMER_REO

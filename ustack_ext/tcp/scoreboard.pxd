@@ -31,4 +31,6 @@ cdef void board_ack(Tcp *t, Tcb *c, uint32_t ack, Delivery *d) noexcept nogil
 cdef void board_sack(Tcp *t, Tcb *c, uint32_t ack, const Options *o, Delivery *d) noexcept nogil
 # whether the first block reports a duplicate, which is counted as evidence against a loss (tcp/undo)
 cdef bint board_dsack(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept nogil
+# RFC 8985 §6.2 step 3: an original arrived late, below the highest SACKed
+cdef void board_reordered(Tcp *t, Tcb *c) noexcept nogil
 cdef void board_forget_sacks(Tcb *c) noexcept nogil            # the receiver dropped what it had SACKed

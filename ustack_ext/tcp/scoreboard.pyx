@@ -20,7 +20,8 @@ from ustack_ext.tcp.sendindex cimport INDEX_LOST, INDEX_OPEN, index_changed, ind
 from ustack_ext.tcp.sendqueue cimport seg_free_head, seg_split, seg_timed_again, seg_untime, sendq_advance, sendq_drop
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
-    SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TF_REO_SEEN, TF_SACK_OK, Seg, Tcb, Tcp,
+    CA_LOSS, SEG_EVER_RETRANS, SEG_FIN, SEG_LOST, SEG_RETRANS, SEG_SACKED, SEG_SYN, TF_REO_SEEN, TF_SACK_OK, Seg, Tcb,
+    Tcp,
 )
 from ustack_ext.tcp.undo cimport undo_dsack
 
@@ -93,8 +94,7 @@ cdef void board_unlose(Tcb *c) noexcept nogil:
     seg_timed_again(c, chain)
 
 
-cdef void note_reordering(Tcp *t, Tcb *c) noexcept nogil:
-    """RFC 8985 §6.2 step 4: an original below the highest SACKed arrived late."""
+cdef void board_reordered(Tcp *t, Tcb *c) noexcept nogil:
     if not c.flags & TF_REO_SEEN:
         count(t.core, TCPSACKReorder)
     c.flags |= TF_REO_SEEN
@@ -105,7 +105,7 @@ cdef void mark_sacked(Tcp *t, Tcb *c, Seg *s, Delivery *d) noexcept nogil:
     note_delivered(t, c, s, s.end, d)
     if not s.flags & SEG_EVER_RETRANS:
         if seq_lt(s.seq, c.tx.high_sacked):
-            note_reordering(t, c)
+            board_reordered(t, c)
         if seq_leq(s.end, c.tx.recover):
             d.original = True
     uncount(c, s)
@@ -147,7 +147,7 @@ cdef void note_acked(Tcp *t, Tcb *c, Seg *s, uint32_t end, Delivery *d) noexcept
         if seq_leq(end, c.tx.recover):
             d.original = True
         if seq_lt(s.seq, c.tx.high_sacked) and c.flags & TF_SACK_OK and end == s.end:
-            note_reordering(t, c)
+            board_reordered(t, c)
     note_delivered(t, c, s, end, d)
 
 
@@ -268,6 +268,8 @@ cdef bint board_dsack(Tcp *t, Tcb *c, uint32_t ack, const Options *o) noexcept n
     c.tally.dsack_dups += 1
     if not undo_dsack(c, o.sack[0], o.sack[1]):
         count(t.core, TCPDSACKIgnoredOld if c.tx.prior_cwnd else TCPDSACKIgnoredNoUndo)
+    elif c.ca_state != CA_LOSS:                              # after a fast retransmit what was not lost was late
+        board_reordered(t, c)
     return True
 
 

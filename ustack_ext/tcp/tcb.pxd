@@ -11,6 +11,7 @@ from ustack_ext.base.limiter cimport Limiter
 from ustack_ext.base.slab cimport Slab
 from ustack_ext.base.table cimport HashKey, Table
 from ustack_ext.net.state cimport Dst, Net
+from ustack_ext.tcp.sample cimport Rate
 from ustack_ext.tcp.knobs cimport (
     FASTOPEN_ANY_LISTENER, FASTOPEN_CLIENT, FASTOPEN_CLIENT_NO_COOKIE, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE,
     TcpKnobs,
@@ -36,6 +37,7 @@ cdef enum:
     TCP_MAX_WSCALE = 14
     TCP_OFO_RANGES_MAX = 1024
     TCP_REORDERING = 3             # DupThresh
+    CC_WORDS = 20                  # of a congestion control algorithm's own state
 
 # What a socket may set before or during a connection. Never changed in place: sockets with the same settings share one
 # (tcp/conf).
@@ -221,25 +223,6 @@ cdef enum TcbFlags:
 
 cdef struct Listener
 cdef struct SynReq
-
-cdef enum:
-    CC_WORDS = 20                  # of an algorithm's own state
-
-cdef struct RateSample:            # of one ACK
-    uint64_t prior_at              # ns; 0: it delivered nothing that was sent with a snapshot
-    uint64_t prior_delivered
-    uint64_t interval              # us
-    uint64_t delivered             # bytes in that time; 0: no valid sample
-    uint32_t end                   # of the record that it is of
-    uint8_t app_limited
-
-cdef struct Rate:                  # the delivery-rate estimator
-    uint64_t delivered             # bytes
-    uint64_t delivered_at          # ns
-    uint64_t first_sent_at         # ns
-    uint64_t app_limited           # until so many are delivered; 0: not
-    RateSample sample
-
 # What congestion control knows of a connection's path (tcp/congestion/cc).
 cdef struct Cc:
     # the pacer

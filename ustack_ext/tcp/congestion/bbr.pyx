@@ -12,7 +12,8 @@ from ustack_ext.tcp.congestion.ops cimport (
     CC_LOSS, CC_TX_START, CC_UNDONE, CWND_MAX, Acked, CcEvent, CcOps,
 )
 from ustack_ext.tcp.congestion.rate cimport pace_burst, rate_app_limited
-from ustack_ext.tcp.tcb cimport CA_LOSS, CA_RECOVERY, CC_WORDS, Rate, Tcb, Tcp, tcb_burst
+from ustack_ext.tcp.sample cimport Rate
+from ustack_ext.tcp.tcb cimport CA_LOSS, CA_RECOVERY, CC_WORDS, Tcb, Tcp, tcb_burst
 
 cdef enum:
     GAIN = 256

@@ -7,7 +7,8 @@ whatever the algorithm is; the last one that says something of the path is in th
 from libc.stdint cimport uint32_t, uint64_t
 
 from ustack_ext.tcp.seq cimport seq_gt
-from ustack_ext.tcp.tcb cimport SEG_APP_LIMITED, SEG_SYN, Cc, Rate, RateSample, Seg, Tcb, Tcp
+from ustack_ext.tcp.sample cimport Rate, RateSample
+from ustack_ext.tcp.tcb cimport SEG_APP_LIMITED, SEG_SYN, Cc, Seg, Tcb, Tcp
 
 cdef enum:
     US = 1000                      # ns
