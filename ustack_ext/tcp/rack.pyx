@@ -28,8 +28,8 @@ cdef uint32_t reo_window(Tcb *c) noexcept nogil:
 
 
 cdef void rack_dsack(Tcp *t, Tcb *c, uint32_t ack) noexcept nogil:
-    """§6.2 step 4: the window grows once a round trip in which something was sent again for nothing, to twice what it was:
-    a path that delays by a round trip has shown it after two such rounds, not after three (§6.2 leaves the measure open).
+    """§6.2 step 4: the window doubles once a round trip in which something was sent again for nothing: a path that
+    delays by a round trip has shown it after two of them, not three (the RFC leaves the measure open).
     """
     if t.knobs.recovery & STATIC_WINDOW or (c.tx.reo_persist > 0 and not seq_geq(ack, c.tx.dsack_round)):
         return
