@@ -117,7 +117,7 @@ def test_without_privilege_serve_makes_a_namespace_and_says_how_to_enter(ns: Any
     assert done.stdout == b"from a namespace of its own\n", done.stderr
     listed = ustack(ns, "ss", "-tl")
     assert listed.wait(20) == 0, listed.output()
-    assert "0.0.0.0:8000" in listed.output()
+    assert "[::]:8000" in listed.output()  # for IPv4, too
     child.signal(signal.SIGINT)
     assert child.wait(10) == 130
 
@@ -163,7 +163,7 @@ def test_ss_shows_a_connection_and_what_waits_in_it(ns: Any, tmp_path: Path) -> 
         assert [fields[0], *fields[3:5]] == ["ESTAB", f"{STACK}:8000", f"{KERNEL}:{sock.getsockname()[1]}"]
     listening = ustack(ns, "ss", "-Htln")
     listening.finish(20)
-    assert listening.output().split()[:5] == ["LISTEN", "0", "1024", "0.0.0.0:8000", "0.0.0.0:*"]
+    assert listening.output().split()[:5] == ["LISTEN", "0", "1024", "[::]:8000", "[::]:*"]
 
 
 def test_nc_connects_with_half_close(ns: Any) -> None:

@@ -17,6 +17,8 @@ from tap_harness import process
 from tap_harness.netns import Namespace
 from tap_harness.tap import KernelTap
 
+pytestmark = pytest.mark.ipv4("IGMP, and IPv4's socket options")
+
 GROUP = "239.1.2.3"
 PORT = 7000
 ADD_SOURCE, DROP_SOURCE = 39, 40

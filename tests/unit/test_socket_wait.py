@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import ustack
 from tests.unit.socket_worlds import PATIENCE, WITH_THREADS, StackWorld, World, open_world
 
 MS = 10_000  # what a poll that should answer may take at most
@@ -419,3 +420,36 @@ def test_sockets_closed_while_others_use_them(stacks: StackWorld) -> None:
         right.close()
         for task in tasks:
             task.result()
+
+
+def test_closing_a_stack_waits_for_the_caller_who_polls() -> None:
+    """Or it would read from a link that is gone: seen by AddressSanitizer, which runs this file, too."""
+    for _ in range(30):
+        a, b = ustack.pipe()
+        here, there = ustack.Stack(), ustack.Stack()
+        here.attach(a, addresses=["10.9.0.1/24"])
+        there.attach(b, addresses=["10.9.0.2/24"])
+        waiting, sending = (stack.socket(socket.AF_INET, socket.SOCK_DGRAM) for stack in (here, there))
+        waiting.bind(("", 7))
+        sending.connect(("10.9.0.1", 7))
+
+        def listen(sock: Any = waiting) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock.recv(100)
+
+        def talk(sock: Any = sending) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock.send(b"x")
+
+        threads = [threading.Thread(target=target) for target in (listen, talk)]
+        for thread in threads:
+            thread.start()
+        del a, b
+        here.close(timeout=0)
+        there.close(timeout=0)
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+

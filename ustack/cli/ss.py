@@ -116,18 +116,18 @@ def _normal(record: dict[str, Any]) -> dict[str, Any]:
         **record,
         "netid": str(record.get("protocol", "tcp")).lower(),
         "state": _STATES.get(state, state),
-        "local": _endpoint(record.get("local")),
-        "peer": _endpoint(record.get("peer")),
+        "local": (local := _endpoint(record.get("local"))),
+        "peer": _endpoint(record.get("peer"), "[::]" if local[0].startswith("[") else "0.0.0.0"),
         "recv_q": int(record.get("recv_q") or 0),
         "send_q": int(record.get("send_q") or 0),
     }
 
 
-def _endpoint(address: Any) -> tuple[str, str]:
-    """(address, port) as text; what is not bound is 0.0.0.0 and *."""
+def _endpoint(address: Any, unbound: str = "0.0.0.0") -> tuple[str, str]:
+    """(address, port) as text; what is not bound is `unbound` and *."""
     if not address:
-        return "0.0.0.0", "*"
-    host, port = str(address[0]) or "0.0.0.0", address[1]
+        return unbound, "*"
+    host, port = str(address[0]) or unbound, address[1]
     return (f"[{host}]" if ":" in host else host), str(port) if port else "*"
 
 

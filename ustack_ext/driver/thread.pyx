@@ -407,15 +407,19 @@ cdef class ThreadDriver(Driver):
     # Control
 
     cdef void quiesce(self) noexcept:
-        if self.thread is None or threading.current_thread() is self.thread:
+        """Returns when nobody reads by what the links were: not the thread, not a caller in its place, who may still
+        be at it when the thread has gone.
+        """
+        if self.thread is None:
             return
-        self.outlast(&self.own)
+        if threading.current_thread() is not self.thread:
+            self.outlast(&self.own)
         self.outlast(&self.turn)
 
     cdef void outlast(self, Poller *p) noexcept:
         cdef unsigned int seen = p.rounds
         poller_rouse(p)
-        while p.busy and p.rounds == seen and self.thread.is_alive():
+        while p.busy and p.rounds == seen and (p == &self.turn or self.thread.is_alive()):
             time.sleep(0.0001)
             poller_rouse(p)
 
