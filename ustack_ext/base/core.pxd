@@ -15,7 +15,7 @@ cdef struct Core:
     Wheel wheel
     Rng rng
     EventList events
-    uint64_t counters[256]  # indexed by net/mib's names
+    uint64_t counters[384]  # MAX_COUNTERS; indexed by net/mib's names
 
 
 cdef inline void count(Core *c, int which) noexcept nogil:
