@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ustack_ext.base.buf cimport BUF_HEADROOM, Buf, buf_alloc
+from ustack_ext.base.chunk cimport huge_pages
 from ustack_ext.base.event cimport Source, event_pop
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.table cimport table_buckets
@@ -325,6 +326,8 @@ cdef class Crowd:
         w.count = count
         w.random = 88172645463325252
         w.clients = <Client *>calloc(count, sizeof(Client))
+        if w.clients != NULL:
+            huge_pages(w.clients, count * sizeof(Client))
         w.e = engine_new(seed, BUDGET, FIRST_NOW)
         if w.clients == NULL or w.e == NULL:
             raise MemoryError

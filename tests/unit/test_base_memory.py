@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -77,6 +79,35 @@ def test_slab_gives_memory_back_in_any_order_of_freeing() -> None:
         for handle in handles[::order]:
             slab.free(handle)
         assert slab.held <= CHUNK
+
+
+@pytest.mark.skipif(UNPOOLED, reason="optional: a sanitizer build keeps no chunks")
+@pytest.mark.parametrize("size", [64, 512, 5000])
+def test_many_objects_lie_on_few_huge_pages(size: int) -> None:
+    """All but the first MiB; what comes and goes in any order neither overlaps nor stays."""
+    rng = random.Random(7)
+    slab = ObjectSlab(size, 1_000_000)
+    handles = [slab.alloc() for _ in range((24 << 20) // slab.size)]
+    first = (1 << 20) // slab.size
+    pages = {handle >> 21 for handle in handles[first * 5 // 4 :]}
+    assert len(pages) <= 24 / 2 * 1.2 + 1
+    assert len(set(handles)) == len(handles)
+    for _ in range(3):
+        rng.shuffle(handles)
+        kept = handles[: rng.randrange(100)]
+        for number, handle in enumerate(kept):
+            slab.fill(handle, number)
+        for handle in handles[len(kept) :]:
+            slab.free(handle)
+        handles = kept + [slab.alloc() for _ in range((12 << 20) // slab.size)]
+        for handle in handles[len(kept) :]:
+            slab.fill(handle, 255)
+        assert [slab.read(handle) for handle in kept] == [bytes([number]) * slab.size for number in range(len(kept))]
+        assert len(set(handles)) == len(handles)
+    for handle in handles:
+        slab.free(handle)
+    assert slab.live == 0
+    assert slab.held <= CHUNK
 
 
 @pytest.mark.skipif(UNPOOLED, reason="optional: a sanitizer build keeps no chunks")

@@ -1,6 +1,7 @@
 # Equal-sized objects cut from big aligned chunks: what packet buffers (base/buf) and fixed-size objects (base/slab) are
 # made of. An object finds its chunk by masking its own address, so it carries no word for it. Limits and zeroing are
-# the caller's.
+# the caller's. The chunks of a long list are pieces of huge pages, so that who goes to any of a million objects doesn't
+# wait for the page tables, too.
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from * nogil:
@@ -22,13 +23,17 @@ cdef struct Chunk:         # private, like all of ChunkList but `object`
     uint32_t fresh         # objects never handed out yet: their pages stay untouched
     uint32_t live          # objects handed out
     uint32_t total
+    uint32_t huge          # it is a piece of a huge page ...
+    uint32_t pieces        # ... the first one: how many of the page are chunks in use, or spare
 
 cdef struct ChunkList:
     Chunk *usable          # chunks in use with free objects
     Chunk *full            # chunks without
     Chunk *spare           # wholly free ones, for the next rise of the load
+    Chunk *pieces          # of huge pages that are in use, those that are no chunks now
     uint32_t spares
     uint32_t keep          # spares at most
+    uint32_t chunks        # all
     uint64_t *held         # the owner's count of bytes held from malloc
     uint32_t chunk         # bytes a chunk: a power of two, also its alignment
     uint32_t object        # bytes an object
@@ -36,12 +41,15 @@ cdef struct ChunkList:
 cdef enum:
     CHUNK_HEADER = 64
     CHUNK_TAIL = 64        # left to malloc for its own header, so that one aligned chunk can follow the other
+    HUGE_PAGE = 1 << 21    # bytes; a larger chunk is never a piece
+    HUGE_FROM = 1 << 20    # bytes of chunks: the ones from here on
 
 # object: a multiple of 16; two at least fit beside header and tail. keep: wholly free chunks not given back to malloc.
 cdef void chunk_init(ChunkList *l, uint32_t object, uint32_t chunk, uint32_t keep, uint64_t *held) noexcept nogil
 cdef void chunk_free_all(ChunkList *l) noexcept nogil           # every chunk, whatever is still handed out
 cdef void *chunk_take_slow(ChunkList *l) noexcept nogil
 cdef void chunk_give_slow(ChunkList *l, void *object) noexcept nogil
+cdef void huge_pages(void *at, size_t n) noexcept nogil         # what of fresh memory is whole huge pages shall be some
 
 
 cdef inline void *chunk_take_quick(ChunkList *l) noexcept nogil:

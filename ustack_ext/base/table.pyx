@@ -8,6 +8,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from ustack_ext.base.chunk cimport huge_pages
 from ustack_ext.base.entry cimport Entry
 
 cdef enum:
@@ -124,6 +125,7 @@ cdef bint segment_add(Table *t, uint32_t first, uint32_t buckets) noexcept nogil
     cdef Entry **made = <Entry **>calloc(buckets, sizeof(Entry *))
     if made == NULL:
         return False
+    huge_pages(made, buckets * sizeof(Entry *))
     t.segments[segment_of(first)] = made - first
     return True
 

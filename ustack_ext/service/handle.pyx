@@ -84,6 +84,7 @@ cdef class ServiceCore:
                 else:
                     service_close(s)
             d.unlock()
+        d.hand_back()
         d.after()
 
     def __dealloc__(self):

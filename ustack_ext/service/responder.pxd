@@ -1,5 +1,6 @@
 # Services that are answered inside the data plane. Everything here is used with the engine's lock held.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from ustack_ext.base.buf cimport Owner
 from ustack_ext.driver.driver cimport Native
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.tcp.tcb cimport Listener
@@ -15,7 +16,7 @@ cdef enum:
     ANSWER_MAX = 65536             # bytes
     END_MAX = 64                   # bytes of a request's end
     REQUEST_MAX = 16384            # bytes of a request, its end included
-    PATTERN = 65536                # bytes after which chargen begins anew: what Source.mark counts to
+    PATTERN = 65536                # bytes after which chargen begins anew
 
 cdef struct ServiceCounters:
     uint64_t connections           # accepted
@@ -23,6 +24,10 @@ cdef struct ServiceCounters:
     uint64_t bytes_in              # taken from peers
     uint64_t bytes_out             # handed to TCP
     uint64_t oversized             # connections reset because a request would not end
+
+cdef struct Pattern:               # what chargen sends, for as long as a send queue points into it
+    Owner owner
+    uint8_t data[65536]            # PATTERN
 
 cdef struct Service:               # Source.user of its listener and its connections points here
     Native head
@@ -36,7 +41,8 @@ cdef struct Service:               # Source.user of its listener and its connect
     uint32_t end_length            # answer: 0: whatever has come is a request
     uint32_t answer_length
     uint8_t end[64]
-    uint8_t *answer                # chargen: the pattern
+    uint8_t *answer                # not chargen's
+    Pattern *pattern               # chargen's
     ServiceCounters counters
 
 # answer: bytes, or NULL for none; both are copied. NULL without memory.

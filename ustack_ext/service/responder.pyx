@@ -13,7 +13,7 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy
-from ustack_ext.base.buf cimport Buf
+from ustack_ext.base.buf cimport Buf, Owner, owner_unref
 from ustack_ext.base.entry cimport ENTRY_LISTENER, ENTRY_TCB, Entry
 from ustack_ext.base.event cimport Source
 from ustack_ext.base.iov cimport IoVec
@@ -22,7 +22,7 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.tcp.tcb cimport REUSE_ADDR, TF_DEAD, TF_FIN_RCVD, Bind, Tcb, Tcp, TcpConf
 from ustack_ext.tcp.tcp cimport (
     tcp_abort, tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default, tcp_consume, tcp_listen, tcp_send,
-    tcp_unbind,
+    tcp_send_owned, tcp_unbind,
 )
 from ustack_ext.wire.addr cimport Addr
 
@@ -45,9 +45,20 @@ cdef inline Tcb *tcb_of(Source *source) noexcept nogil:
 
 # -- a service
 
-cdef void fill_pattern(uint8_t *to) noexcept nogil:
-    """RFC 864: lines of the ring of printable characters, each beginning one further than the last."""
+cdef void pattern_done(Owner *o) noexcept:
+    free(o)
+
+
+cdef Pattern *pattern_new() noexcept nogil:
+    """RFC 864: lines of the ring of printable characters, each beginning one further than the last. NULL: no memory."""
     cdef uint32_t i, line, column
+    cdef Pattern *pattern = <Pattern *>calloc(1, sizeof(Pattern))
+    cdef uint8_t *to
+    if pattern == NULL:
+        return NULL
+    pattern.owner.refs = 1
+    pattern.owner.done = pattern_done
+    to = pattern.data
     for i in range(PATTERN):
         line = i // (LINE + 2)
         column = i % (LINE + 2)
@@ -55,6 +66,7 @@ cdef void fill_pattern(uint8_t *to) noexcept nogil:
             to[i] = <uint8_t>(FIRST + (line + column) % RING)
         else:
             to[i] = b"\r" if column == LINE else b"\n"
+    return pattern
 
 
 cdef Service *service_new(Engine *e, int kind, const uint8_t *answer, uint32_t answer_length, const uint8_t *end,
@@ -67,13 +79,14 @@ cdef Service *service_new(Engine *e, int kind, const uint8_t *answer, uint32_t a
     s.kind = <uint8_t>kind
     s.answer_length = min(answer_length, <uint32_t>ANSWER_MAX)
     s.end_length = min(end_length, <uint32_t>END_MAX)
-    s.answer = <uint8_t *>malloc(PATTERN if kind == SERVICE_CHARGEN else s.answer_length + 1)
-    if s.answer == NULL:
+    if kind == SERVICE_CHARGEN:
+        s.pattern = pattern_new()
+    else:
+        s.answer = <uint8_t *>malloc(s.answer_length + 1)
+    if s.pattern == NULL and s.answer == NULL:
         free(s)
         return NULL
-    if kind == SERVICE_CHARGEN:
-        fill_pattern(s.answer)
-    else:
+    if s.answer != NULL:
         memcpy(s.answer, answer, s.answer_length)
     memcpy(s.end, end, s.end_length)
     return s
@@ -98,6 +111,8 @@ cdef int service_listen(Service *s, const Addr *a, uint16_t port, uint32_t backl
 
 
 cdef void release(Service *s) noexcept nogil:
+    if s.pattern != NULL:          # what is still queued points into it
+        owner_unref(&s.engine.core.pool, &s.pattern.owner)
     free(s.answer)
     free(s)
 
@@ -164,7 +179,10 @@ cdef void cut(Service *s, Tcb *c) noexcept nogil:
 
 cdef long hand_over(Service *s, Tcb *c, const IoVec *iov, int niov) noexcept nogil:
     """Bytes TCP took, 0 for none now, -errno: the connection is over and was let go."""
-    cdef long n = tcp_send(&s.engine.tcp, c, iov, niov, False)
+    return handed_over(s, c, tcp_send(&s.engine.tcp, c, iov, niov, False))
+
+
+cdef long handed_over(Service *s, Tcb *c, long n) noexcept nogil:
     if n > 0:
         s.counters.bytes_out += n
         return n
@@ -262,25 +280,17 @@ cdef void discard(Service *s, Tcb *c) noexcept nogil:
 
 
 cdef void chargen(Service *s, Tcb *c) noexcept nogil:
-    cdef IoVec iov[VECTOR]
-    cdef long taken
-    cdef uint32_t at
-    cdef int i
+    """Nothing is copied: the send queue points to the pattern, which always ends where it begins anew."""
+    cdef IoVec iov
     if c.rcvq_bytes > 0:
         take(s, c, c.rcvq_bytes)
     if c.flags & TF_FIN_RCVD:
         let_go(s, c)
         return
-    while True:
-        at = c.source.mark                                   # bytes so far, modulo PATTERN
-        for i in range(VECTOR):
-            iov[i].base = s.answer + at
-            iov[i].len = PATTERN - at
-            at = 0
-        taken = hand_over(s, c, iov, VECTOR)
-        if taken <= 0:
-            return
-        c.source.mark += <uint16_t>taken
+    iov.base = s.pattern.data
+    iov.len = PATTERN
+    while handed_over(s, c, tcp_send_owned(&s.engine.tcp, c, &iov, &s.pattern.owner, False)) > 0:
+        pass
 
 
 # -- answer
