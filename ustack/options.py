@@ -175,6 +175,9 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
     if ipoptions.takes(sock, level, name):
         ipoptions.put(sock, level, name, value)
         return
+    if (level, name) in _MD5SIG and sock.type == socket.SOCK_STREAM:
+        _put_md5(sock, b"" if isinstance(value, int) else memoryview(value).tobytes(), _MD5SIG[level, name])
+        return
     which = _OPTIONS.get((level, name)) if _is_here(sock, level) else None
     if which == Opt.OPT_CONGESTION:
         value = _algorithm(_INT.pack(value) if isinstance(value, int) else memoryview(value).tobytes())
@@ -188,6 +191,32 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
         sock.getsockname()
         raise _error(errno.ENOPROTOOPT)
     sock._set_option(which, value)
+
+
+# TCP_MD5SIG and TCP_MD5SIG_EXT take a struct tcp_md5sig: a sockaddr_storage, flags (1: the prefix's length counts, 2:
+# the interface), prefix length, key length, interface, key. With the first of the two, flags and prefix mean nothing.
+_MD5SIG = {(socket.IPPROTO_TCP, 14): False, (socket.IPPROTO_TCP, 32): True}
+_MD5SIG_STRUCT = struct.Struct("=128sBBHi80s")
+_MD5SIG_PREFIX, _MD5SIG_IFINDEX = 1, 2
+
+
+def _put_md5(sock: Any, raw: bytes, extended: bool) -> None:
+    if len(raw) < _MD5SIG_STRUCT.size:
+        raise _error(errno.EINVAL)
+    address, flags, prefix, length, interface, key = _MD5SIG_STRUCT.unpack_from(raw)
+    family = int.from_bytes(address[:2], sys.byteorder)
+    if length > len(key) or (extended and flags & _MD5SIG_IFINDEX and interface) or family != sock.family:
+        raise _error(errno.EINVAL)
+    v4 = family == socket.AF_INET
+    number = int.from_bytes(address[4:8], "big") if v4 else int.from_bytes(address[8:24], "big")
+    v4 = v4 or number >> 32 == 0xFFFF
+    bits = 32 if v4 else 128
+    prefix = prefix if extended and flags & _MD5SIG_PREFIX else bits
+    if prefix > bits:
+        raise _error(errno.EINVAL)
+    number = 0xFFFF << 32 | number & 0xFFFFFFFF if v4 else number
+    keep = 128 - bits + prefix
+    sock._set_md5(number >> (128 - keep) << (128 - keep), keep, key[:length])
 
 
 # ioctl(2) by Linux's numbers: FIONREAD is SIOCINQ, TIOCOUTQ is SIOCOUTQ.

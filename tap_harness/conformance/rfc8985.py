@@ -217,7 +217,7 @@ def cubic_growth(p: Probe) -> None:
     p.require(count > 0, "no data")
 
 
-@C.check("§4.3", "with a small window it grows no slower than Reno with the same reduction would", MUST)
+@C.check("§4.3", "with a small window it grows no slower than Reno with the same reduction would", SHOULD)
 def cubic_friendly(p: Probe) -> None:
     _algorithm(p)
     conn, base, count = busy(p, SACK_OK)
@@ -234,7 +234,7 @@ def cubic_friendly(p: Probe) -> None:
     p.require(count > 0, "no data")
 
 
-@C.check("§4.2", "time in which nothing is sent does not make the window larger", SHOULD)
+@C.check("§4.2", "time in which nothing is sent does not make the window larger", MUST)
 def cubic_idle(p: Probe) -> None:
     _algorithm(p)
     conn, base = under_way(p, 8)
@@ -263,7 +263,7 @@ def _run(p: Probe, conn: Conn, top: int, rounds: int) -> None:
         conn.flow.inject("A", ack=top, win=60000)
 
 
-@C.check("§4.8", "a timeout sets ssthresh by the same factor, and slow start follows", MUST)
+@C.check("§4.8", "a timeout sets ssthresh by the same factor, and slow start follows", SHOULD)
 def cubic_timeout(p: Probe) -> None:
     _algorithm(p)
     conn, base = under_way(p, 8)

@@ -1,4 +1,4 @@
-"""What a story is made of: a state to begin in, and steps, each a segment of the peer or a call of the application."""
+"""What a story is made of: a state to begin in, and steps: segments of the peer, calls of the application, time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,17 @@ class Call:
         return f"{self.name}({self.size or ''})"
 
 
-Step = Segment | Call
+@dataclass(frozen=True)
+class Wait:
+    """Time in which neither peer nor application does anything."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"wait {self.seconds} s"
+
+
+Step = Segment | Call | Wait
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scapy.layers.inet import TCP
 
-from tap_harness.differential.story import Segment, Step, Story
+from tap_harness.differential.story import Segment, Step, Story, Wait
 from tap_harness.lab import Lab, Situation
 from tap_harness.packets import payload
 from tap_harness.segment import MODULUS, seq_diff
@@ -77,12 +77,12 @@ class _Telling:
         self._opened = state != "LISTEN"  # a SYN has been seen: what comes again is passed over
 
     def step(self, step: Step) -> Seen:
+        result = ""
         if isinstance(step, Segment):
             self._inject(step)
-            result = ""
-        else:
+        elif not isinstance(step, Wait):
             result = self._call(step.name, step.size)
-        sent, fin, others = self._listen()
+        sent, fin, others = self._listen(step.seconds if isinstance(step, Wait) else 0.0)
         answer = self._question()
         return Seen(sent, fin, others, answer, result)
 
@@ -117,12 +117,13 @@ class _Telling:
             return f"{type(error).__name__} {error.errno}"
         return name
 
-    def _listen(self) -> tuple[tuple[int, bytes] | None, int | None, tuple[tuple[str, int], ...]]:
-        """What came that is new."""
+    def _listen(self, seconds: float) -> tuple[tuple[int, bytes] | None, int | None, tuple[tuple[str, int], ...]]:
+        """What comes within the time that is new."""
         flow, start, data = self._flow, self._top, bytearray()
+        until = self._lab.carrier.now() + seconds
         fin: int | None = None
         others: list[tuple[str, int]] = []
-        while (packet := flow.next(0)) is not None:
+        while (packet := flow.next(max(0.0, until - self._lab.carrier.now()))) is not None:
             tcp, flags, body = packet[TCP], str(packet[TCP].flags), payload(packet)
             if "S" in flags:
                 flow.irs = tcp.seq

@@ -166,6 +166,24 @@ def test_challenges_are_limited_per_connection(lab: Lab) -> None:
     own.flow.expect("A")
 
 
+@pytest.mark.rfc("5961", "7")
+def test_challenges_of_all_connections_are_limited(lab: Lab) -> None:
+    """In every second by another number, between half of the knob and one and a half times it (CVE-2016-5696)."""
+    lab.stack.sysctl["net.ipv4.tcp_challenge_ack_limit"] = 100
+    lab.stack.sysctl["net.ipv4.tcp_invalid_ratelimit"] = 0
+    flows = [lab.established().flow, lab.established().flow]
+    sent = []
+    for _ in range(8):
+        lab.carrier.advance(1.0)
+        before = lab.stack.counters()["TCPChallengeACK"]
+        for flow in flows:
+            lab.carrier.send_many([lab.path(flow).frame(flow.snd + 1 + k, 0, RST) for k in range(200)])
+        lab.carrier.drain()
+        sent.append(lab.stack.counters()["TCPChallengeACK"] - before)
+    assert all(50 <= number < 150 for number in sent), sent
+    assert len(set(sent)) > 4, sent
+
+
 # -- timestamps
 
 

@@ -145,6 +145,29 @@ def test_half_closed_crowd(lab: Lab, first: str) -> None:
     health.check()
 
 
+def test_the_oldest_time_wait_gives_way(lab: Lab) -> None:
+    """net.ipv4.tcp_max_tw_buckets is the most there are; who closes then loses nothing but the oldest one."""
+    lab.stack.sysctl["net.ipv4.tcp_max_tw_buckets"] = 3
+    before = lab.stack.counters()["TCPTimeWaitOverflow"]
+    closed = [lab.reach("TIME-WAIT") for _ in range(5)]
+    assert lab.stack.live()["timewaits"] == 3
+    assert lab.stack.counters()["TCPTimeWaitOverflow"] - before == 2
+    assert [lab.state_of(one.flow) for one in closed] == ["CLOSED"] * 2 + ["TIME-WAIT"] * 3
+
+
+def test_orphans_have_a_limit(lab: Lab) -> None:
+    """net.ipv4.tcp_max_orphans: who closes beyond it ends his connection at once, with a reset."""
+    lab.stack.sysctl["net.ipv4.tcp_max_orphans"] = 2
+    before = lab.stack.counters()["TCPAbortOnMemory"]
+    held = [lab.established() for _ in range(5)]
+    for one in held:
+        one.sock.close()
+        lab.carrier.pump()
+    for number, one in enumerate(held):
+        one.flow.expect("FA" if number < 2 else "RA")
+    assert lab.stack.counters()["TCPAbortOnMemory"] - before == 3
+
+
 @pytest.mark.slow
 def test_time_wait_crowd(lab: Lab) -> None:
     """Thousands of TIME-WAITs are small and end after their time."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tap_harness.differential import RULES, Call, Segment, Story, tell, verdict
+from tap_harness.differential import RULES, Call, Segment, Story, Wait, tell, verdict
 from tap_harness.lab import STATES, Lab
 from tap_harness.linux_carrier import LinuxCarrier
 
@@ -37,10 +37,12 @@ calls = st.one_of(
     st.builds(Call, st.just("send"), st.sampled_from([1, 100, 3000])),
     st.builds(Call, st.sampled_from(["recv", "recv", "shutdown", "close"])),
 )
+# Long enough for a delayed acknowledgement and a tail loss probe, too short for a retransmission timeout.
+waits = st.builds(Wait, st.just(0.05))
 stories = st.builds(
     Story,
     st.sampled_from(["ESTABLISHED", *STATES]),
-    st.lists(st.one_of(ordinary, ordinary, calls, odd), min_size=1, max_size=10).map(tuple),
+    st.lists(st.one_of(ordinary, ordinary, calls, odd, waits), min_size=1, max_size=10).map(tuple),
 )
 
 

@@ -13,6 +13,7 @@ from ustack_ext.base.buf cimport bufq_clear, bufq_pop, bufq_push, pool_destroy, 
 from ustack_ext.base.entry cimport Entry
 from ustack_ext.base.event cimport EventList, Source, event_forget, event_pop, event_raise
 from ustack_ext.base.limiter cimport Limiter, limiter_init, limiter_take
+from ustack_ext.base.md5 cimport Md5, md5_final, md5_init, md5_update
 from ustack_ext.base.rng cimport Rng, rng_below, rng_init, rng_key, rng_u64
 from ustack_ext.base.slab cimport Slab, slab_alloc, slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport HashKey, Table, siphash, table_bucket, table_buckets, table_destroy, table_first
@@ -356,6 +357,18 @@ cdef class Events:
 def class_cap(int cls):
     """Bytes of data a buffer of class `cls` (0 to 2) holds."""
     return buf_class_cap(cls)
+
+
+def md5(pieces):
+    """The digest of some bytes objects, one after the other."""
+    cdef Md5 m
+    cdef uint8_t digest[16]
+    cdef bytes piece
+    md5_init(&m)
+    for piece in pieces:
+        md5_update(&m, <const char *>piece, len(piece))
+    md5_final(&m, digest)
+    return digest[:16]
 
 
 def siphash24(bytes key, bytes data):

@@ -184,6 +184,9 @@ cdef enum Mib:
     TCPFastOpenListenOverflow
     TCPFastOpenCookieReqd
     TCPFastOpenBlackhole
+    TCPMD5NotFound
+    TCPMD5Unexpected
+    TCPMD5Failure
     # frames and packets dropped, by reason
     DropNoBuffer
     DropEthTruncated

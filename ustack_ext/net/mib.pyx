@@ -50,6 +50,7 @@ cdef extern from *:
     "SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed", "TCPReqQFullDoCookies", "TCPDeferAcceptDrop",
     "TCPFastOpenActive", "TCPFastOpenActiveFail", "TCPFastOpenPassive", "TCPFastOpenPassiveFail",
     "TCPFastOpenListenOverflow", "TCPFastOpenCookieReqd", "TCPFastOpenBlackhole",
+    "TCPMD5NotFound", "TCPMD5Unexpected", "TCPMD5Failure",
     /* frames and packets dropped, by reason */
     "DropNoBuffer", "DropEthTruncated", "DropEthType", "DropEthNotOurs", "DropEthSource", "DropArpMalformed",
     "DropArpNotOurs", "DropIpTruncated", "DropIpVersion", "DropIpHeader", "DropIpChecksum", "DropIpOptions",

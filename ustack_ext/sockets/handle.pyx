@@ -16,16 +16,16 @@ import socket as _socket
 from cython cimport no_gc_clear
 from libc.errno cimport EAFNOSUPPORT, EAGAIN, EBADF, ECONNABORTED, EINVAL, EPROTONOSUPPORT, ESOCKTNOSUPPORT
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from ustack_ext.base.event cimport EV_CLOSED, EV_WRITABLE
 from ustack_ext.driver.driver cimport Driver, Waiter, waiter_get, waiter_put
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.sockets.address cimport format_address
+from ustack_ext.sockets.address cimport addr_from_int, format_address
 from ustack_ext.sockets.datagram cimport datagram_attempt, datagram_names, datagram_open, datagram_release
 from ustack_ext.sockets.interest cimport interests_drop
 from ustack_ext.sockets.linkaddr cimport link_name
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT
-from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, option_get, option_set
+from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, option_get, option_md5, option_set
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
@@ -37,7 +37,7 @@ from ustack_ext.sockets.stream cimport (
     stream_attempt, stream_begin_linger, stream_forget, stream_names, stream_open, stream_release,
 )
 from ustack_ext.sockets.wait cimport sock_sync, waiter_link, waiter_unlink, waiters_fire
-from ustack_ext.tcp.tcb cimport Listener, Tcb
+from ustack_ext.tcp.tcb cimport Listener, Md5Key, Tcb
 from ustack_ext.udp.udp cimport UdpSock
 from ustack_ext.wire.addr cimport Addr
 
@@ -434,6 +434,24 @@ cdef class SocketHandle:
                 rc = closed_error(&self.state)
             else:
                 rc = option_set(d.engine, &self.state, which, value)
+            d.unlock()
+        d.after()
+        check(rc)
+
+    def _set_md5(self, address, int prefix, bytes key):
+        """TCP_MD5SIG. address: an int of 128 bits, zeros beyond the prefix's; key: at most 80 bytes. Raises OSError."""
+        cdef Driver d = self._usable()
+        cdef Md5Key k
+        cdef int rc
+        if len(key) > <int>sizeof(k.key):
+            raise error(EINVAL)
+        k.addr = addr_from_int(address)
+        k.prefix = <uint8_t>prefix
+        k.len = <uint8_t>len(key)
+        memcpy(k.key, <const char *>key, len(key))
+        with nogil:
+            d.lock()
+            rc = closed_error(&self.state) if self.state.closed != OPEN else option_md5(d.engine, &self.state, &k)
             d.unlock()
         d.after()
         check(rc)

@@ -1,6 +1,7 @@
 # Socket options, by the stack's own numbers (the platform's are ustack/options.py's business).
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.state cimport SockState
+from ustack_ext.tcp.tcb cimport Md5Key
 
 cpdef enum Opt:
     OPT_ERROR
@@ -49,4 +50,6 @@ cpdef enum Opt:
     OPT_ATMARK                 # the next byte to be read is urgent (SIOCATMARK)
 
 cdef long long option_get(Engine *e, SockState *s, int which) noexcept nogil               # the value, or -errno
+# TCP_MD5SIG: a key, or with key.len 0 none any more, for some peers. 0 or -errno.
+cdef int option_md5(Engine *e, SockState *s, const Md5Key *key) noexcept nogil
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil    # 0 or -errno

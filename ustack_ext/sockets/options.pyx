@@ -15,9 +15,11 @@ from ustack_ext.sockets.state cimport (
 from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
 from ustack_ext.tcp.congestion.cc cimport cc_name
 from ustack_ext.tcp.ecn cimport ECN_MASK
+from ustack_ext.tcp.md5 cimport md5_change, md5_drop
 from ustack_ext.tcp.output cimport ts_now
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Tcb, TcpConf, tcb_notsent,
+    FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Md5Key, Tcb, TcpConf,
+    tcb_notsent,
 )
 from ustack_ext.tcp.tcp cimport tcp_at_mark, tcp_inq, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport (
@@ -401,6 +403,20 @@ cdef int v6only_set(SockState *s, bint on) noexcept nogil:
     if s.kind == SK_UDP and u.entry.kind == ENTRY_UDP:
         udp_set_family(u, UDP_IPV6 if on else UDP_BOTH)
     return 0
+
+
+cdef int option_md5(Engine *e, SockState *s, const Md5Key *key) noexcept nogil:
+    cdef const TcpConf *now = stream_conf(s) if s.kind != SK_UDP else NULL
+    cdef TcpConf conf
+    cdef int rc
+    if now == NULL:
+        return -ENOPROTOOPT if s.kind == SK_UDP else -EINVAL
+    conf = now[0]
+    rc = md5_change(now.md5, key, &conf.md5)
+    if rc == 0:
+        rc = stream_set_conf(e, s, &conf)
+        md5_drop(conf.md5)                       # whoever keeps it has a hold of its own
+    return rc
 
 
 cdef int option_set(Engine *e, SockState *s, int which, long long value) noexcept nogil:

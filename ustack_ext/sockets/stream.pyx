@@ -20,6 +20,7 @@ from ustack_ext.sockets.state cimport (
 )
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.tcp.fastopen cimport fastopen_may_send
+from ustack_ext.tcp.md5 cimport md5_drop, md5_hold
 from ustack_ext.tcp.tcb cimport (
     FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_FIN_WAIT2, TCP_SYN_SENT, TCP_TIME_WAIT, TF_FIN_RCVD,
     TF_RD_SHUT, FastopenPeer, Listener, Tcb, TcpConf, tcb_connecting,
@@ -56,6 +57,8 @@ cdef int stream_set_conf(Engine *e, SockState *s, const TcpConf *conf) noexcept 
         return tcp_set_conf(&e.tcp, <Tcb *>s.obj, conf)
     if s.kind == SK_LISTENER:
         return tcp_set_listener_conf(&e.tcp, <Listener *>s.obj, conf)
+    md5_hold(conf.md5)
+    md5_drop((<Draft *>s.obj).conf.md5)
     (<Draft *>s.obj).conf = conf[0]
     return 0
 
@@ -65,14 +68,20 @@ cdef Draft *draft_again(SockState *s) noexcept nogil:
     cdef Draft *d = <Draft *>malloc(sizeof(Draft))
     if d != NULL:
         d.conf = stream_conf(s)[0]
+        md5_hold(d.conf.md5)
         d.bind = NULL
         d.deferred = 0
     return d
 
 
+cdef void draft_free(Draft *d) noexcept nogil:
+    md5_drop(d.conf.md5)
+    free(d)
+
+
 cdef void stream_forget(SockState *s) noexcept nogil:
-    if s.kind == SK_NONE:
-        free(s.obj)
+    if s.kind == SK_NONE and s.obj != NULL:
+        draft_free(<Draft *>s.obj)
         s.obj = NULL
 
 
@@ -156,7 +165,7 @@ cdef int open_draft(Engine *e, SockState *s, const Addr *to, uint16_t port, cons
     rc = tcp_connect(&e.tcp, d.bind, to, port, &d.conf, s, iov, niov, taken, &c)
     if rc != 0 and rc != -EINPROGRESS:
         return rc
-    free(d)
+    draft_free(d)
     s.obj = c
     s.kind = SK_TCB
     s.connect = SS_CONNECTING
@@ -279,7 +288,7 @@ cdef int stream_listen(Engine *e, SockState *s, int backlog) noexcept nogil:
         rc = tcp_listen(&e.tcp, d.bind, queue, &d.conf, s, &l)
     if rc != 0:
         return rc
-    free(d)
+    draft_free(d)
     s.obj = l
     s.kind = SK_LISTENER
     s.connect = SS_UNCONNECTED
@@ -331,7 +340,7 @@ cdef void stream_release(Engine *e, SockState *s, bint abort) noexcept nogil:
     elif s.obj != NULL:
         if (<Draft *>s.obj).bind != NULL:
             tcp_unbind(&e.tcp, (<Draft *>s.obj).bind)
-        free(s.obj)
+        draft_free(<Draft *>s.obj)
     s.obj = NULL
     s.kind = SK_NONE
     waiters_fire(s, EV_CLOSED)

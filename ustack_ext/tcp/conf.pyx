@@ -9,7 +9,9 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
 from ustack_ext.base.slab cimport slab_alloc, slab_free
+from ustack_ext.tcp.md5 cimport md5_drop, md5_hold, md5_only
 from ustack_ext.tcp.tcb cimport ConfCell, Tcp, TcpConf
+from ustack_ext.wire.addr cimport Addr
 
 cdef enum:
     RECENT = 8                     # as Tcp.recent_confs
@@ -33,6 +35,7 @@ cdef const TcpConf *conf_share(Tcp *t, const TcpConf *value) noexcept nogil:
         return NULL
     cell.conf = value[0]
     cell.refs = 1
+    md5_hold(cell.conf.md5)
     note_recent(t, &cell.conf)
     return &cell.conf
 
@@ -56,6 +59,22 @@ cdef int conf_set(Tcp *t, const TcpConf **slot, const TcpConf *value) noexcept n
     return 0
 
 
+cdef const TcpConf *conf_of_child(Tcp *t, const TcpConf *conf, const Addr *peer) noexcept nogil:
+    """A reference for a connection that a listener with these settings takes: of its keys the peer's alone, as Linux,
+    so that a segment's sender is not compared with all of them.
+    """
+    cdef TcpConf value
+    cdef const TcpConf *made
+    if conf.md5 == NULL or conf.md5.count == 1:
+        return conf_ref(conf)
+    value = conf[0]
+    if not md5_only(conf.md5, peer, &value.md5):
+        return conf_ref(conf)
+    made = conf_share(t, &value)
+    md5_drop(value.md5)
+    return made if made != NULL else conf_ref(conf)
+
+
 cdef const TcpConf *conf_ref(const TcpConf *conf) noexcept nogil:
     (<ConfCell *>conf).refs += 1
     return conf
@@ -72,4 +91,5 @@ cdef void conf_unref(Tcp *t, const TcpConf *conf) noexcept nogil:
     for i in range(RECENT):
         if t.recent_confs[i] == conf:
             t.recent_confs[i] = NULL
+    md5_drop(cell.conf.md5)
     slab_free(&t.confs, cell)

@@ -2,7 +2,7 @@
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
 from ustack_ext.base.event cimport EV_WRITABLE
-from ustack_ext.tcp.conf cimport conf_ref
+from ustack_ext.tcp.conf cimport conf_of_child
 from ustack_ext.tcp.conn cimport fastopen_done, forward_done, tcb_new, tcb_raise
 from ustack_ext.tcp.options cimport OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, Options
 from ustack_ext.tcp.output cimport tune_sndbuf, update_mss, wscale_for
@@ -40,7 +40,7 @@ cdef Tcb *tcb_of_request(Tcp *t, const SynReq *r) noexcept nogil:
     c.raddr = r.raddr
     c.lport = r.lport
     c.rport = r.rport
-    c.conf = conf_ref(r.listener.conf)
+    c.conf = conf_of_child(t, r.listener.conf, &r.raddr)
     c.flags = r.opts | (TF_ECN_OK if r.marks & REQ_ECN else 0)
     c.snd_una = r.iss
     c.snd_nxt = r.iss

@@ -163,7 +163,7 @@ cdef int forward_refuse(Tcp *t, const FlowId *id, int how, uint8_t code) noexcep
     if r == NULL:
         return -ENOENT
     if how == FLOW_RESET:
-        send_bare(t, <Conn *>r, 0, r.irs + 1, 0, TH_RST | TH_ACK, False, 0, 0, 0)
+        send_bare(t, <Conn *>r, 0, r.irs + 1, 0, TH_RST | TH_ACK, False, 0, 0, 0, NULL)
     elif how == FLOW_UNREACHABLE:
         put_be16(quoted, r.rport)
         put_be16(quoted + 2, r.lport)

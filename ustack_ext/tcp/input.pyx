@@ -28,16 +28,17 @@ from ustack_ext.tcp.establish cimport establish, take_syn_options
 from ustack_ext.tcp.fastopen cimport fastopen_learn
 from ustack_ext.tcp.forward cimport forward_syn
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
-from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_SACK, OPT_TS
-from ustack_ext.tcp.output cimport send_ack, send_syn, tune_sndbuf, ts_now, window_limit
+from ustack_ext.tcp.md5 cimport md5_accepts
+from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_MD5, OPT_SACK, OPT_TS
+from ustack_ext.tcp.output cimport send_ack, send_syn, syn_offers, tune_sndbuf, ts_now, window_limit
 from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append, rcvq_append_run
 from ustack_ext.tcp.recovery cimport recovery_ack, recovery_late, recovery_refused
-from ustack_ext.tcp.segment cimport SegIn, reply_reset, segment_parse, segment_trim
+from ustack_ext.tcp.segment cimport SegIn, md5_keys_of, reply_reset, segment_parse, segment_trim
 from ustack_ext.tcp.seq cimport seq_geq, seq_gt, seq_leq, seq_lt
 from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV,
     TCP_SYN_SENT, TF_ACK_NOW, TF_DEAD, TF_ECN_ECE, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED, TF_FIN_OOO, TF_FIN_RCVD,
-    TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, Conn, Listener, SynReq, Tcb, Tcp,
+    TF_FIN_SENT, TF_ORPHAN, TF_SACK_OK, TF_SYN_DATA, TF_TS_OK, TF_WANT_ROOM, Conn, Listener, Md5Keys, SynReq, Tcb, Tcp,
     TimeWait, fin_timeout_ns, has_gap, tcb_has_room, tcb_rcv_wnd, tcp_hours, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
@@ -47,6 +48,11 @@ from ustack_ext.wire.headers cimport TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_
 cdef enum:
     PAWS_IDLE_H = 24 * 24       # RFC 7323 §5.5: after 24 days TS.Recent says nothing
     OFO_TRUESIZE_FACTOR = 2
+
+
+cdef inline bint signed_right(Tcp *t, const Md5Keys *keys, const SegIn *s) noexcept nogil:
+    """RFC 2385 §2.0: first of all, and nothing is answered."""
+    return (keys == NULL and not s.o.have & OPT_MD5) or md5_accepts(t, keys, s.rx, &s.h, &s.o)
 
 
 cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
@@ -62,6 +68,8 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
     else:
         who = conn_find(t, &rx.dst, s.h.dport, &rx.src, s.h.sport)
     if who != NULL:
+        if not signed_right(t, md5_keys_of(who), &s):
+            return
         if who.entry.kind == ENTRY_TIMEWAIT:
             if not timewait_input(t, <TimeWait *>who, &s, &iss):
                 return
@@ -72,11 +80,13 @@ cdef void tcp_input(Tcp *t, RxPkt *rx) noexcept nogil:
             return
     l = listener_find(t, &rx.dst, s.h.dport, &rx.src, s.h.sport) if not rx.flags & RX_FOREIGN else NULL
     if l != NULL:
+        if not signed_right(t, l.conf.md5, &s):
+            return
         c = listen_input(t, l, &s, iss)
         if c != NULL:
             segment_arrives(t, c, &s)
         return
-    if t.forward.on and forward_syn(t, &s, iss):
+    if t.forward.on and signed_right(t, NULL, &s) and forward_syn(t, &s, iss):
         return
     count(t.core, DropTcpNoSocket)
     reply_reset(t, &s)
@@ -99,7 +109,7 @@ cdef bint predicted(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         if s.o.have != OPT_TS or <int32_t>(s.o.tsval - c.ts_recent) < 0:
             return False
         note_timestamp(t, c, s)
-    elif s.o.have:
+    elif s.o.have & ~OPT_MD5:
         return False
     count(t.core, TCPHPHits)
     if s.n == 0:
@@ -180,8 +190,7 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.rcv_nxt = s.h.seq + 1
     c.last_ack_sent = c.rcv_nxt
     c.rcv_adv = c.rcv_nxt + min(window_limit(t, c), <uint32_t>65535)
-    take_syn_options(t, c, &s.o, (TF_TS_OK if t.knobs.timestamps else 0) | (TF_SACK_OK if t.knobs.sack else 0)
-                     | (TF_WS_OK if t.knobs.window_scaling else 0))
+    take_syn_options(t, c, &s.o, syn_offers(t, c))
     c.snd_wnd = s.h.wnd                                      # RFC 7323 §2.2: not scaled in a SYN
     c.max_snd_wnd = c.snd_wnd
     c.snd_wl1 = s.h.seq

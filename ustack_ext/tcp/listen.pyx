@@ -28,6 +28,7 @@ from ustack_ext.tcp.cookies cimport cookie_check, cookie_make, cookie_ts
 from ustack_ext.tcp.ecn cimport ecn_asked
 from ustack_ext.tcp.establish cimport establish, ready_to_send, tcb_of_request
 from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_cookie, fastopen_cookie_right
+from ustack_ext.tcp.md5 cimport md5_key
 from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE
 from ustack_ext.tcp.output cimport send_bare, send_syn, send_synack, ts_now, wscale_for
 from ustack_ext.tcp.reassembly cimport rcvq_append
@@ -158,6 +159,8 @@ cdef void open_request(Tcp *t, Listener *l, SegIn *s, uint32_t iss) noexcept nog
         return
     r.entry.kind = ENTRY_SYNREQ
     read_syn(t, l, s, r)
+    if r.opts & TF_SACK_OK and md5_key(l.conf.md5, &r.raddr) != NULL:
+        r.opts &= <unsigned char>~TF_TS_OK                    # as Linux: beside both there is no room for a block
     r.iss = iss if iss else isn(t, &r.laddr, r.lport, &r.raddr, r.rport)
     if t.knobs.fastopen & FASTOPEN_SERVER and (s.o.have & OPT_FASTOPEN or s.n > 0):
         if open_fast(t, l, s, r):
@@ -282,7 +285,8 @@ cdef void synreq_timer(Tcp *t, SynReq *r) noexcept nogil:
 cdef void acknowledge(Tcp *t, SynReq *r) noexcept nogil:
     send_bare(t, <Conn *>r, r.iss + 1, r.irs + 1, r.rcv_wnd >> (wscale_for(t,
               r.listener.conf.rcvbuf) if r.opts & TF_WS_OK else 0), TH_ACK,
-              (r.opts & TF_TS_OK) != 0, ts_now(t, r.ts_offset), r.ts_recent, r.listener.conf.tos)
+              (r.opts & TF_TS_OK) != 0, ts_now(t, r.ts_offset), r.ts_recent, r.listener.conf.tos,
+              md5_key(r.listener.conf.md5, &r.raddr))
 
 
 cdef Tcb *synreq_input(Tcp *t, SynReq *r, SegIn *s) noexcept nogil:

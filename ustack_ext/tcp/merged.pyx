@@ -22,7 +22,7 @@ from ustack_ext.wire.headers cimport TCP_HLEN
 
 cdef bint expects(const Tcb *c, const RxPkt *rx, uint32_t hlen, uint32_t n) noexcept nogil:
     cdef uint32_t ack = get_be32(rx.l4 + 8)
-    if (c.flags & TF_TS_OK != 0) != (hlen != TCP_HLEN):
+    if (c.flags & TF_TS_OK != 0) != (hlen != TCP_HLEN) or c.conf.md5 != NULL:
         return False
     if hlen != TCP_HLEN and <int32_t>(get_be32(rx.l4 + TCP_HLEN + 4) - c.ts_recent) < 0:
         return False

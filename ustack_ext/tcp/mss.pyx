@@ -4,7 +4,8 @@ from libc.stdint cimport uint16_t, uint32_t
 from ustack_ext.net.net cimport net_resolve, net_route_mtu
 from ustack_ext.net.pmtu cimport pmtu_find, pmtu_get, pmtu_search
 from ustack_ext.net.state cimport IP_MAX, Dst, Pmtu
-from ustack_ext.tcp.options cimport TS_LEN
+from ustack_ext.tcp.md5 cimport md5_key
+from ustack_ext.tcp.options cimport MD5_LEN, TS_LEN
 from ustack_ext.tcp.tcb cimport TF_TS_OK, Tcb, Tcp
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 
@@ -17,9 +18,14 @@ cdef uint16_t mss_for_mtu(const Addr *peer, uint32_t mtu) noexcept nogil:
     return <uint16_t>min(mtu - headers if mtu > headers + 1 else 1, <uint32_t>MSS_MAX)
 
 
+cdef inline uint32_t options_of(const Tcb *c, bint is_signed) noexcept nogil:
+    """Bytes of options in every segment of the connection."""
+    return (TS_LEN if c.flags & TF_TS_OK else 0) + (MD5_LEN if is_signed else 0)
+
+
 cdef uint32_t mtu_of_mss(const Tcb *c, uint32_t mss) noexcept nogil:
     """The packet that a segment with so much payload and options is."""
-    return (mss + (TS_LEN if c.flags & TF_TS_OK else 0)
+    return (mss + options_of(c, md5_key(c.conf.md5, &c.raddr) != NULL)
             + (IP4_TCP_HEADERS if addr_is_v4(&c.raddr) else IP6_TCP_HEADERS))
 
 
@@ -52,6 +58,8 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
     """MUST-16: Eff.snd.MSS = min(peer's MSS, what the route carries) less our options; floor tcp_min_snd_mss."""
     cdef uint32_t mss = c.peer_mss, proved = proved_mtu(t, c)
     cdef uint32_t most = IP_MAX
+    cdef bint is_signed = md5_key(c.conf.md5, &c.raddr) != NULL
+    cdef uint32_t options = options_of(c, is_signed)
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) == 0:
         mss = min(mss, <uint32_t>mss_for_mtu(&c.raddr, min(c.dst.mtu, proved)))
         most = gso_room(c.dst.iface, &c.raddr)
@@ -59,8 +67,7 @@ cdef void update_mss(Tcp *t, Tcb *c) noexcept nogil:
         mss = min(mss, t.knobs.mss_clamp)
     if c.conf.maxseg:
         mss = min(mss, <uint32_t>c.conf.maxseg)
-    mss = max(mss, t.knobs.min_snd_mss + (TS_LEN if c.flags & TF_TS_OK else 0))
-    if c.flags & TF_TS_OK:
-        mss -= TS_LEN
+    mss = max(mss, t.knobs.min_snd_mss + options) - options
     c.mss = <uint16_t>mss
-    c.gso_segs = <uint16_t>max(1, (most - GSO_HEADERS) // mss)
+    # whoever cuts a superframe can't sign its pieces
+    c.gso_segs = 1 if is_signed else <uint16_t>max(1, (most - GSO_HEADERS) // mss)

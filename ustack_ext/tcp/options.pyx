@@ -1,6 +1,6 @@
-"""TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 6691, RFC 7413). Knows no connection."""
+"""TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, 2018, 6691, 7413, 2385). Knows no connection."""
 from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from ustack_ext.tcp.tcb cimport TCP_MAX_WSCALE
 from ustack_ext.wire.bytes cimport get_be16, get_be32, put_be16, put_be32
@@ -13,6 +13,7 @@ cdef enum:
     KIND_SACK_OK = 4
     KIND_SACK = 5
     KIND_TS = 8
+    KIND_MD5 = 19
     KIND_FASTOPEN = 34
     FASTOPEN_MIN = 4               # bytes of a cookie (RFC 7413 §4.1.1)
     FASTOPEN_MAX = 16
@@ -50,6 +51,9 @@ cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noex
             for i in range(o.nsack * 2):
                 o.sack[i] = get_be32(p + at + 2 + 4 * i)
             o.have |= OPT_SACK
+        elif p[at] == KIND_MD5 and size == 18:
+            o.md5 = p + at + 2
+            o.have |= OPT_MD5
         elif p[at] == KIND_FASTOPEN and syn and size % 2 == 0 and (
                 size == 2 or FASTOPEN_MIN <= size - 2 <= FASTOPEN_MAX):
             o.fastopen_len = <uint8_t>(size - 2)
@@ -73,8 +77,16 @@ cdef inline uint8_t *put_nops(uint8_t *p, int n) noexcept nogil:
     return p + n
 
 
+cdef inline uint8_t *put_md5(uint8_t *p) noexcept nogil:
+    p = put_nops(p, 2)
+    p[0] = KIND_MD5
+    p[1] = 18
+    memset(p + 2, 0, 16)
+    return p + 18
+
+
 cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil:
-    cdef uint8_t *q = p
+    cdef uint8_t *q = put_md5(p) if o.have & OPT_MD5 else p
     q[0] = KIND_MSS
     q[1] = 4
     put_be16(q + 2, o.mss)
@@ -104,7 +116,7 @@ cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil:
 
 
 cdef uint32_t options_emit(uint8_t *p, const Options *o) noexcept nogil:
-    cdef uint8_t *q = p
+    cdef uint8_t *q = put_md5(p) if o.have & OPT_MD5 else p
     cdef uint32_t i
     if o.have & OPT_TS:
         q = put_nops(q, 2)

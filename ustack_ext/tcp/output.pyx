@@ -19,10 +19,11 @@ from ustack_ext.tcp.congestion.usage cimport note_usage
 from ustack_ext.tcp.conn cimport tally_take, tcb_raise, tcb_set_timer
 from ustack_ext.tcp.ecn cimport ecn_mark, ecn_syn_flags
 from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_may_send
+from ustack_ext.tcp.md5 cimport md5_key, md5_sign
 from ustack_ext.tcp.mss cimport GSO_HEADERS, gso_room, mss_to_tell, update_mss
 from ustack_ext.tcp.options cimport (
-    NOP_NOP_TS, OPT_FASTOPEN, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit,
-    options_emit_syn,
+    MD5_AT, MD5_LEN, NOP_NOP_TS, OPT_FASTOPEN, OPT_MD5, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX,
+    SACK_BLOCK, SACK_LEN, TS_LEN, Options, options_emit, options_emit_syn,
 )
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
@@ -36,7 +37,7 @@ from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
     TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_ECN_ECHO, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED,
     TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST,
-    TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
+    TIMER_STALE, Conn, FastopenPeer, Md5Key, Seg, SynReq, Tcb, Tcp, TcpConf, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.urgent cimport urgent_pointer
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
@@ -63,12 +64,14 @@ cdef inline uint32_t pieces_of(const TxPkt *pkt) noexcept nogil:
 
 
 cdef void finish(Tcp *t, Dst *d, const Addr *src, const Addr *dst, TxPkt *pkt, const TcpHdr *h, uint8_t tos,
-                 uint8_t ttl) noexcept nogil:
+                 uint8_t ttl, const Md5Key *key) noexcept nogil:
     """Header in front of the options, checksum, and out. What the device refuses is a loss like any other."""
     cdef uint8_t *p = tx_push(pkt, TCP_HLEN)
     cdef uint32_t i, at
     cdef uint64_t sum = csum_pseudo(src, dst, IPPROTO_TCP_, h.hlen + pkt.payload_len), part
     tcp_emit(p, h)
+    if key != NULL:
+        md5_sign(key, src, dst, p, h.hlen, pkt, p + TCP_HLEN + MD5_AT)
     if pkt.off.gso_size != 0 or (d.iface != NULL and d.iface.offloads & OFF_CSUM_WANTED):
         # whoever cuts it up does the pieces' checksums
         pkt.off.flags |= OFF_CSUM_WANTED
@@ -103,33 +106,42 @@ cdef uint8_t put_options(TxPkt *pkt, const Options *o) noexcept nogil:
     return <uint8_t>(TCP_HLEN + n)
 
 
+cdef inline uint32_t blocks_that_fit(const Tcb *c, uint32_t n, uint32_t others) noexcept nogil:
+    """SACK blocks that have room in a header with `others` bytes of options, and beside n bytes of payload."""
+    cdef uint32_t room = OPTIONS_MAX - others
+    if n > 0:
+        room = min(room, c.mss - n if n < c.mss else <uint32_t>0)
+    return (room - SACK_LEN) // SACK_BLOCK if room >= SACK_LEN else 0
+
+
 cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags, uint8_t ecn) noexcept nogil:
     """Sends the payload gathered in *pkt as a segment of a synchronized connection; every one carries the ACK and the
     window.
     """
     cdef TcpHdr h
     cdef Options o
-    cdef uint32_t wnd = window_to_offer(t, c), room
+    cdef uint32_t wnd = window_to_offer(t, c)
+    cdef const Md5Key *key = NULL
     if c.dst.generation != t.net.generation:                 # another route, or another estimate of the path's MTU
         update_mss(t, c)
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return
+    if c.conf.md5 != NULL:
+        key = md5_key(c.conf.md5, &c.raddr)
     if pkt.payload_len > c.mss:                              # cut by the link, or by net on its behalf
-        if pkt.payload_len + GSO_HEADERS > gso_room(c.dst.iface, &c.raddr):
+        if key != NULL or pkt.payload_len + GSO_HEADERS > gso_room(c.dst.iface, &c.raddr):
             update_mss(t, c)                                 # the route has changed to one of smaller bursts: a loss
             return
         pkt.off.flags |= OFF_GSO_TCP4 if addr_is_v4(&c.raddr) else OFF_GSO_TCP6
         pkt.off.gso_size = c.mss
-    o.have = 0
+    o.have = OPT_MD5 if key != NULL else 0
     if c.flags & TF_TS_OK:
         o.have |= OPT_TS
         o.tsval = ts_now(t, c.ts_offset)
         o.tsecr = c.ts_recent
     if c.reasm != NULL and c.flags & TF_SACK_OK:
-        room = 3 if c.flags & TF_TS_OK else 4
-        if pkt.payload_len + (TS_LEN if c.flags & TF_TS_OK else 0) + 12 > c.mss:
-            room = 0                                         # a full segment has no room for blocks
-        ofo_report(t, c, &o, room)
+        ofo_report(t, c, &o, blocks_that_fit(c, pkt.payload_len, (TS_LEN if c.flags & TF_TS_OK else 0)
+                                             + (MD5_LEN if key != NULL else 0)))
     h.sport = c.lport
     h.dport = c.rport
     h.seq = seq
@@ -142,7 +154,7 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags, uint8
     h.hlen = put_options(pkt, &o)
     note_window(t, c, wnd)
     c.tally.segs_out += pieces_of(pkt)
-    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, c.conf.tos | ecn, c.conf.ttl)
+    finish(t, &c.dst, &c.laddr, &c.raddr, pkt, &h, c.conf.tos | ecn, c.conf.ttl, key)
     c.last_ack_sent = c.rcv_nxt
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
 
@@ -169,8 +181,7 @@ cdef void send_rst(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags, bint with_ts,
-                    uint32_t tsval, uint32_t tsecr,
-                    uint8_t tos) noexcept nogil:
+                    uint32_t tsval, uint32_t tsecr, uint8_t tos, const Md5Key *key) noexcept nogil:
     cdef TxPkt pkt
     cdef TcpHdr h
     cdef Options o
@@ -181,7 +192,7 @@ cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uin
     if net_resolve(t.net, &d, &from_to.laddr, &from_to.raddr) != 0:
         return
     tx_init(&pkt)
-    o.have = OPT_TS if with_ts else 0
+    o.have = (OPT_TS if with_ts else 0) | (OPT_MD5 if key != NULL else 0)
     o.tsval = tsval
     o.tsecr = tsecr
     h.sport = from_to.lport
@@ -194,17 +205,18 @@ cdef void send_bare(Tcp *t, const Conn *from_to, uint32_t seq, uint32_t ack, uin
     h.hlen = put_options(&pkt, &o)
     if flags & TH_RST:
         count(t.core, TcpOutRsts)
-    finish(t, &d, &from_to.laddr, &from_to.raddr, &pkt, &h, tos, 0)
+    finish(t, &d, &from_to.laddr, &from_to.raddr, &pkt, &h, tos, 0, key)
 
 
 # ---- SYN and SYN-ACK ----
 
 cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ack, uint32_t wnd, uint8_t flags,
-                      Options *o, uint8_t tos, uint8_t ttl, TxPkt *pkt) noexcept nogil:
+                      Options *o, const TcpConf *conf, TxPkt *pkt) noexcept nogil:
     """*pkt: with the SYN's data, if any."""
     cdef TcpHdr h
     cdef uint8_t options[OPTIONS_MAX]
     cdef uint32_t n
+    cdef const Md5Key *key = md5_key(conf.md5, &who.raddr)
     h.sport = who.lport
     h.dport = who.rport
     h.seq = seq
@@ -212,10 +224,12 @@ cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ac
     h.wnd = <uint16_t>min(wnd, <uint32_t>WINDOW_MAX)         # RFC 7323 §2.2: never scaled in a SYN
     h.urg = 0
     h.flags = flags
+    if key != NULL:
+        o.have |= OPT_MD5
     n = options_emit_syn(options, o)
     memcpy(tx_push(pkt, n), options, n)
     h.hlen = <uint8_t>(TCP_HLEN + n)
-    finish(t, d, &who.laddr, &who.raddr, pkt, &h, tos, ttl)
+    finish(t, d, &who.laddr, &who.raddr, pkt, &h, conf.tos, conf.ttl, key)
 
 
 cdef void ask_fastopen(Tcp *t, Tcb *c, Options *o) noexcept nogil:
@@ -248,6 +262,14 @@ cdef bint syn_data(Tcp *t, Tcb *c, TxPkt *pkt) noexcept nogil:
     return True
 
 
+cdef uint32_t syn_offers(const Tcp *t, const Tcb *c) noexcept nogil:
+    cdef uint32_t offers = (TF_SACK_OK if t.knobs.sack else 0) | (TF_WS_OK if t.knobs.window_scaling else 0)
+    # none if it is signed, as Linux: there is no room for them beside it and SACK's blocks
+    if t.knobs.timestamps and md5_key(c.conf.md5, &c.raddr) == NULL:
+        offers |= TF_TS_OK
+    return offers
+
+
 cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
     cdef Options o
     cdef TxPkt pkt
@@ -255,6 +277,7 @@ cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
     cdef uint32_t wnd = min(window_limit(t, c), <uint32_t>WINDOW_MAX)
     cdef bint reply = c.state != TCP_SYN_SENT                # SYN-RECEIVED, or closed from there already
     cdef bint first = s == NULL
+    cdef uint32_t offers = c.flags if reply else syn_offers(t, c)
     cdef uint8_t flags = TH_SYN | TH_ACK if reply else TH_SYN | ecn_syn_flags(t, c, s != NULL)
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return False
@@ -272,22 +295,22 @@ cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
     tx_init(&pkt)
     o.have = OPT_MSS
     o.mss = mss_to_tell(t, &c.dst, &c.raddr, c.conf.maxseg)
-    if (c.flags & TF_TS_OK) if reply else t.knobs.timestamps:
+    if offers & TF_TS_OK:
         o.have |= OPT_TS
         o.tsval = ts_now(t, c.ts_offset)
         o.tsecr = c.ts_recent
-    if (c.flags & TF_SACK_OK) if reply else t.knobs.sack:
+    if offers & TF_SACK_OK:
         o.have |= OPT_SACK_OK
-    if (c.flags & TF_WS_OK) if reply else t.knobs.window_scaling:
+    if offers & TF_WS_OK:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, c.conf.rcvbuf)
-    if first and not reply and c.flags & TF_FASTOPEN_ASKED:
+    if first and not reply and c.flags & TF_FASTOPEN_ASKED and md5_key(c.conf.md5, &c.raddr) == NULL:
         ask_fastopen(t, c, &o)
         if c.tx.fastopen > 0 and not syn_data(t, c, &pkt):
             return False
     c.rcv_adv = c.rcv_nxt + wnd
     syn_segment(t, &c.dst, <Conn *>c, c.tx.iss, c.rcv_nxt if reply else 0, wnd, flags,
-                &o, c.conf.tos, c.conf.ttl, &pkt)
+                &o, c.conf, &pkt)
     c.flags &= ~<uint32_t>(TF_ACK_NOW | TF_ACK_DELAYED)
     return True
 
@@ -312,13 +335,13 @@ cdef void send_synack(Tcp *t, SynReq *r, uint32_t tsval, const uint8_t *cookie) 
     if r.opts & TF_WS_OK:
         o.have |= OPT_WSCALE
         o.wscale = wscale_for(t, r.listener.conf.rcvbuf)
-    if cookie != NULL:
+    if cookie != NULL and md5_key(r.listener.conf.md5, &r.raddr) == NULL:
         o.have |= OPT_FASTOPEN
         o.fastopen_len = FASTOPEN_COOKIE
         memcpy(o.fastopen, cookie, FASTOPEN_COOKIE)
     tx_init(&pkt)
     syn_segment(t, &d, <Conn *>r, r.iss, r.irs + 1, r.rcv_wnd, TH_SYN | TH_ACK | (TH_ECE if r.marks & REQ_ECN else 0),
-                &o, r.listener.conf.tos, r.listener.conf.ttl, &pkt)
+                &o, r.listener.conf, &pkt)
 
 
 # ---- data ----

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint8_t
 from ustack_ext.net.state cimport RxPkt
 from ustack_ext.tcp.options cimport Options
-from ustack_ext.tcp.tcb cimport Tcp
+from ustack_ext.tcp.tcb cimport Conn, Md5Keys, Tcp
 from ustack_ext.wire.headers cimport TcpHdr
 
 cdef struct SegIn:
@@ -20,5 +20,7 @@ cdef struct SegIn:
 cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil
 # The reset of RFC 9293 §3.10.7.1 for a segment that belongs to nobody.
 cdef void reply_reset(Tcp *t, SegIn *s) noexcept nogil
+# The keys of an entry of the demux table.
+cdef const Md5Keys *md5_keys_of(const Conn *who) noexcept nogil
 # Cuts what lies before `from_seq`, SYN first.
 cdef void segment_trim(SegIn *s, uint32_t from_seq) noexcept nogil

@@ -2,11 +2,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from ustack_ext.base.core cimport count, count_add
+from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TIMEWAIT
 from ustack_ext.net.mib cimport DropTcpBroadcast, DropTcpMalformed, TcpInCsumErrors, TcpInErrs, TcpInSegs
 from ustack_ext.net.state cimport RX_CSUM_OK, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RxPkt
-from ustack_ext.tcp.options cimport NOP_NOP_TS, OPT_TS, TS_LEN, options_parse
+from ustack_ext.tcp.conn cimport conn_find, listener_find
+from ustack_ext.tcp.md5 cimport md5_key, md5_right
+from ustack_ext.tcp.options cimport NOP_NOP_TS, OPT_MD5, OPT_TS, TS_LEN, options_parse
 from ustack_ext.tcp.output cimport send_bare
-from ustack_ext.tcp.tcb cimport Conn, Tcp
+from ustack_ext.tcp.tcb cimport Conn, Listener, Md5Key, SynReq, Tcb, Tcp, TimeWait
 from ustack_ext.wire.bytes cimport get_be32
 from ustack_ext.wire.checksum cimport csum_partial, csum_pseudo, csum_right
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TCP_HLEN, TH_ACK, TH_FIN, TH_RST, TH_SYN, WIRE_OK, tcp_parse
@@ -53,18 +56,52 @@ cdef bint segment_parse(Tcp *t, RxPkt *rx, SegIn *s) noexcept nogil:
     return True
 
 
+cdef const Md5Keys *md5_keys_of(const Conn *who) noexcept nogil:
+    if who.entry.kind == ENTRY_TIMEWAIT:
+        return (<const TimeWait *>who).md5
+    if who.entry.kind == ENTRY_SYNREQ:
+        return (<const SynReq *>who).listener.conf.md5
+    return (<const Tcb *>who).conf.md5
+
+
+cdef bint answer_key(Tcp *t, const SegIn *s, const Md5Key **key) noexcept nogil:
+    """RFC 2385 §4.1: who signs takes no reset that isn't signed. False: there is no key to sign it with.
+
+    A connection's or a listener's segment has been verified. Of one that belongs to nobody a listener on the port it
+    comes from may know the key, as Linux has it: BGP speakers listen on both sides.
+    """
+    cdef const Conn *who
+    cdef const Listener *l
+    key[0] = NULL
+    if not s.o.have & OPT_MD5:
+        return True
+    who = conn_find(t, &s.rx.dst, s.h.dport, &s.rx.src, s.h.sport)
+    if who != NULL:
+        key[0] = md5_key(md5_keys_of(who), &s.rx.src)
+        return True
+    l = listener_find(t, &s.rx.dst, s.h.dport, &s.rx.src, s.h.sport)
+    if l != NULL:
+        key[0] = md5_key(l.conf.md5, &s.rx.src)
+        return True
+    l = listener_find(t, &s.rx.dst, s.h.sport, &s.rx.src, s.h.dport)
+    if l != NULL:
+        key[0] = md5_key(l.conf.md5, &s.rx.src)
+    return key[0] != NULL and md5_right(key[0], s.rx, &s.h, &s.o)
+
+
 cdef void reply_reset(Tcp *t, SegIn *s) noexcept nogil:
     cdef Conn who
-    if s.h.flags & TH_RST:
+    cdef const Md5Key *key
+    if s.h.flags & TH_RST or not answer_key(t, s, &key):
         return
     who.laddr = s.rx.dst
     who.raddr = s.rx.src
     who.lport = s.h.dport
     who.rport = s.h.sport
     if s.h.flags & TH_ACK:
-        send_bare(t, &who, s.h.ack, 0, 0, TH_RST, False, 0, 0, 0)
+        send_bare(t, &who, s.h.ack, 0, 0, TH_RST, False, 0, 0, 0, key)
     else:
-        send_bare(t, &who, 0, s.h.seq + s.len, 0, TH_RST | TH_ACK, False, 0, 0, 0)
+        send_bare(t, &who, 0, s.h.seq + s.len, 0, TH_RST | TH_ACK, False, 0, 0, 0, key)
 
 
 cdef void segment_trim(SegIn *s, uint32_t from_seq) noexcept nogil:

@@ -1,7 +1,7 @@
 # Every struct of TCP: the connection (TCB), its queues and records, the listener, the SYN-queue entry, the TIME-WAIT
 # remnant, and the table they live in.
 # Fields are named as RFC 9293 §3.3.1, 6298, 7323, 6675, 8985 and 5681 name them.
-from libc.stdint cimport UINT64_MAX, int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.base.buf cimport Buf
 from ustack_ext.base.core cimport Core
@@ -12,6 +12,7 @@ from ustack_ext.base.slab cimport Slab
 from ustack_ext.base.table cimport HashKey, Table
 from ustack_ext.net.state cimport Dst, Net
 from ustack_ext.tcp.sample cimport Rate
+from ustack_ext.tcp.settings cimport ConfCell, Md5Key, Md5Keys, TcpConf
 from ustack_ext.tcp.knobs cimport (
     FASTOPEN_ANY_LISTENER, FASTOPEN_CLIENT, FASTOPEN_CLIENT_NO_COOKIE, FASTOPEN_SERVER, FASTOPEN_SERVER_NO_COOKIE,
     TcpKnobs,
@@ -39,40 +40,6 @@ cdef enum:
     TCP_REORDERING = 3             # DupThresh
     CC_WORDS = 20                  # of a congestion control algorithm's own state
 
-# What a socket may set before or during a connection. Never changed in place: sockets with the same settings share one
-# (tcp/conf).
-cdef struct TcpConf:
-    uint32_t rcvbuf                # bytes; 0: tcp_rmem's default, autotuned
-    uint32_t sndbuf
-    uint64_t max_pacing_rate       # bytes/s; 0: none
-    uint32_t user_timeout          # ms; 0: by retries
-    uint32_t keepidle              # s
-    uint16_t keepintvl             # s
-    uint16_t maxseg                # 0: from the path
-    uint8_t keepcnt
-    uint8_t keepalive
-    uint8_t nodelay
-    uint8_t tos
-    uint8_t ttl                    # 0: default
-    uint8_t reuseaddr
-    uint8_t linger                 # SO_LINGER l_onoff
-    uint16_t linger_time           # s
-    uint32_t notsent_lowat         # bytes; 0: no limit
-    uint32_t window_clamp          # bytes; 0: none
-    uint32_t rcvlowat              # bytes; 0: 1
-    uint32_t fastopen              # of a listener: connections that may be open before their handshake is done
-    int16_t linger2                # s in FIN-WAIT-2; 0: tcp_fin_timeout, -1: not at all
-    uint8_t syncnt                 # SYNs sent again; 0: tcp_syn_retries
-    uint8_t defer_accept           # SYN-ACK time-outs that an empty handshake waits for data; 0: none
-    uint8_t cork
-    uint8_t reuseport
-    uint8_t fastopen_connect       # connect() waits for the first write, if there is a cookie
-    uint8_t fastopen_no_cookie
-    uint8_t pmtudisc               # IP_PMTUDISC_*, plus 1; 0: the default
-    uint8_t recverr
-    uint8_t cc                     # CcId: the congestion control algorithm
-    uint8_t oobinline              # SO_OOBINLINE
-
 cdef struct Bind:                  # a local port somebody claimed by bind()
     Entry entry                    # in tcp.binds, hashed by port
     Addr addr
@@ -83,10 +50,6 @@ cdef struct Bind:                  # a local port somebody claimed by bind()
 cdef enum:                         # Bind.reuse, and the argument of bind_port
     REUSE_ADDR = 1
     REUSE_PORT = 2
-
-cdef struct ConfCell:              # a TcpConf and who counts on it
-    TcpConf conf
-    uint32_t refs
 
 # What every entry of the demux table begins with.
 cdef struct Conn:
@@ -461,6 +424,7 @@ cdef struct TimeWait:
     uint32_t ts_recent
     uint32_t ts_offset
     uint32_t ts_recent_s           # when ts_recent came
+    Md5Keys *md5                   # the connection's; NULL: none
 
 cdef enum:
     FASTOPEN_COOKIE_MAX = 16       # RFC 7413 §4.1.1

@@ -11,6 +11,8 @@ from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, t
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport Net
 from ustack_ext.tcp.congestion.ops cimport CC_COUNT, CC_CUBIC
+from ustack_ext.tcp.conf cimport conf_unref
+from ustack_ext.tcp.md5 cimport md5_drop
 from ustack_ext.tcp.output cimport tcp_output
 from ustack_ext.tcp.pathmtu cimport path_probe
 from ustack_ext.tcp.reassembly cimport ofo_clear, rcvq_clear
@@ -145,6 +147,9 @@ cdef void drop_connections(Tcp *t) noexcept nogil:
                 sendq_clear(t, c)
                 rcvq_clear(t, c)
                 ofo_clear(t, c)
+                conf_unref(t, c.conf)
+            elif e.kind == ENTRY_TIMEWAIT:
+                md5_drop((<TimeWait *>e).md5)
             e = nxt
 
 

@@ -10,6 +10,7 @@ from ustack_ext.base.table cimport table_insert, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.mib cimport TW, TWRecycled, DropTcpNoAck, DropTcpPaws, DropTcpRst, PAWSTimewait, TCPTimeWaitOverflow
 from ustack_ext.tcp.conn cimport tcb_done
+from ustack_ext.tcp.md5 cimport md5_drop, md5_hold, md5_key
 from ustack_ext.tcp.options cimport OPT_TS
 from ustack_ext.tcp.output cimport send_bare, ts_now
 from ustack_ext.tcp.segment cimport SegIn
@@ -44,6 +45,7 @@ cdef void timewait_from(Tcp *t, Tcb *c) noexcept nogil:
         w.ts_offset = c.ts_offset
         w.ts_ok = (c.flags & TF_TS_OK) != 0
         w.tos = c.conf.tos
+        w.md5 = md5_hold(c.conf.md5)
         t.n_timewait += 1
         count(t.core, TW)
     tcb_done(t, c, 0)
@@ -80,12 +82,13 @@ cdef void timewait_free(Tcp *t, TimeWait *w) noexcept nogil:
     table_remove(&t.conns, &w.entry)
     wheel_cancel(&t.core.wheel, &w.entry)
     t.n_timewait -= 1
+    md5_drop(w.md5)
     slab_free(&t.timewaits, w)
 
 
 cdef void acknowledge(Tcp *t, TimeWait *w) noexcept nogil:
     send_bare(t, <Conn *>w, w.snd_nxt, w.rcv_nxt, w.rcv_wnd, TH_ACK, w.ts_ok, ts_now(t, w.ts_offset), w.ts_recent,
-              w.tos)
+              w.tos, md5_key(w.md5, &w.raddr))
 
 
 cdef bint timewait_input(Tcp *t, TimeWait *w, SegIn *s, uint32_t *iss) noexcept nogil:

@@ -21,6 +21,7 @@ from ustack_ext.tcp.conn cimport (
 from ustack_ext.tcp.establish cimport arm_keepalive
 from ustack_ext.tcp.fastopen cimport fastopen_may_send
 from ustack_ext.tcp.listen cimport synreq_free
+from ustack_ext.tcp.md5 cimport md5_key
 from ustack_ext.tcp.options cimport OPTIONS_MAX
 from ustack_ext.tcp.output cimport (
     send_rst, send_syn, tune_sndbuf, update_mss, window_limit, window_to_offer,
@@ -94,7 +95,9 @@ cdef long fast_data(Tcp *t, Tcb *c, const IoVec *iov, int niov) noexcept nogil:
     """RFC 7413 §4.2.1: as much as the SYN can carry goes into the send queue, if data may go with it. Bytes."""
     cdef FastopenPeer *peer = NULL
     cdef uint32_t room
-    if niov == 0 or not fastopen_may_send(t, &c.raddr, c.conf, &peer):
+    if niov == 0 or md5_key(c.conf.md5, &c.raddr) != NULL:   # no room for both options
+        return 0
+    if not fastopen_may_send(t, &c.raddr, c.conf, &peer):
         return 0
     c.peer_mss = peer.mss if peer != NULL and peer.mss > 0 else TCP_MSS_DEFAULT_V4
     update_mss(t, c)
