@@ -12,6 +12,7 @@ import pytest
 
 from tap_harness.need import missing_program
 
+pytestmark = pytest.mark.ipv4("the demo chooses its addresses itself; test_curl has its transfers over both")
 ROOT = Path(__file__).parents[2]
 SIZE = 8 << 20
 
