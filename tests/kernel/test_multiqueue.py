@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import select
 import socket
 import struct
@@ -284,6 +285,35 @@ def test_fragments_of_tcp_reach_their_stack(ns: Namespace, ends: Ends) -> None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.close()
         assert len(owners) == QUEUES
+
+
+def test_headers_that_lie(ns: Namespace, ends: Ends) -> None:
+    """What comes to the first queue is looked into to find whose it is: at random bytes, too, and at cut frames."""
+    chance = random.Random(5)
+    with open_group(ns, ends) as group, ns.entered():
+        mac = bytes.fromhex(ns.sh("ip -o link show ust0").split("link/ether ")[1][:17].replace(":", ""))
+        frames = []
+        for _ in range(3000):
+            body = bytearray(chance.randbytes(chance.randrange(150)))
+            if ends.six and len(body) > 48:
+                body[0], body[6] = 0x60, chance.choice([0, 6, 43, 44, 58, 60])
+                body[40], body[41] = chance.choice([0, 6, 43, 44, 58, 60]), chance.choice([0, 1, 9, 255])
+            elif len(body) > 28:
+                body[0], body[9] = chance.choice([0x45, 0x4F, 0x41]), chance.choice([1, 6])
+            kind = chance.choice([b"\x86\xdd" if ends.six else b"\x08\x00"] * 9 + [b"\x08\x06"])
+            frames.append(group._link.mac + mac + kind + bytes(body))
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind(("ust0", 0))
+            for frame in frames:
+                wire.send(frame)
+        wait_for(lambda: group.stacks[0].interfaces()[1].rx_packets >= 1000, "the frames", 20)
+        assert " 0% packet loss" in ns.sh(f"ping -c 3 -i 0.01 -W 2 {ends.stack}")
+        serve(group.create_server(("", 80), family=ends.family), echo)
+        for _ in range(8):
+            with ns.socket(ends.family) as client:
+                client.connect((ends.stack, 80))
+                client.sendall(b"still there")
+                assert client.recv(20) == b"still there"
 
 
 # -- coming and going
