@@ -52,7 +52,8 @@ class KernelTap:
             if not ipv6 and not any(":" in address for address in addresses):
                 Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         commands = [f"ip link set {name} mtu {mtu} txqueuelen {txqueuelen} up"]
-        commands += [f"ip addr add {one} dev {name}{' nodad' if ':' in one else ''}" for one in addresses]
+        for one in addresses:
+            commands.append(f"ip addr add {one} dev {name}" + " nodad" * (":" in one and "nodad" not in one))
         try:
             namespace.sh(" && ".join(commands))
             self.mac = "" if tun else _link_address(namespace, name)

@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.ipv4("its stacks have addresses of both families at once")
 ROOT = Path(__file__).resolve().parents[2]
 
 
