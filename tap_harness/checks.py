@@ -134,7 +134,7 @@ class _EchoClient:
 
     def _take(self, frame: bytes) -> bool:
         """Digest a frame from the stack; True if it wants an acknowledgement."""
-        if frame[12:14] == segment.ETHERTYPE_ARP:
+        if segment.is_resolution(frame):
             self.arp.answer_arp(frame)
             return False
         got = parse(frame)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tap_harness.ends import FOUR, SIX, Ends
 from tap_harness.lab import Lab
 from tap_harness.need import missing_privilege
 from tap_harness.net import Net, direct, over_wire
@@ -53,6 +54,7 @@ FAMILIES = {
     "net": ("plain", "offload", "plain-IPv6", "offload-IPv6"),
     "impaired": ("IPv4", "IPv6"),
     "six": ("IPv4", "IPv6"),
+    "ends": ("IPv4", "IPv6"),
 }
 
 
@@ -75,6 +77,12 @@ def impaired(ns: Namespace, request: pytest.FixtureRequest) -> Iterator[Callable
 def six(request: pytest.FixtureRequest) -> bool:
     """Whether it is IPv6, for tests that set everything up themselves; both (by_family)."""
     return bool(request.param == "IPv6")
+
+
+@pytest.fixture
+def ends(request: pytest.FixtureRequest) -> Ends:
+    """The same, as addresses and what depends on them."""
+    return SIX if request.param == "IPv6" else FOUR
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Not a TCP: it acknowledges, retransmits and closes only when the test tells it t
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import TCP
 from scapy.packet import Packet, Raw
 
 from tap_harness import segment
@@ -23,8 +23,8 @@ class Neighbour(Protocol):
     def now(self) -> float:
         """The time at the stack in seconds."""
 
-    def ip_header(self, **fields: Any) -> IP:
-        """An IPv4 header from the peer to the stack."""
+    def ip_header(self, **fields: Any) -> Packet:
+        """An IP header from the peer to the stack."""
 
     def send(self, packet: Packet) -> None:
         """Send an IP packet."""

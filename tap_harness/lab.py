@@ -14,9 +14,10 @@ from typing import Any
 from tap_harness.carrier import LabCarrier, MemoryCarrier
 from tap_harness.checks import ScriptedHealth
 from tap_harness.diff import ANY
+from tap_harness.ends import FOUR, Ends
 from tap_harness.flow import SYN_OPTIONS, Flow, Options
 from tap_harness.scapy_peer import Peer
-from tap_harness.segment import ACK, ETHERTYPE_ARP, MODULUS, SYN, Path, Segment, parse
+from tap_harness.segment import ACK, MODULUS, SYN, Path, Segment, is_resolution, parse
 from tap_harness.service import EchoService
 
 ECHO_PORT = 80  # an echo that serves itself
@@ -63,19 +64,23 @@ class RawEnd:
 
 
 class Lab:
-    """The stack 10.9.0.2 (`stack`, in `carrier`) and the peer 10.9.0.1 (`peer`). `health` is made at its first use.
+    """The stack (`stack`, in `carrier`) and the peer (`peer`): 10.9.0.2 and 10.9.0.1, or those of `ends`. `health` is
+    made at its first use.
 
     Without a carrier it has a fresh ustack.Stack on the manual driver; keyword arguments go to MemoryCarrier.
     """
 
-    def __init__(self, carrier: LabCarrier | None = None, **options: Any) -> None:
-        self.carrier: LabCarrier = carrier if carrier is not None else MemoryCarrier(**options)
+    def __init__(self, carrier: LabCarrier | None = None, ends: Ends = FOUR, **options: Any) -> None:
+        if carrier is None:
+            carrier = MemoryCarrier(**{"address": ends.stack_net, **options})
+        self.ends = ends
+        self.carrier: LabCarrier = carrier
         self.stack = self.carrier.stack
-        self.echo = EchoService(self.stack, ECHO_PORT, keep=True)
+        self.echo = EchoService(self.stack, ECHO_PORT, keep=True, family=ends.family)
         self.carrier.apps.append(self.echo.step)
-        self.listener = self.stack.create_server(("", PORT), backlog=64)
+        self.listener = self.stack.create_server(("", PORT), family=ends.family, backlog=64)
         self.listener.setblocking(False)
-        self.peer = Peer(self.carrier)
+        self.peer = Peer(self.carrier, ip=ends.kernel, target=ends.stack)
         self._health: ScriptedHealth | None = None
 
     @property
@@ -108,7 +113,7 @@ class Lab:
     def connecting(self, sport: int | None = None) -> Situation:
         """The stack connects to a port of the peer and has sent its SYN, which the flow has seen."""
         listening = self.peer.flow(0, sport=sport, isn=70000)
-        sock = self.stack.socket()
+        sock = self.stack.socket(self.ends.family)
         sock.setblocking(False)
         code = sock.connect_ex((self.peer.ip, listening.sport))
         assert code == errno.EINPROGRESS, errno.errorcode.get(code, code)
@@ -189,7 +194,7 @@ class Lab:
         found = []
         while frames := self.carrier.drain():  # again, for what waited for the answer to ARP
             for frame in frames:
-                if frame[12:14] == ETHERTYPE_ARP:
+                if is_resolution(frame):
                     self.peer.answer_arp(frame)
                 elif (segment := parse(frame)) is not None:
                     found.append(segment)

@@ -27,13 +27,15 @@ class LinuxStack:
         self._ns = namespace
         self._address = address
 
-    def socket(self) -> sockets.socket:
+    def socket(self, family: int = sockets.AF_INET) -> sockets.socket:
         """A TCP socket."""
-        return self._ns.socket()
+        return self._ns.socket(family)
 
-    def create_server(self, address: tuple[str, int], backlog: int = 128) -> sockets.socket:
+    def create_server(
+        self, address: tuple[str, int], family: int = sockets.AF_INET, backlog: int = 128
+    ) -> sockets.socket:
         """A listening TCP socket."""
-        made = self._ns.socket()
+        made = self._ns.socket(family)
         made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         made.bind((self._address, address[1]))
         made.listen(backlog)
@@ -55,6 +57,7 @@ class LinuxCarrier:
     def __init__(self, address: str = "10.9.0.2/24") -> None:
         self.apps: list[Callable[[], bool]] = []
         self._ns = Namespace()
+        self._ns.sysctl("net.ipv6.conf.default.addr_gen_mode", 1)  # no link-local address, so that no router is sought
         self._tap = KernelTap(self._ns, addresses=[address])
         self._ns.sysctl("net.ipv4.tcp_invalid_ratelimit", 0)
         self.stack = LinuxStack(self._ns, address.split("/")[0])
@@ -109,4 +112,4 @@ class LinuxCarrier:
 
 def _end(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    return host, int(port) if port.isdigit() else 0
+    return host.strip("[]"), int(port) if port.isdigit() else 0

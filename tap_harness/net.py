@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ustack
+from tap_harness.ends import FOUR, SIX
 from tap_harness.netns import Namespace
 from tap_harness.tap import KernelTap
 from tap_harness.wire import ImpairedWire, Impairment, packet_socket
 
-KERNEL = "10.9.0.1"
-STACK = "10.9.0.2"
-KERNEL6 = "fd09::1"
-STACK6 = "fd09::2"
-PREFIX = "/24"
-PREFIX6 = "/64"
+KERNEL, STACK = FOUR.kernel, FOUR.stack
+KERNEL6, STACK6 = SIX.kernel, SIX.stack
 
 
 class Net:
@@ -36,16 +33,15 @@ class Net:
         self.ns = ns
         self.stack = stack
         self._cleanup = cleanup
-        self.family = socket.AF_INET6 if six else socket.AF_INET
-        self.kernel_ip, self.stack_ip = (KERNEL6, STACK6) if six else (KERNEL, STACK)
-        self.any_ip = "::" if six else "0.0.0.0"
-        self.header = 40 if six else 20
-        self.mss = 1500 - self.header - 20
+        self.ends = SIX if six else FOUR
+        self.family = self.ends.family
+        self.kernel_ip, self.stack_ip, self.any_ip = self.ends.kernel, self.ends.stack, self.ends.any
+        self.header, self.mss = self.ends.header, self.ends.mss
 
     @property
     def six(self) -> bool:
         """Whether it is IPv6."""
-        return self.family == socket.AF_INET6
+        return self.ends.six
 
     def kernel_socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A kernel socket of the family."""
@@ -57,15 +53,15 @@ class Net:
 
     def name(self, host: str, port: int) -> tuple[Any, ...]:
         """An address of the family as sockets say it."""
-        return (host, port, 0, 0) if self.six else (host, port)
+        return self.ends.name(host, port)
 
     def amount(self, usual: int) -> int:
-        """How much of a load over IPv4 is one over IPv6: what differs is the headers, so a quarter shows it."""
-        return usual // 4 if self.six else usual
+        """How much of a load over IPv4 is one over this family (Ends.amount)."""
+        return self.ends.amount(usual)
 
     def url(self, host: str, port: int = 80) -> str:
         """http:// of an address."""
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self.ends.url(host, port)
 
     def keep(self, thing: Any) -> Any:
         """Close `thing` at the end of the test."""
@@ -141,36 +137,28 @@ def echo(connection: Any) -> None:
         connection.sendall(data)
 
 
-def kernel_addresses(six: bool) -> list[str]:
-    """What the kernel's side has. Duplicate address detection (RFC 4862 §5.4) is left out: there is no third host."""
-    return [KERNEL6 + PREFIX6 + " nodad"] if six else [KERNEL + PREFIX]
-
-
-def attach(stack: Any, link: Any, six: bool) -> None:
-    """Give the stack its address on the link, and the kernel as its gateway."""
-    address, gateway = (STACK6 + PREFIX6, KERNEL6) if six else (STACK + PREFIX, KERNEL)
-    stack.attach(link, addresses=[address], gateway=gateway)
-
-
 @contextlib.contextmanager
 def direct(ns: Namespace, offload: bool = False, six: bool = False) -> Iterator[Net]:
     """The stack has the descriptor of a TAP whose netdev the kernel in `ns` has; offload: with a virtio header."""
+    ends = SIX if six else FOUR
     with contextlib.ExitStack() as cleanup:
-        tap = cleanup.enter_context(KernelTap(ns, addresses=kernel_addresses(six), vnet_hdr=offload, ipv6=six))
+        tap = cleanup.enter_context(KernelTap(ns, addresses=[ends.kernel_net], vnet_hdr=offload))
         stack = cleanup.enter_context(ustack.Stack())
-        attach(stack, ustack.Tap(fd=tap.dup(), offload=offload), six)
+        link = ustack.Tap(fd=tap.dup(), offload=offload)
+        stack.attach(link, addresses=[ends.stack_net], gateway=ends.kernel)
         yield Net(ns, stack, cleanup, six)
 
 
 @contextlib.contextmanager
 def over_wire(ns: Namespace, impairment: Impairment, six: bool = False) -> Iterator[Net]:
     """The stack and the kernel in `ns` each have a TAP; between the two is a wire as bad as `impairment`, both ways."""
+    ends = SIX if six else FOUR
     with contextlib.ExitStack() as cleanup:
         near = cleanup.enter_context(Namespace())
         ours = cleanup.enter_context(KernelTap(near, "near0"))
-        theirs = cleanup.enter_context(KernelTap(ns, "far0", addresses=kernel_addresses(six), ipv6=six))
+        theirs = cleanup.enter_context(KernelTap(ns, "far0", addresses=[ends.kernel_net]))
         end = cleanup.enter_context(packet_socket(near, "near0"))
         cleanup.enter_context(ImpairedWire(end.fileno(), theirs.fd, there=impairment))
         stack = cleanup.enter_context(ustack.Stack())
-        attach(stack, ustack.Tap(fd=ours.dup()), six)
+        stack.attach(ustack.Tap(fd=ours.dup()), addresses=[ends.stack_net], gateway=ends.kernel)
         yield Net(ns, stack, cleanup, six)

@@ -1,6 +1,7 @@
 """Reading scapy packets that came from the stack: a line to print, their data, whether checksums are right."""
 
 from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
 from tap_harness import segment
@@ -25,13 +26,14 @@ def describe(packet: Packet) -> str:
 
 
 def payload(packet: Packet) -> bytes:
-    """The TCP or UDP data of an IPv4 packet, by its own length fields (without Ethernet padding)."""
-    ip = packet[IP]
+    """The TCP or UDP data of an IP packet, by its own length fields (without Ethernet padding)."""
+    ip = packet[IPv6] if IPv6 in packet else packet[IP]
     transport = ip[TCP] if TCP in ip else ip[UDP]
     header = transport.dataofs * 4 if TCP in ip else 8
-    return bytes(transport)[header : ip.len - ip.ihl * 4] if ip.len else bytes(transport.payload)
+    whole = ip.plen if IPv6 in packet else ip.len and ip.len - ip.ihl * 4
+    return bytes(transport)[header:whole] if whole else bytes(transport.payload)
 
 
 def valid(packet: Packet) -> bool:
-    """Whether the IPv4 header and the TCP checksum of a packet from the stack are right."""
+    """Whether the IP header and the TCP checksum of a packet from the stack are right."""
     return segment.parse(bytes(packet)) is not None

@@ -1,15 +1,25 @@
 """A scripted neighbour of the stack under test, made of scapy packets.
 
-Responsible for the Ethernet and IPv4 it takes to talk: addresses, answering ARP, waiting with a deadline, the record
-of the exchange for a readable failure. TCP conversations are `flow.Flow`, made by `Peer.flow()`.
+Responsible for the Ethernet and IP it takes to talk: addresses, answering ARP and neighbour solicitations, waiting with
+a deadline, the record of the exchange for a readable failure. TCP conversations are `flow.Flow`, made by `Peer.flow()`.
 """
 
+import ipaddress
 import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
@@ -27,8 +37,8 @@ _ports = itertools.count(40000)
 class Peer:
     """The neighbour with address `ip` and `mac` on `carrier`, talking to the stack that has address `target`.
 
-    It answers ARP requests for its own address while it waits for something else; with `arp` false it does not, and
-    ARP frames are delivered like any other.
+    It answers ARP requests and neighbour solicitations for its own address while it waits for something else; with
+    `arp` false it does not, and such frames are delivered like any other.
 
     Attributes: target_mac, the stack's link-layer address (resolved at the first need).
     """
@@ -59,14 +69,29 @@ class Peer:
 
     @property
     def target_mac(self) -> str:
-        """The stack's link-layer address, asked for with ARP once. Raises Mismatch after a second without answer."""
+        """The stack's link-layer address, asked for once. Raises Mismatch after a second without answer."""
         if self._target_mac is None:
-            self.send_ether(
-                Ether(src=self.mac, dst=BROADCAST) / ARP(op=1, hwsrc=self.mac, psrc=self.ip, pdst=self.target)
-            )
-            reply = self.expect(ARP, within=1.0, op=2, psrc=self.target, pdst=self.ip, hwdst=self.mac)
-            self._target_mac = str(reply[ARP].hwsrc)
+            self._target_mac = self._solicit() if self.six else self._ask()
         return self._target_mac
+
+    @property
+    def six(self) -> bool:
+        """Whether it speaks IPv6."""
+        return ":" in self.ip
+
+    def _ask(self) -> str:
+        self.send_ether(Ether(src=self.mac, dst=BROADCAST) / ARP(op=1, hwsrc=self.mac, psrc=self.ip, pdst=self.target))
+        reply = self.expect(ARP, within=1.0, op=2, psrc=self.target, pdst=self.ip, hwdst=self.mac)
+        return str(reply[ARP].hwsrc)
+
+    def _solicit(self) -> str:
+        """RFC 4861 §7.2.2: to the group that the last three bytes of the address make."""
+        tail = ipaddress.IPv6Address(self.target).packed[-3:]
+        group = ipaddress.IPv6Address(ipaddress.IPv6Address("ff02::1:ff00:0").packed[:-3] + tail)
+        question: Packet = ICMPv6ND_NS(tgt=self.target) / ICMPv6NDOptSrcLLAddr(lladdr=self.mac)
+        header = IPv6(src=self.ip, dst=str(group), hlim=255)
+        self.send_ether(Ether(src=self.mac, dst=f"33:33:ff:{tail.hex(':')}") / header / question)
+        return str(self.expect(ICMPv6ND_NA, within=1.0, tgt=self.target)[ICMPv6NDOptDstLLAddr].lladdr)
 
     def send(self, packet: Packet) -> None:
         """Send an IP packet (or anything above Ethernet) in a frame from this peer to the stack."""
@@ -82,13 +107,15 @@ class Peer:
         """Send raw bytes as a frame; they are not put into the log."""
         self.carrier.send(frame)
 
-    def ip_header(self, **fields: Any) -> IP:
-        """An IPv4 header from this peer to the stack; fields override."""
+    def ip_header(self, **fields: Any) -> Packet:
+        """An IP header from this peer to the stack; fields override."""
+        if self.six:
+            return IPv6(**{"src": self.ip, "dst": self.target, "hlim": 64, **fields})
         values: dict[str, Any] = {"src": self.ip, "dst": self.target, "id": 0, "flags": "DF", **fields}
         return IP(**values)
 
     def next(self, within: float) -> Packet | None:
-        """The next frame from the stack that is not ARP business of this peer; None after `within` seconds."""
+        """The next frame from the stack that does not ask for this peer's address; None after `within` seconds."""
         deadline = self.carrier.now() + within
         while True:
             frame = self.carrier.receive(max(0.0, deadline - self.carrier.now()))
@@ -147,7 +174,11 @@ class Peer:
         return Flow(self, port, sport if sport is not None else next(_ports), isn)
 
     def ping(self, data: bytes = b"are you there?", within: float = 0.1) -> None:
-        """An echo request must be answered with the same data (RFC 792)."""
+        """An echo request must be answered with the same data (RFC 792, 4443)."""
+        if self.six:
+            self.send(self.ip_header() / ICMPv6EchoRequest(id=0x1234, seq=1, data=data))
+            self.expect(ICMPv6EchoReply, within, id=0x1234, seq=1, data=data)
+            return
         self.send(self.ip_header() / ICMP(type=8, id=0x1234, seq=1) / Raw(data))
         reply = self.expect(ICMP, within, type=0, id=0x1234, seq=1)
         if bytes(reply[ICMP].payload)[: len(data)] != data:
@@ -160,10 +191,12 @@ class Peer:
         return "\n".join([what, detail, head, *lines])
 
     def answer_arp(self, frame: bytes) -> bool:
-        """Answer an ARP request for this peer's address; True if the frame was one."""
+        """Answer an ARP request or a solicitation for this peer's address; True if the frame was one."""
         return self._answer_arp(Ether(frame))
 
     def _answer_arp(self, packet: Packet) -> bool:
+        if ICMPv6ND_NS in packet:
+            return self._answer_solicitation(packet)
         if ARP not in packet:
             return False
         request = packet[ARP]
@@ -171,6 +204,14 @@ class Peer:
             return False
         reply = ARP(op=2, hwsrc=self.mac, psrc=self.ip, hwdst=request.hwsrc, pdst=request.psrc)
         self.send_ether(Ether(src=self.mac, dst=request.hwsrc) / reply)
+        return True
+
+    def _answer_solicitation(self, packet: Packet) -> bool:
+        if packet[ICMPv6ND_NS].tgt != self.ip or packet[IPv6].src == "::":
+            return False
+        answer: Packet = ICMPv6ND_NA(R=0, S=1, O=1, tgt=self.ip) / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
+        header = IPv6(src=self.ip, dst=packet[IPv6].src, hlim=255)
+        self.send_ether(Ether(src=self.mac, dst=packet[Ether].src) / header / answer)
         return True
 
     def _note(self, who: str, frame: bytes) -> None:

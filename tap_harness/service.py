@@ -1,6 +1,7 @@
 """Small servers on a stack with non-blocking sockets: `step` does what can be done now and says whether it did."""
 
 import contextlib
+import socket
 from typing import Any
 
 CHUNK = 1 << 16
@@ -14,8 +15,10 @@ class EchoService:
     address (kept for the test to look at when `keep` is true); errors, what broke connections.
     """
 
-    def __init__(self, stack: Any, port: int = 80, *, backlog: int = 128, keep: bool = False) -> None:
-        self.listener = stack.create_server(("", port), backlog=backlog)
+    def __init__(
+        self, stack: Any, port: int = 80, *, backlog: int = 128, keep: bool = False, family: int = socket.AF_INET
+    ) -> None:
+        self.listener = stack.create_server(("", port), family=family, backlog=backlog)
         self.listener.setblocking(False)
         self.connections: dict[Any, bytearray] = {}
         self.received: dict[tuple[str, int], bytearray] = {}

@@ -23,9 +23,10 @@ IFF_VNET_HDR = 0x4000
 class KernelTap:
     """Make a TAP (or TUN) in `namespace`, configure the kernel's side, bring it up.
 
-    Parameters: name, the device name (at most 15 bytes); addresses, the kernel's own as "10.9.0.1/24"; mtu in bytes;
-    tun, an IP device without Ethernet; vnet_hdr, each frame preceded by a virtio-net header; ipv6, leave the kernel's
-    IPv6 on; txqueuelen, frames the kernel keeps for the reader before it drops.
+    Parameters: name, the device name (at most 15 bytes); addresses, the kernel's own as "10.9.0.1/24", those of IPv6
+    without duplicate address detection (RFC 4862 §5.4): there is no third host; mtu in bytes; tun, an IP device without
+    Ethernet; vnet_hdr, each frame preceded by a virtio-net header; ipv6, leave the kernel's IPv6 on (as an IPv6 address
+    does); txqueuelen, frames the kernel keeps for the reader before it drops.
 
     Attributes: fd (non-blocking; owned by this object: `dup()` gives one to a stack), name, mac (the kernel's side, ""
     for TUN).
@@ -48,10 +49,11 @@ class KernelTap:
         flags = (IFF_TUN if tun else IFF_TAP) | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
         with namespace.entered():
             self.fd = open_device(name, flags)
-            if not ipv6:
+            if not ipv6 and not any(":" in address for address in addresses):
                 Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         commands = [f"ip link set {name} mtu {mtu} txqueuelen {txqueuelen} up"]
-        commands += [f"ip addr add {address} dev {name}" for address in addresses]
+        for one in addresses:
+            commands.append(f"ip addr add {one} dev {name}" + " nodad" * (":" in one and "nodad" not in one))
         try:
             namespace.sh(" && ".join(commands))
             self.mac = "" if tun else _link_address(namespace, name)

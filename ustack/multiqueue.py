@@ -17,15 +17,19 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from socket import AF_INET, SOCK_DGRAM, socketpair
+from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, socketpair
+from typing import Any
 
 from ustack_ext.link.tap import Tap, Tun
 
+from . import connect, resolve
 from .records import Connection
 from .socket import Socket
 from .stack import _NO_TIMEOUT, Stack
 
 _PORT_ATTEMPTS = 64
+
+Name = tuple[Any, ...]  # (host, port), of IPv6 with flow label and zone behind them
 
 
 class StackGroup:
@@ -42,7 +46,7 @@ class StackGroup:
         self,
         link: Tap | Tun,
         addresses: Iterable[str] = (),
-        gateway: str | None = None,
+        gateway: str | Iterable[str] | None = None,
         *,
         mtu: int | None = None,
         name: str | None = None,
@@ -60,6 +64,7 @@ class StackGroup:
                 stack = Stack(memory=memory)
                 self.stacks += (stack,)
                 stack.attach(queue, addresses, gateway, mtu=mtu, name=name)
+                addresses = _addresses(stack)
         except BaseException:
             self.close(timeout=0)
             raise
@@ -88,14 +93,22 @@ class StackGroup:
 
     # -- sockets
 
-    def create_server(self, address: tuple[str, int], *, backlog: int | None = None) -> Listeners:
+    def create_server(
+        self,
+        address: Name,
+        *,
+        family: int = AF_INET,
+        backlog: int | None = None,
+        dualstack_ipv6: bool = False,
+    ) -> Listeners:
         """Listen on every stack. Arguments and errors are those of Stack.create_server; backlog is each stack's."""
         made: list[Socket] = []
         for _ in range(_PORT_ATTEMPTS):
             try:
                 for stack in self._running():
                     at = (address[0], made[0].getsockname()[1]) if made else address
-                    made.append(stack.create_server(at, backlog=backlog))
+                    sock = stack.create_server(at, family=family, backlog=backlog, dualstack_ipv6=dualstack_ipv6)
+                    made.append(sock)
                 listeners = Listeners(made)
                 self._listeners.add(listeners)
                 return listeners
@@ -110,12 +123,13 @@ class StackGroup:
 
     def create_connection(
         self,
-        address: tuple[str, int],
+        address: Name,
         timeout: float | None = _NO_TIMEOUT,
-        source_address: tuple[str, int] | None = None,
+        source_address: Name | None = None,
     ) -> Socket:
-        """A connected TCP socket, of each stack in turn; as Stack.create_connection. With a source port the stack is
-        the one that the answers come to. Raises OSError, TimeoutError."""
+        """A connected TCP socket, of each stack in turn; as Stack.create_connection, but only the first of a name's
+        addresses is tried. With a source port the stack is the one that the answers come to. Raises OSError,
+        TimeoutError."""
         running = self._running()
         if len(running) == 1:
             return running[0].create_connection(address, timeout, source_address)
@@ -123,23 +137,23 @@ class StackGroup:
         local, peer = _names(stack, address, source_address)
         if local[1] != 0:
             stack = self.stacks[self._link.queue_of(local, peer)]
-            return stack.create_connection(address, timeout, local)
-        for port in self._ports(stack, local[0], peer):
+            return stack.create_connection(peer, timeout, local)
+        for port in self._ports(stack, local, peer):
             try:
-                return stack.create_connection(address, timeout, (local[0], port))
+                return stack.create_connection(peer, timeout, (local[0], port, *local[2:]))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
         raise OSError(errno.EADDRNOTAVAIL, f"no free port leads to queue {self.stacks.index(stack)}")
 
-    def _ports(self, stack: Stack, local: str, peer: tuple[str, int]) -> Iterable[int]:
+    def _ports(self, stack: Stack, local: Name, peer: Name) -> Iterable[int]:
         """Ports of the range, from a random one on (RFC 6056 §3.3.1), whose answers come to `stack`."""
         low, high = _pair(stack.sysctl["net.ipv4.ip_local_port_range"])
         index = self.stacks.index(stack)
         start = random.SystemRandom().randrange(high - low + 1)
         for step in range(high - low + 1):
             port = low + (start + step) % (high - low + 1)
-            if self._link.queue_of((local, port), peer) == index:
+            if self._link.queue_of((local[0], port), peer) == index:
                 yield port
 
     def _running(self) -> list[Stack]:
@@ -185,7 +199,7 @@ class Listeners:
             sock.setblocking(False)
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def accept(self) -> tuple[Socket, tuple[str, int]]:
+    def accept(self) -> tuple[Socket, Name]:
         """accept() -> (socket, address), from each stack in turn. Raises OSError, TimeoutError, BlockingIOError."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
@@ -199,7 +213,7 @@ class Listeners:
                 raise TimeoutError("timed out")
             self._wait(left)
 
-    def _accept_now(self) -> tuple[Socket, tuple[str, int]] | None:
+    def _accept_now(self) -> tuple[Socket, Name] | None:
         with self._lock:
             serving = self._serving
             self._turn += 1
@@ -245,7 +259,7 @@ class Listeners:
         """A descriptor that is readable while a connection waits on any of them; good for waiting only."""
         return -1 if self._closed else self._epoll.fileno()
 
-    def getsockname(self) -> tuple[str, int]:
+    def getsockname(self) -> Name:
         """The address they share. Raises OSError."""
         return self.sockets[0].getsockname()
 
@@ -286,12 +300,21 @@ def _pair(value: object) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _names(
-    stack: Stack, address: tuple[str, int], source: tuple[str, int] | None
-) -> tuple[tuple[str, int], tuple[str, int]]:
+def _addresses(stack: Stack) -> list[str]:
+    """What a stack's link has: the others are the same host, also by the link-local address that came by itself."""
+    shown = [str(one) for interface in stack.interfaces() if interface.name != "lo" for one in interface.addresses]
+    return sorted(shown, key=lambda text: not text.startswith("fe80:"))  # before it would be made anew
+
+
+def _names(stack: Stack, address: Name, source: Name | None) -> tuple[Name, Name]:
     """(own address and port as far as they are settled, the peer's): what connect() would use. Raises OSError."""
-    with stack.socket(AF_INET, SOCK_DGRAM) as probe:
+    family = AF_INET6 if ":" in address[0] else AF_INET
+    if resolve.is_name(address[0]):
+        infos = connect.sorted_infos(stack.getaddrinfo(address[0], address[1], 0, SOCK_STREAM))
+        family, _, _, _, address = infos[0]
+    with stack.socket(family, SOCK_DGRAM) as probe:
         if source is not None and source[0]:
             probe.bind((source[0], 0))
         probe.connect(address)  # sends nothing
-        return (probe.getsockname()[0], source[1] if source else 0), probe.getpeername()
+        name = probe.getsockname()
+        return (name[0], source[1] if source else 0, *name[2:]), probe.getpeername()

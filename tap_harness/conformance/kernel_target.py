@@ -12,6 +12,7 @@ from typing import Any
 
 from tap_harness.conformance.registry import NotApplicable
 from tap_harness.conformance.target import Recorder, join_with
+from tap_harness.ends import FOUR, Ends
 from tap_harness.linux_carrier import LinuxCarrier, LinuxStack
 
 
@@ -41,19 +42,18 @@ class _RealTime(LinuxCarrier):
 
 
 class KernelTarget:
-    """Linux, 10.9.0.2, with its defaults."""
+    """Linux with its defaults: 10.9.0.2, or what `ends` calls the stack."""
 
     name = "kernel"
     virtual = False
-    address = "10.9.0.2"
-    peer_address = "10.9.0.1"
     peer_mac = "02:00:00:00:00:01"
-    other_address = "10.9.0.3"
     slack = 0.25
     sink = echo = 0
 
-    def __init__(self) -> None:
-        self.carrier = _RealTime(f"{self.address}/24")
+    def __init__(self, ends: Ends = FOUR) -> None:
+        self._family = ends.family
+        self.address, self.peer_address, self.other_address = ends.stack, ends.kernel, ends.neighbour(3)
+        self.carrier = _RealTime(ends.stack_net)
         self.carrier.namespace.sysctl("net.ipv4.tcp_invalid_ratelimit", 500)  # Linux's default
         self.carrier.namespace.sh(f"ip route add default via {self.peer_address}")
         self.stack: LinuxStack = self.carrier.stack
@@ -61,7 +61,7 @@ class KernelTarget:
 
     def socket(self, datagram: bool = False) -> Any:
         """A non-blocking kernel socket in the namespace."""
-        made = self.carrier.namespace.socket(kind=2 if datagram else 1)
+        made = self.carrier.namespace.socket(self._family, socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM)
         made.setblocking(False)
         if not datagram:
             with contextlib.suppress(OSError):  # Linux's default, whatever this machine's is; accepted ones inherit it

@@ -26,7 +26,7 @@ class _PacketCarrier:
     def __init__(self, interface: str, own: str) -> None:
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         self._sock.bind((interface, _ETH_P_ALL))
-        self._own = own
+        self._own = ipaddress.ip_address(own).packed
         self.mac = self._sock.getsockname()[4].hex(":")
         self._kept: deque[bytes] = deque()
 
@@ -43,7 +43,6 @@ class _PacketCarrier:
         if self._kept:
             return self._kept.popleft()
         deadline = time.monotonic() + within
-        own = ipaddress.IPv4Address(self._own).packed
         while True:
             readable, _, _ = select.select([self._sock], [], [], max(0.0, deadline - time.monotonic()))
             if not readable:
@@ -51,8 +50,15 @@ class _PacketCarrier:
             frame, address = self._sock.recvfrom(1 << 17)
             if address[2] == socket.PACKET_OUTGOING:
                 continue
-            if own in (frame[30:34] if frame[12:14] == b"\x08\x00" else frame[38:42]):
+            if self._concerns(frame):
                 return frame
+
+    def _concerns(self, frame: bytes) -> bool:
+        """Whether a frame is for the scenario's address, or asks for it."""
+        own, kind = self._own, frame[12:14]
+        if len(own) == 16:
+            return kind == b"\x86\xdd" and own in (frame[38:54], frame[62:78] if frame[20] == 58 else b"")
+        return own == (frame[30:34] if kind == b"\x08\x00" else frame[38:42])
 
     def advance(self, seconds: float) -> None:
         """Wait; what comes meanwhile is kept in order."""
@@ -79,7 +85,7 @@ class RemoteTarget:
     def __init__(self, interface: str, address: str, source: str, *, sink: int = 9, echo: int = 7) -> None:
         self.address = address
         self.peer_address = source
-        self.other_address = str(ipaddress.IPv4Address(source) + 1)
+        self.other_address = str(ipaddress.ip_address(source) + 1)
         self.sink = sink
         self.echo = echo
         self.carrier = _PacketCarrier(interface, source)

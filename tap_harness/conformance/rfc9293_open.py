@@ -107,7 +107,8 @@ def mss_always(p: Probe) -> None:
 
 @R.check("MUST-15", "without an MSS option segments carry at most 536 bytes")
 def default_mss(p: Probe) -> None:
-    p.require(sizes(p, []) <= 536, "segments are larger than 536 bytes")
+    most = 1220 if p.peer.six else 536
+    p.require(sizes(p, []) <= most, f"segments are larger than {most} bytes")
 
 
 @R.check("MUST-16", "the effective MSS is the smallest of the peer's and the path's, less the options")

@@ -7,6 +7,7 @@ import itertools
 import socket
 
 from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 
 from tap_harness.conformance.probe import Probe
 from tap_harness.conformance.registry import document
@@ -40,9 +41,12 @@ def nodelay(p: Probe) -> None:
 @R.check("MUST-49", "the TTL of segments can be set")
 def ttl(p: Probe) -> None:
     conn = p.established()
-    conn.sock.option(socket.IPPROTO_IP, socket.IP_TTL, 37)
+    six = p.peer.six
+    level, name = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if six else (socket.IPPROTO_IP, socket.IP_TTL)
+    conn.sock.option(level, name, 37)
     conn.send(b"x")
-    p.require(conn.data()[IP].ttl == 37, "the TTL is not the one that was set")
+    packet = conn.data()
+    p.require((packet[IPv6].hlim if six else packet[IP].ttl) == 37, "the TTL is not the one that was set")
 
 
 # -- retransmission

@@ -153,8 +153,6 @@ class Run:
         elif isinstance(action, Udp):
             data = wire.pattern(0, action.length)
             packet = wire.udp_packet(self._ends, one.remote_port, one.local_port, data, ECN[action.ecn or "noecn"])
-        elif self._ends.is_v6:
-            raise Unsupported("ICMP of IPv6 is not known here")
         elif action.seq is None:
             quoted = wire.quoted_udp(one.local_port, one.remote_port)
             packet = wire.icmp_packet(self._ends, action.kind, action.code, action.mtu, 17, quoted)

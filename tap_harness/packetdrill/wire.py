@@ -1,4 +1,8 @@
-"""Script packets as IP bytes, and IP bytes as what a script can say about them. RFC 791, 792, 8200, 768, 9293 §3.1."""
+"""Script packets as IP bytes, and IP bytes as what a script can say about them.
+
+RFC 791, 792, 8200, 4443, 768, 9293 §3.1. In scripts of both families an ICMP error has the
+names of IPv4's: over IPv6 it is what a translator makes of it (RFC 7915 §4.2).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from tap_harness.packetdrill.script import Tcp, TcpOption
+from tap_harness.packetdrill.script import Tcp, TcpOption, Unsupported
 from tap_harness.segment import checksum
 
 _FLAG_BITS = {"F": 1, "S": 2, "R": 4, "P": 8, ".": 16, "U": 32, "E": 64, "W": 128, "A": 256}
-_ICMP, _TCP, _UDP = 1, 6, 17
+_ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
+_ICMP6_OF = {  # (type, code) of IPv4, or the type with any code -> of IPv6
+    (3, 2): (4, 1), (3, 3): (1, 4), (3, 4): (2, 0), (3, 9): (1, 1), (3, 10): (1, 1), (3, 13): (1, 1), 3: (1, 0),
+    (11, 1): (3, 1), 11: (3, 0), 12: (4, 0),
+}  # fmt: skip
 _PERIOD = 251
 _FASTOPEN_MAGIC = b"\xf9\x89"  # RFC 7413 §6
 _BYTES = bytes(range(_PERIOD)) * 600
@@ -182,8 +190,13 @@ def udp_packet(ends: Addresses, sport: int, dport: int, data: bytes, ecn: int) -
 
 
 def icmp_packet(ends: Addresses, kind: int, code: int, mtu: int, protocol: int, quoted: bytes) -> bytes:
-    """An ICMP error of the peer that quotes 8 bytes of what the stack sent it."""
+    """An ICMP error of the peer that quotes 8 bytes of what the stack sent it. Raises Unsupported."""
     inner = ip_packet(ends.local, ends.remote, protocol, quoted)
+    if ends.is_v6:
+        found = _ICMP6_OF.get((kind, code)) or _ICMP6_OF.get(kind)
+        if found is None:
+            raise Unsupported("IPv6 has no such ICMP message")
+        return _sealed(ends.remote, ends.local, _ICMP6, struct.pack("!BBHI", *found, 0, mtu) + inner, 2, 0)
     body = struct.pack("!BBHHH", kind, code, 0, 0, mtu) + inner
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     return ip_packet(ends.remote, ends.local, _ICMP, body)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from tap_harness import payload
+from tap_harness.ends import FOUR, Ends
 from tap_harness.fixtures import by_family as pytest_generate_tests
-from tap_harness.fixtures import full, impaired, net, ns, privileged, six
+from tap_harness.fixtures import ends, full, impaired, net, ns, privileged, six
 from tap_harness.kernel_peer import start_nginx
 from tap_harness.need import missing_program
-from tap_harness.net import KERNEL, KERNEL6, STACK, STACK6
 from tap_harness.netns import Namespace
 from tap_harness.process import Child
 
-__all__ = ["full", "impaired", "net", "ns", "privileged", "pytest_generate_tests", "six"]
+__all__ = ["ends", "full", "impaired", "net", "ns", "privileged", "pytest_generate_tests", "six"]
 
 MIB = 1 << 20
 
@@ -67,7 +67,7 @@ class Site:
     url: str
     server: Child
     big_size: int
-    host: str = STACK
+    host: str = FOUR.stack
     options: tuple[str, ...] = ()  # for a verb of ustack that is to reach it
 
     @property
@@ -95,33 +95,33 @@ def sha256(path: Path) -> str:
     return state.hexdigest()
 
 
+def size_of(full: bool, ends: Ends) -> int:
+    """Bytes of `big`."""
+    return 256 * MIB if full else ends.amount(32 * MIB)
+
+
 @pytest.fixture
-def site(ns: Namespace, tmp_path: Path, full: bool, six: bool) -> Iterator[Site]:
+def site(ns: Namespace, tmp_path: Path, full: bool, ends: Ends) -> Iterator[Site]:
     """A site on the stack, by `ustack serve`; the namespace's kernel reaches it, over IPv4 or IPv6."""
-    size = 256 * MIB if full else 8 * MIB if six else 32 * MIB
     root = tmp_path / "site"
-    make_files(root, size)
-    words = ["--address", f"{STACK6}/64", "--host-address", f"{KERNEL6}/64"] if six else []
-    server = ns.python("ustack", "serve", str(root), "--port", "80", "--upload", "--quiet", *words)
+    make_files(root, size_of(full, ends))
+    server = ns.python("ustack", "serve", str(root), "--port", "80", "--upload", "--quiet", *ends.options)
     server.wait_line("^Serving ", timeout=20)
-    host = STACK6 if six else STACK
-    if six:
-        ns.wait_accepting((host, 80), child=server)  # the kernel's side has an address of its own to look at first
-    yield Site(ns, root, f"http://[{host}]" if six else f"http://{host}", server, size, host)
+    if ends.six:
+        ns.wait_accepting((ends.stack, 80), child=server)  # the kernel looks at its own addresses first
+    yield Site(ns, root, f"http://{ends.quoted(ends.stack)}", server, size_of(full, ends), ends.stack)
     server.stop()
 
 
 @pytest.fixture
-def nginx(ns: Namespace, tmp_path: Path, full: bool, six: bool) -> Iterator[Site]:
+def nginx(ns: Namespace, tmp_path: Path, full: bool, ends: Ends) -> Iterator[Site]:
     """A site on the kernel's side, by nginx, on the device that a `ustack` verb will take over by name."""
     _program("nginx")
-    size = 256 * MIB if full else 8 * MIB if six else 32 * MIB
     root = tmp_path / "site"
-    make_files(root, size)
+    make_files(root, size_of(full, ends))
     root.chmod(0o777)
-    host, address = (KERNEL6, f"-6 addr add {KERNEL6}/64 nodad") if six else (KERNEL, f"addr add {KERNEL}/24")
-    ns.sh(f"ip tuntap add dev ust0 mode tap && ip {address} dev ust0 && ip link set ust0 up")
-    server = start_nginx(ns, root, host)
-    url = f"http://[{host}]:8000" if six else f"http://{host}:8000"
-    yield Site(ns, root, url, server, size, host, ("--address", f"{STACK6}/64") if six else ())
+    ends.device(ns)
+    server = start_nginx(ns, root, ends.kernel)
+    options = ("--address", ends.stack_net) if ends.six else ()
+    yield Site(ns, root, ends.url(ends.kernel, 8000), server, size_of(full, ends), ends.kernel, options)
     server.stop()

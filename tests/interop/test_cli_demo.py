@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tap_harness.ends import FOUR, Ends
 from tap_harness.need import missing_program
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +29,9 @@ def as_plain_user(user_namespaces: bool) -> list[str]:
     return ["setpriv", "--inh-caps=-all", f"--bounding-set=-all{keep}", "--"]
 
 
-def demo(*arguments: str, prefix: list[str] | None = None) -> tuple[int, str]:
-    command = [*(prefix or []), sys.executable, "-m", "ustack", "demo", "--size", str(SIZE), *arguments]
+def demo(*arguments: str, ends: Ends, prefix: list[str] | None = None) -> tuple[int, str]:
+    family = ["--ipv6"] if ends.six else []
+    command = [*(prefix or []), sys.executable, "-m", "ustack", "demo", "--size", str(SIZE), *family, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=170
     )
@@ -44,10 +46,11 @@ def assert_good(output: str, transfers: int, link: str) -> None:
 
 
 @pytest.mark.usefixtures("privileged")
-def test_over_a_tap() -> None:
-    code, output = demo("--link", "tap")
+def test_over_a_tap(ends: Ends) -> None:
+    code, output = demo("--link", "tap", ends=ends)
     assert code == 0, output
     assert_good(output, 3, "a TAP")
+    assert f"between the kernel ({ends.kernel}) and the stack ({ends.stack})" in output
     assert "$ curl " in output
     assert "< HTTP/1.1 200 OK" in output
     assert "$ ustack curl " in output
@@ -60,38 +63,39 @@ def user_namespaces_refused() -> str | None:
     return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
 
 
-def test_without_root_in_a_user_namespace() -> None:
+def test_without_root_in_a_user_namespace(ends: Ends) -> None:
     if reason := missing_program("setpriv") or user_namespaces_refused():
         pytest.skip(f"user namespaces: {reason}")
-    code, output = demo("--link", "tap", prefix=as_plain_user(user_namespaces=True))
+    code, output = demo("--link", "tap", ends=ends, prefix=as_plain_user(user_namespaces=True))
     assert code == 0, output
     assert "a user and network namespace of its own (not root)" in output
     assert_good(output, 3, "a TAP")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="optional: only root can take everything away from a process")
-def test_where_nothing_is_allowed_it_says_so_and_uses_a_pipe() -> None:
+def test_where_nothing_is_allowed_it_says_so_and_uses_a_pipe(ends: Ends) -> None:
     prefix = as_plain_user(user_namespaces=False)
-    code, output = demo(prefix=prefix)
+    code, output = demo(ends=ends, prefix=prefix)
     assert code == 0, output
     assert "No TAP device can be made here:" in output
     assert "CAP_NET_ADMIN" in output
     assert "over an in-memory pipe" in output
     assert_good(output, 2, "the in-memory pipe")
-    code, output = demo("--link", "tap", prefix=prefix)
+    code, output = demo("--link", "tap", ends=ends, prefix=prefix)
     assert code == 1
     assert "CAP_NET_ADMIN" in output
     assert "Traceback" not in output
 
 
-def test_over_a_pipe() -> None:
-    code, output = demo("--link", "pipe")
+def test_over_a_pipe(ends: Ends) -> None:
+    code, output = demo("--link", "pipe", ends=ends)
     assert code == 0, output
     assert_good(output, 2, "the in-memory pipe")
 
 
+@pytest.mark.ipv4("nothing is transferred")
 def test_too_large_for_the_disk_is_one_sentence(tmp_path: Path) -> None:
-    code, output = demo("--link", "pipe", "--size", "512G")
+    code, output = demo("--link", "pipe", "--size", "512G", ends=FOUR)
     assert code == 1
     assert "ustack demo: " in output
     assert "set TMPDIR to a larger place" in output

@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.ipv4("its stacks have addresses of both families at once")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -20,7 +23,8 @@ def test_up_as_the_example_says(ns: Any, tmp_path: Path) -> None:
         assert ns.run(["ping", "-c", "1", "-W", "2", address]).returncode == 0
     curl = ["curl", "-sS", "--max-time", "5"]
     assert ns.run([*curl, "http://10.9.1.2/"]).stdout == "Hello from the lab\n"
-    assert ns.run([*curl, "http://10.9.0.2:8000/"]).stdout == "a file\n"
+    for host in ("10.9.0.2", "[fd09::2]"):
+        assert ns.run([*curl, "-g", f"http://{host}:8000/"]).stdout == "a file\n"
     assert ns.python("ustack", "sysctl", "net.ipv4.ip_forward").finish(10) == "net.ipv4.ip_forward = 1\n"
     up.signal(signal.SIGINT)
     assert up.wait(10) == 130

@@ -19,7 +19,10 @@ from tap_harness.net import KERNEL
 from tap_harness.process import wait_for
 from tap_harness.tap import KernelTap
 
-pytestmark = pytest.mark.usefixtures("dnsmasq")
+pytestmark = [
+    pytest.mark.usefixtures("dnsmasq"),
+    pytest.mark.ipv4("it is about DHCPv4; test_self_configured is about routers and DHCPv6"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 import ustack
+from tap_harness.ends import Ends
 
 PEM = Path(__file__).parents[1] / "data" / "server.pem"
-THERE = "10.9.0.2"
 NAME = "server.test"
 BODY = bytes(range(256)) * 2000
 
@@ -48,26 +48,40 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+class Wire:
+    """A pipe: the client's end (`ends.kernel`), the server's (`ends.stack`, which is NAME)."""
+
+    def __init__(self, ends: Ends) -> None:
+        self.ends = ends
+        self._client, self._server = ustack.pipe()
+
+    def client(self, driver: str) -> ustack.Stack:
+        """A stack on the client's end."""
+        return self._stack(self._client, self.ends.kernel_net, driver)
+
+    def server(self, driver: str) -> ustack.Stack:
+        """A stack on the server's."""
+        return self._stack(self._server, self.ends.stack_net, driver)
+
+    def _stack(self, end: Any, address: str, driver: str) -> ustack.Stack:
+        stack = ustack.Stack(driver=driver)
+        stack.attach(end, addresses=[address])
+        stack.hosts[NAME] = self.ends.stack
+        return stack
+
+
 @pytest.fixture
-def wire() -> tuple[Any, Any]:
-    """Two ends of a pipe."""
-    return ustack.pipe()
-
-
-def stack_on(end: Any, address: str, driver: str) -> ustack.Stack:
-    stack = ustack.Stack(driver=driver)
-    stack.attach(end, addresses=[f"{address}/24"])
-    stack.hosts[NAME] = THERE
-    return stack
+def wire(ends: Ends) -> Wire:
+    return Wire(ends)
 
 
 @contextlib.contextmanager
-def running(end: Any, main: Callable[[asyncio.Event], Any], driver: str) -> Iterator[None]:
+def running(wire: Wire, main: Callable[[asyncio.Event], Any], driver: str) -> Iterator[None]:
     """An event loop on a stack of its own, in a thread: main(stop) serves until the event is set."""
     ready, held = threading.Event(), []
 
     def serve() -> None:
-        with stack_on(end, THERE, driver) as stack:
+        with wire.server(driver) as stack:
             loop = stack.loop_factory()
             stop = asyncio.Event()
             held.append((loop, stop))
@@ -108,13 +122,14 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def uvicorn_main(tls: bool) -> Callable[[asyncio.Event], Any]:
+def uvicorn_main(wire: Wire, tls: bool) -> Callable[[asyncio.Event], Any]:
     uvicorn = wanted("uvicorn")
     wanted("h11")
-    options = {"ssl_certfile": str(PEM), "ssl_keyfile": str(PEM)} if tls else {}
+    options: dict[str, Any] = {"ssl_certfile": str(PEM), "ssl_keyfile": str(PEM)} if tls else {}
 
     async def main(stop: asyncio.Event) -> None:
-        config = uvicorn.Config(app, host="0.0.0.0", port=80, log_level="error", lifespan="off", http="h11", **options)
+        options.update(log_level="error", lifespan="off", http="h11")
+        config = uvicorn.Config(app, host=wire.ends.any, port=80, **options)
         server = uvicorn.Server(config)
         task = asyncio.ensure_future(server.serve())
         await stop.wait()
@@ -129,21 +144,21 @@ def url(tls: bool) -> str:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_requests_and_uvicorn(wire: Any, driver: str, tls: bool) -> None:
+def test_requests_and_uvicorn(wire: Wire, driver: str, tls: bool) -> None:
     requests = wanted("requests")
-    with running(wire[1], uvicorn_main(tls), driver), stack_on(wire[0], "10.9.0.1", "thread") as stack:
+    with running(wire, uvicorn_main(wire, tls), driver), wire.client("thread") as stack:
         with stack.patched(), requests.Session() as session:
             session.trust_env = False
             for _ in range(3):
                 answer = session.post(url(tls), data=BODY, timeout=20, verify=str(PEM))
                 assert answer.content == BODY
-                assert answer.headers["x-client"] == "10.9.0.1"
+                assert answer.headers["x-client"] == wire.ends.kernel
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_httpx(wire: Any, driver: str, tls: bool) -> None:
+def test_httpx(wire: Wire, driver: str, tls: bool) -> None:
     httpx = wanted("httpx")
-    with running(wire[1], uvicorn_main(tls), "asyncio"), stack_on(wire[0], "10.9.0.1", driver) as stack:
+    with running(wire, uvicorn_main(wire, tls), "asyncio"), wire.client(driver) as stack:
         if driver == "thread":
             with stack.patched(), httpx.Client(verify=client_context(), trust_env=False, timeout=20) as client:
                 assert client.post(url(tls), content=BODY).content == BODY
@@ -166,7 +181,7 @@ def in_loop(stack: ustack.Stack, coroutine: Any) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_aiohttp(wire: Any, driver: str, tls: bool) -> None:
+def test_aiohttp(wire: Wire, driver: str, tls: bool) -> None:
     aiohttp = wanted("aiohttp")
     from aiohttp import web
 
@@ -184,7 +199,7 @@ def test_aiohttp(wire: Any, driver: str, tls: bool) -> None:
         application.router.add_route("*", "/", answer)
         runner = web.AppRunner(application)
         await runner.setup()
-        await web.TCPSite(runner, "0.0.0.0", 80, ssl_context=server_context() if tls else None).start()
+        await web.TCPSite(runner, wire.ends.any, 80, ssl_context=server_context() if tls else None).start()
         await stop.wait()
         await runner.cleanup()
 
@@ -198,12 +213,12 @@ def test_aiohttp(wire: Any, driver: str, tls: bool) -> None:
                 await websocket.send_bytes(BODY)
                 assert (await websocket.receive()).data == BODY
 
-    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+    with running(wire, serve, driver), wire.client(driver) as stack:
         in_loop(stack, main())
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_websockets(wire: Any, driver: str, tls: bool) -> None:
+def test_websockets(wire: Wire, driver: str, tls: bool) -> None:
     wanted("websockets")
     from websockets.asyncio import client, server
     from websockets.sync.client import connect
@@ -216,7 +231,7 @@ def test_websockets(wire: Any, driver: str, tls: bool) -> None:
             await connection.send(message)
 
     async def serve(stop: asyncio.Event) -> None:
-        async with server.serve(echo, "", 80, ssl=server_context() if tls else None):
+        async with server.serve(echo, wire.ends.any, 80, ssl=server_context() if tls else None):
             await stop.wait()
 
     async def main() -> None:
@@ -224,7 +239,7 @@ def test_websockets(wire: Any, driver: str, tls: bool) -> None:
             await connection.send(BODY)
             assert await connection.recv() == BODY
 
-    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+    with running(wire, serve, driver), wire.client(driver) as stack:
         in_loop(stack, main())
         if driver == "thread":
             with stack.patched(), connect(address, ssl=secure, proxy=None) as connection:
@@ -233,13 +248,13 @@ def test_websockets(wire: Any, driver: str, tls: bool) -> None:
 
 
 @pytest.fixture
-def stacks(wire: Any) -> Iterator[tuple[ustack.Stack, ustack.Stack]]:
+def stacks(wire: Wire) -> Iterator[tuple[ustack.Stack, ustack.Stack]]:
     """Client's and server's, each with a thread."""
-    with stack_on(wire[0], "10.9.0.1", "thread") as left, stack_on(wire[1], THERE, "thread") as right:
+    with wire.client("thread") as left, wire.server("thread") as right:
         yield left, right
 
 
-def test_smtplib(stacks: Any) -> None:
+def test_smtplib(stacks: Any, ends: Ends) -> None:
     left, right = stacks
     got: list[str] = []
     script = {"EHLO": "250 hello\r\n", "MAIL": "250 ok\r\n", "RCPT": "250 ok\r\n", "RSET": "250 ok\r\n"}
@@ -262,7 +277,7 @@ def test_smtplib(stacks: Any) -> None:
                 file.write(answer.encode())
                 file.flush()
 
-    with right.create_server(("", 25)) as listener:
+    with right.create_server(("", 25), family=ends.family) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         with left.patched(), smtplib.SMTP(NAME, 25, timeout=20) as client:
@@ -272,7 +287,7 @@ def test_smtplib(stacks: Any) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_ftplib(stacks: Any, tls: bool) -> None:
+def test_ftplib(stacks: Any, ends: Ends, tls: bool) -> None:
     """Passive mode: a second connection for the data; with TLS both are encrypted."""
     left, right = stacks
 
@@ -286,7 +301,8 @@ def test_ftplib(stacks: Any, tls: bool) -> None:
             "TYPE": "200 ok\r\n",
             "PBSZ": "200 ok\r\n",
             "PROT": "200 ok\r\n",
-            "PASV": f"227 entering ({THERE.replace('.', ',')},{port >> 8},{port & 255})\r\n",
+            "PASV": f"227 entering ({ends.stack.replace('.', ',')},{port >> 8},{port & 255})\r\n",
+            "EPSV": f"229 entering (|||{port}|)\r\n",
             "QUIT": "221 bye\r\n",
             "AUTH": "234 go on\r\n",
         }
@@ -313,9 +329,10 @@ def test_ftplib(stacks: Any, tls: bool) -> None:
         conn.close()
 
     context = server_context()
-    with right.create_server(("", 21)) as listener, right.create_server(("", 0)) as data_listener:
+    listeners = [right.create_server(("", port), family=ends.family) for port in (21, 0)]
+    with listeners[0], listeners[1]:
         with left.patched():
-            thread = threading.Thread(target=serve, args=(listener, data_listener))
+            thread = threading.Thread(target=serve, args=listeners)
             thread.start()
             client: ftplib.FTP = ftplib.FTP_TLS(context=client_context()) if tls else ftplib.FTP()
             with client:
@@ -329,7 +346,7 @@ def test_ftplib(stacks: Any, tls: bool) -> None:
             thread.join()
 
 
-def test_paramiko_client_and_server(stacks: Any) -> None:
+def test_paramiko_client_and_server(stacks: Any, ends: Ends) -> None:
     paramiko = wanted("paramiko")
     left, right = stacks
     key = paramiko.RSAKey.generate(2048)
@@ -346,7 +363,7 @@ def test_paramiko_client_and_server(stacks: Any) -> None:
             commands.put(command)
             return True
 
-    with right.create_server(("", 22)) as listener:
+    with right.create_server(("", 22), family=ends.family) as listener:
 
         def serve() -> None:
             transport = paramiko.Transport(listener.accept()[0])
@@ -368,13 +385,14 @@ def test_paramiko_client_and_server(stacks: Any) -> None:
         thread.join()
 
 
+@pytest.mark.ipv4("no stack is left")
 def test_patching_is_over() -> None:
     """After all this the socket module is what it was."""
     with socket.socket() as sock:
         assert not isinstance(sock, ustack.Socket)
 
 
-def test_aioquic(wire: Any, driver: str) -> None:
+def test_aioquic(wire: Wire, driver: str) -> None:
     """QUIC: datagrams both ways, with timers of its own."""
     wanted("aioquic")
     from aioquic.asyncio import QuicConnectionProtocol
@@ -394,7 +412,7 @@ def test_aioquic(wire: Any, driver: str) -> None:
     async def serve(stop: asyncio.Event) -> None:
         configuration = QuicConfiguration(is_client=False, alpn_protocols=["echo"])
         configuration.load_cert_chain(PEM, PEM)
-        server = await serve_quic("0.0.0.0", 4433, configuration=configuration, stream_handler=echo)
+        server = await serve_quic(wire.ends.any, 4433, configuration=configuration, stream_handler=echo)
         await stop.wait()
         server.close()
 
@@ -402,9 +420,9 @@ def test_aioquic(wire: Any, driver: str) -> None:
         configuration = QuicConfiguration(alpn_protocols=["echo"], server_name=NAME, cafile=str(PEM))
         quic = QuicConnection(configuration=configuration)
         transport, client = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: QuicConnectionProtocol(quic), local_addr=("0.0.0.0", 0)
+            lambda: QuicConnectionProtocol(quic), local_addr=(wire.ends.any, 0)
         )
-        client.connect((THERE, 4433))
+        client.connect(wire.ends.name(wire.ends.stack, 4433))
         await client.wait_connected()
         reader, writer = await client.create_stream()
         writer.write(BODY)
@@ -414,5 +432,5 @@ def test_aioquic(wire: Any, driver: str) -> None:
         await client.wait_closed()
         transport.close()
 
-    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+    with running(wire, serve, driver), wire.client(driver) as stack:
         in_loop(stack, main())

@@ -22,6 +22,7 @@ def example() -> str:
     return str(block)
 
 
+@pytest.mark.ipv4("the example is run as it stands")
 @pytest.mark.usefixtures("curl")
 def test_readme_example(ns: Namespace, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("from the kernel's side", encoding="utf-8")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tap_harness.ends import Ends
 from tap_harness.need import missing_program
-from tap_harness.net import KERNEL, STACK
 
 
 def wanted(*, library: str = "", program: str = "") -> None:
@@ -21,16 +21,11 @@ def wanted(*, library: str = "", program: str = "") -> None:
         pytest.skip(f"optional: the program {program} is not installed")
 
 
-def device(ns: Any) -> None:
-    """A TAP whose kernel side has an address, for `ustack run` to take over."""
-    ns.sh(f"ip tuntap add dev ust0 mode tap && ip addr add {KERNEL}/24 dev ust0 && ip link set ust0 up")
-
-
-def run(ns: Any, tmp_path: Path, program: str) -> str:
+def run(ns: Any, tmp_path: Path, ends: Ends, program: str) -> str:
     """What a program prints that `ustack run` runs."""
     path = tmp_path / "program.py"
     path.write_text(program)
-    child = ns.python("ustack", "run", "--host", f"server.test={KERNEL}", str(path))
+    child = ns.python("ustack", "run", *ends.options[:2], "--host", f"server.test={ends.kernel}", str(path))
     code = child.wait(60)
     assert code == 0, child.output()
     return str(child.output())
@@ -54,13 +49,13 @@ asyncio.run(main())
 """
 
 
-def test_redis(ns: Any, tmp_path: Path) -> None:
+def test_redis(ns: Any, tmp_path: Path, ends: Ends) -> None:
     wanted(library="redis", program="redis-server")
-    device(ns)
-    settings = {"bind": KERNEL, "port": "6379", "save": "", "protected-mode": "no", "dir": str(tmp_path)}
+    ends.device(ns)
+    settings = {"bind": ends.kernel, "port": "6379", "save": "", "protected-mode": "no", "dir": str(tmp_path)}
     server = ns.popen(["redis-server", *(word for name, value in settings.items() for word in (f"--{name}", value))])
-    ns.wait_accepting((KERNEL, 6379), child=server)
-    lines = run(ns, tmp_path, REDIS).splitlines()
+    ns.wait_accepting((ends.kernel, 6379), child=server)
+    lines = run(ns, tmp_path, ends, REDIS).splitlines()
     assert lines == ["501 3000000 100000", "True"]
     server.stop()
 
@@ -77,18 +72,18 @@ asyncio.run(main())
 """
 
 
-def test_sshd(ns: Any, tmp_path: Path) -> None:
+def test_sshd(ns: Any, tmp_path: Path, ends: Ends) -> None:
     wanted(library="asyncssh", program="sshd")
     wanted(program="ssh-keygen")
     if os.geteuid() != 0:
         pytest.skip("optional: sshd needs root")
-    device(ns)
+    ends.device(ns)
     for name in ("host", "user"):
         ns.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)])
     (tmp_path / "authorized").write_text((tmp_path / "user.pub").read_text())
     settings = {
         "Port": "2222",
-        "ListenAddress": KERNEL,
+        "ListenAddress": ends.kernel,
         "HostKey": str(tmp_path / "host"),
         "AuthorizedKeysFile": str(tmp_path / "authorized"),
         "PidFile": "none",
@@ -99,9 +94,9 @@ def test_sshd(ns: Any, tmp_path: Path) -> None:
     (tmp_path / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
     ns.sh("mkdir -p /run/sshd")
     server = ns.popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(tmp_path / "config")])
-    ns.wait_accepting((KERNEL, 2222), child=server)
-    lines = run(ns, tmp_path, SSH.format(key=str(tmp_path / "user"), user=getpass.getuser())).splitlines()
-    assert lines[0].startswith(f"over {STACK} ")
+    ns.wait_accepting((ends.kernel, 2222), child=server)
+    lines = run(ns, tmp_path, ends, SSH.format(key=str(tmp_path / "user"), user=getpass.getuser())).splitlines()
+    assert lines[0].startswith(f"over {ends.stack} ")
     assert lines[1] == "3000000"
     server.stop()
 
@@ -120,12 +115,12 @@ asyncio.run(main())
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("USTACK_FULL"), reason="optional: making a database takes long: USTACK_FULL=1")
-def test_postgresql(ns: Any, tmp_path: Path) -> None:
+def test_postgresql(ns: Any, tmp_path: Path, ends: Ends) -> None:
     wanted(library="asyncpg")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs or os.geteuid() != 0:
         pytest.skip("optional: there is no PostgreSQL, or nobody to run it as")
-    device(ns)
+    ends.device(ns)
     place = tmp_path / "database"
     place.mkdir()
     for path in (place, *tmp_path.parents):
@@ -139,22 +134,23 @@ def test_postgresql(ns: Any, tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stderr
     with (place / "pg_hba.conf").open("a") as file:
-        file.write(f"host all all {STACK}/32 trust\n")
-    options = ["-h", KERNEL, "-k", "", "-F"]
+        file.write(f"host all all {ends.stack}/{128 if ends.six else 32} trust\n")
+    options = ["-h", ends.kernel, "-k", "", "-F"]
     server = ns.popen([*as_user, str(programs[-1].with_name("postgres")), "-D", str(place), *options])
-    ns.wait_accepting((KERNEL, 5432), child=server)
-    assert run(ns, tmp_path, POSTGRES).split() == [str(sum(range(3000)) * 1000)]
+    ns.wait_accepting((ends.kernel, 5432), child=server)
+    assert run(ns, tmp_path, ends, POSTGRES).split() == [str(sum(range(3000)) * 1000)]
     server.stop()
 
 
-def test_http_server_for_curl(ns: Any, tmp_path: Path) -> None:
+def test_http_server_for_curl(ns: Any, tmp_path: Path, ends: Ends) -> None:
     """`ustack run -m http.server`."""
     wanted(program="curl")
     (tmp_path / "page").write_text("from an unmodified server\n")
-    device(ns)
-    server = ns.python("ustack", "run", "-m", "http.server", "80", "--directory", str(tmp_path))
+    ends.device(ns)
+    words = ["-m", "http.server", "80", "--bind", ends.any, "--directory", str(tmp_path)]
+    server = ns.python("ustack", "run", *ends.options[:2], *words)
     server.wait_line("Serving HTTP", timeout=20)
-    assert ns.sh(f"curl -sS --max-time 20 http://{STACK}/page") == "from an unmodified server\n"
+    assert ns.sh(f"curl -gsS --max-time 20 {ends.url(ends.stack)}/page") == "from an unmodified server\n"
     server.stop()
 
 

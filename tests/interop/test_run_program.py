@@ -19,12 +19,23 @@ from typing import Any
 
 import pytest
 
+from tap_harness.ends import Ends
 from tap_harness.need import missing_program
 from tap_harness.process import Child
 
-HOST = "10.0.2.2"
+PROGRAM = pytest.mark.ipv4("it is about the program, which uses no network")
 UNPRIVILEGED = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap", "--"]
 Run = Callable[..., Child]
+
+
+def host_of(ends: Ends) -> str:
+    """What stands for the host's loopback in the program's network."""
+    return "fd00:2::2" if ends.six else "10.0.2.2"
+
+
+def relay_of(ends: Ends) -> str:
+    """Who answers questions for names there."""
+    return "fd00:2::3" if ends.six else "10.0.2.3"
 
 
 @pytest.fixture
@@ -40,9 +51,9 @@ def run(ns: Any, request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def echo(ns: Any) -> Iterator[int]:
+def echo(ns: Any, ends: Ends) -> Iterator[int]:
     """The port of a server on the host's loopback that sends back what it gets, to its end."""
-    listener = ns.call(socket.create_server, ("127.0.0.1", 0))
+    listener = ns.call(lambda: socket.create_server((ends.loopback, 0), family=ends.family))
     listener.settimeout(60)
 
     def serve(conn: socket.socket) -> None:
@@ -65,32 +76,33 @@ def echo(ns: Any) -> Iterator[int]:
 
 
 @pytest.fixture
-def files(ns: Any, tmp_path: Path) -> Iterator[Path]:
+def files(ns: Any, tmp_path: Path, ends: Ends) -> Iterator[Path]:
     """A directory that the host serves on port 8000 of its loopback."""
     root = tmp_path / "files"
     root.mkdir()
     (root / "small").write_text("hello from the host\n")
-    server = ns.popen([sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(root), "8000"])
-    ns.wait_accepting(("127.0.0.1", 8000), child=server)
+    server = ns.popen([sys.executable, "-m", "http.server", "-b", ends.loopback, "-d", str(root), "8000"])
+    ns.wait_accepting((ends.loopback, 8000), child=server)
     yield root
     server.stop()
 
 
 @pytest.mark.parametrize("run", ["root", "unprivileged"], indirect=True)
 @pytest.mark.usefixtures("curl", "files")
-def test_curl(run: Run) -> None:
-    assert run("curl", "-sS", "--max-time", "20", f"http://{HOST}:8000/small").finish(30) == "hello from the host\n"
+def test_curl(run: Run, ends: Ends) -> None:
+    url = ends.url(host_of(ends), 8000)
+    assert run("curl", "-gsS", "--max-time", "20", f"{url}/small").finish(30) == "hello from the host\n"
 
 
 @pytest.mark.usefixtures("curl", "files")
-def test_hundreds_of_connections(run: Run) -> None:
-    url = f"http://{HOST}:8000/small?[1-300]"
+def test_hundreds_of_connections(run: Run, ends: Ends) -> None:
+    url = ends.url(host_of(ends), 8000).replace("[", r"\[").replace("]", r"\]") + "/small?[1-300]"
     codes = ["-w", "%{http_code}\\n", "-H", "Connection:close", "-o", "/dev/null"]
     child = run("curl", "--no-progress-meter", "--max-time", "60", "-Z", "--parallel-max", "100", *codes, url)
     assert child.finish(80).split() == ["200"] * 300
 
 
-def test_pip_download(run: Run, files: Path, tmp_path: Path) -> None:
+def test_pip_download(run: Run, files: Path, tmp_path: Path, ends: Ends) -> None:
     index = files / "simple" / "thing"
     index.mkdir(parents=True)
     name = "thing-1.0-py3-none-any.whl"
@@ -101,14 +113,15 @@ def test_pip_download(run: Run, files: Path, tmp_path: Path) -> None:
         wheel.writestr("thing-1.0.dist-info/RECORD", "")
     (index / "index.html").write_text(f'<a href="{name}">{name}</a>')
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "download", "--no-deps"]
-    host = ["--trusted-host", HOST, "--index-url", f"http://{HOST}:8000/simple/"]
+    url = ends.url(host_of(ends), 8000)
+    host = ["--trusted-host", ends.quoted(host_of(ends)), "--index-url", f"{url}/simple/"]
     output = run(*pip, *host, "-d", str(tmp_path), "thing").finish(60)
     assert (tmp_path / name).read_bytes() == (index / name).read_bytes(), output
 
 
 BIG = """
 import hashlib, socket, sys, threading
-data = bytes(range(251)) * 160000
+data = bytes(range(251)) * int(sys.argv[3])
 sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 def send():
     sock.sendall(data)
@@ -122,11 +135,14 @@ print(seen.hexdigest())
 
 
 @pytest.mark.timeout(120)
-def test_forty_megabytes_both_ways(run: Run, echo: int) -> None:
-    want = hashlib.sha256(bytes(range(251)) * 160000).hexdigest()
-    assert run(sys.executable, "-c", BIG, HOST, str(echo)).finish(100).strip() == want
+def test_forty_megabytes_both_ways(run: Run, echo: int, ends: Ends) -> None:
+    """A quarter of them over IPv6."""
+    count = ends.amount(160000)
+    want = hashlib.sha256(bytes(range(251)) * count).hexdigest()
+    assert run(sys.executable, "-c", BIG, host_of(ends), str(echo), str(count)).finish(100).strip() == want
 
 
+@PROGRAM
 def test_exit_codes(run: Run) -> None:
     assert run("sh", "-c", "exit 7").wait(30) == 7
     missing = run("no-such-program")
@@ -138,6 +154,7 @@ def test_exit_codes(run: Run) -> None:
 TRAP = 'trap "echo caught; exit 3" {}; echo ready; while :; do sleep 0.05; done'
 
 
+@PROGRAM
 @pytest.mark.parametrize("name", ["TERM", "INT"])
 def test_signals_reach_the_program(run: Run, name: str) -> None:
     child = run("sh", "-c", TRAP.format(name))
@@ -147,61 +164,56 @@ def test_signals_reach_the_program(run: Run, name: str) -> None:
     assert "caught" in child.output()
 
 
-def test_refused_prohibited_and_blocked(run: Run) -> None:
+def test_refused_prohibited_and_blocked(run: Run, ends: Ends) -> None:
     code = (
         "import errno, socket, sys\n"
         "for place in sys.argv[1:]:\n"
         "    host, port = place.split('/')\n"
-        "    sock = socket.socket(); sock.settimeout(10)\n"
+        "    sock = socket.socket(FAMILY); sock.settimeout(10)\n"
         "    print(errno.errorcode.get(sock.connect_ex((host, int(port)))))\n"
     )
-    places = [f"{HOST}/9", "10.0.2.3/9", "192.0.2.1/9"]
-    child = run(sys.executable, "-c", code, *places, options=("--block", "192.0.2.0/24"))
-    assert child.finish(30).split() == ["ECONNREFUSED", "EHOSTUNREACH", "EHOSTUNREACH"]
-    child = run(sys.executable, "-c", code, f"{HOST}/9", options=("--no-host-loopback",))
-    assert child.finish(30).split() == ["EHOSTUNREACH"]
+    code = code.replace("FAMILY", str(int(ends.family)))
+    net, blocked = ("2001:db8::/64", "2001:db8::1") if ends.six else ("192.0.2.0/24", "192.0.2.1")
+    prohibited = "EACCES" if ends.six else "EHOSTUNREACH"  # what Linux makes of either family's ICMP
+    places = [f"{host_of(ends)}/9", f"{relay_of(ends)}/9", f"{blocked}/9"]
+    child = run(sys.executable, "-c", code, *places, options=("--block", net))
+    assert child.finish(30).split() == ["ECONNREFUSED", prohibited, prohibited]
+    child = run(sys.executable, "-c", code, f"{host_of(ends)}/9", options=("--no-host-loopback",))
+    assert child.finish(30).split() == [prohibited]
 
 
-def test_datagrams_and_names(run: Run, ns: Any) -> None:
+def test_names(run: Run, ns: Any, ends: Ends) -> None:
+    """The question goes to the relay, and from there to the host's server over IPv4 or IPv6; so does the answer."""
     if reason := missing_program("dnsmasq"):
         pytest.skip(reason)
-    server = ns.popen(
-        [
-            "dnsmasq",
-            "-k",
-            "-R",
-            "-h",
-            "-p",
-            "53",
-            "-a",
-            "127.0.0.1",
-            "-z",
-            "--address=/thing.test/10.1.2.3",
-            "-u",
-            "root",
-        ]
-    )
-    ns.wait_accepting(("127.0.0.1", 53), child=server)
-    child = run("getent", "ahostsv4", "thing.test", options=("--dns", "127.0.0.1"))
-    assert child.finish(30).split()[0] == "10.1.2.3"
+    words = ["-k", "-R", "-h", "-p", "53", "-a", ends.loopback, "-z", "-u", "root"]
+    names = ["--address=/thing.test/10.1.2.3", "--address=/thing.test/fd01::3"]
+    server = ns.popen(["dnsmasq", *words, *names])
+    ns.wait_accepting((ends.loopback, 53), child=server)
+    kind, answer = ("ahostsv6", "fd01::3") if ends.six else ("ahostsv4", "10.1.2.3")
+    child = run("getent", kind, "thing.test", options=("--dns", ends.loopback))
+    assert child.finish(30).split()[0] == answer
     server.stop()
 
-    with ns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
+
+def test_datagrams(run: Run, ns: Any, ends: Ends) -> None:
+    with ns.socket(ends.family, socket.SOCK_DGRAM) as sock:
+        sock.bind((ends.loopback, 0))
         code = (
             "import socket, sys\n"
-            "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(10)\n"
+            f"s = socket.socket({int(ends.family)}, socket.SOCK_DGRAM); s.settimeout(10)\n"
             "s.connect((sys.argv[1], int(sys.argv[2])))\n"
             "for n in (1, 1400, 60000):\n"
             "    s.send(bytes(n)); print(len(s.recv(65536)))\n"
         )
-        child = run(sys.executable, "-c", code, HOST, str(sock.getsockname()[1]))
+        child = run(sys.executable, "-c", code, host_of(ends), str(sock.getsockname()[1]))
         for _ in range(3):
             data, sender = sock.recvfrom(65536)
             sock.sendto(data * 1, sender)
         assert child.finish(30).split() == ["1", "1400", "60000"]
 
 
+@PROGRAM
 @pytest.mark.parametrize("run", ["root", "unprivileged"], indirect=True)
 def test_it_is_the_same_user_in_its_own_network(run: Run) -> None:
     child = run("sh", "-c", "id -u; cat /etc/resolv.conf; cat /proc/net/dev")
@@ -211,6 +223,7 @@ def test_it_is_the_same_user_in_its_own_network(run: Run) -> None:
     assert {line.split(":")[0].strip() for line in output.splitlines() if ":" in line} == {"lo", "tun0"}
 
 
+@PROGRAM
 def test_stdin_is_the_program_s(ns: Any) -> None:
     command = ns.command([sys.executable, "-m", "ustack", "run", "--", "tr", "a-z", "A-Z"])
     done = subprocess.run(command, input="from stdin\n", capture_output=True, text=True, timeout=30, pass_fds=[ns.fd])

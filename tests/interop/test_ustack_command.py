@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tap_harness import payload
-from tap_harness.net import STACK
+from tap_harness.ends import Ends
 
 
 def ustack(nginx: Any, verb: str, *args: str, timeout: float = 60.0) -> tuple[int, str]:
@@ -55,10 +56,12 @@ def test_ping_the_kernel(nginx: Any) -> None:
     assert "3 packets transmitted, 3 received, 0% packet loss" in output
 
 
-def test_up_answers_ping_and_ends_by_ctrl_c(ns: Any) -> None:
-    child = ns.python("ustack", "up", "tap7", "--address", "10.7.0.2/24", "--host-address", "10.7.0.1/24")
-    child.wait_line(r"10\.7\.0\.2", timeout=20)
-    ns.sh("ping -c 1 -W 5 10.7.0.2")
+def test_up_answers_ping_and_ends_by_ctrl_c(ns: Any, ends: Ends) -> None:
+    theirs, ours = ("fd07::1", "fd07::2") if ends.six else ("10.7.0.1", "10.7.0.2")
+    options = ["--address", f"{ours}/{ends.length}", "--host-address", f"{theirs}/{ends.length}"]
+    child = ns.python("ustack", "up", "tap7", *options)
+    child.wait_line(re.escape(ours), timeout=20)
+    ns.sh(f"ping -c 1 -W 5 {ours}")
     assert "tap7" in ns.sh("ip link")
     child.signal(signal.SIGINT)
     assert child.wait(10) == 130, child.output()
@@ -78,11 +81,11 @@ def test_serve_ends_by_ctrl_c_in_the_middle(site: Any) -> None:
     assert "ust0" not in site.ns.sh("ip link")
 
 
-def test_serve_on_tun(ns: Any, tmp_path: Path) -> None:
+def test_serve_on_tun(ns: Any, tmp_path: Path, ends: Ends) -> None:
     (tmp_path / "file").write_text("over tun")
-    child = ns.python("ustack", "serve", str(tmp_path), "--port", "80", "--tun", "tun3", "--quiet")
+    child = ns.python("ustack", "serve", str(tmp_path), "--port", "80", "--tun", "tun3", "--quiet", *ends.options)
     child.wait_line("^Serving ", timeout=20)
-    assert ns.sh(f"curl -sS --max-time 20 http://{STACK}/file") == "over tun"
+    assert ns.sh(f"curl -gsS --max-time 20 {ends.url(ends.stack)}/file") == "over tun"
 
 
 def test_device_in_use_is_one_sentence(site: Any) -> None:

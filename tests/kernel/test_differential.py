@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tap_harness.differential import RULES, Call, Segment, Story, Wait, tell, verdict
+from tap_harness.ends import FOUR, SIX, Ends
 from tap_harness.lab import STATES, Lab
 from tap_harness.linux_carrier import LinuxCarrier
 
@@ -49,9 +50,10 @@ stories = st.builds(
 class Pair:
     """Linux and ustack, each in a laboratory of its own, used for many stories."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: Ends) -> None:
         self._cleanup = contextlib.ExitStack()
-        self.linux, self.ours = Lab(LinuxCarrier()), Lab()
+        self.ends = ends
+        self.linux, self.ours = Lab(LinuxCarrier(ends.stack_net), ends), Lab(ends=ends)
         for lab in (self.linux, self.ours):
             self._cleanup.callback(lab.close)
         self.ours.stack.sysctl["net.ipv4.tcp_invalid_ratelimit"] = 0
@@ -65,31 +67,34 @@ class Pair:
         self._cleanup.close()
 
 
-@pytest.fixture(scope="module")
-def pair(privileged: None) -> Iterator[Pair]:
-    made = Pair()
+@pytest.fixture(scope="module", params=[FOUR, SIX], ids=["IPv4", "IPv6"])
+def pair(privileged: None, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    made = Pair(request.param)
     yield made
     made.close()
 
 
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=EXAMPLES < 100,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-@given(story=stories)
-def test_linux_and_ustack_say_the_same(pair: Pair, story: Story) -> None:
-    parted = pair.compare(story)
-    for _ in range(TOLD_AGAIN):
-        if parted is None:
-            return
-        fresh = Pair()
-        try:
-            parted = fresh.compare(story)
-        finally:
-            fresh.close()
-    assert parted is None, parted
+def test_linux_and_ustack_say_the_same(pair: Pair) -> None:
+    @settings(
+        max_examples=pair.ends.amount(EXAMPLES),
+        derandomize=EXAMPLES < 100,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(story=stories)
+    def say_the_same(story: Story) -> None:
+        parted = pair.compare(story)
+        for _ in range(TOLD_AGAIN):
+            if parted is None:
+                return
+            fresh = Pair(pair.ends)
+            try:
+                parted = fresh.compare(story)
+            finally:
+                fresh.close()
+        assert parted is None, parted
+
+    say_the_same()
 
 
 def test_a_difference_is_seen(pair: Pair) -> None:
@@ -99,6 +104,7 @@ def test_a_difference_is_seen(pair: Pair) -> None:
     assert verdict(story, ours, theirs) is not None
 
 
+@pytest.mark.ipv4("it is about a document")
 def test_every_allowed_difference_is_explained() -> None:
     text = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^## (.+)$", text, re.MULTILINE)) == {rule.name for rule in RULES}

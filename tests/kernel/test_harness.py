@@ -24,6 +24,7 @@ from tap_harness.scapy_peer import Peer
 from tap_harness.tap import KernelTap
 from tap_harness.wire import DROP, DUPLICATE, HOLD, ImpairedWire, Impairment, decisions
 
+pytestmark = pytest.mark.ipv4("it is about the harness, which the tests over both families use")
 SIZE = 8 << 20
 
 

@@ -64,6 +64,7 @@ def test_stack_lists_the_kernel_as_neighbour(net: Any) -> None:
     assert any(net.kernel_ip in str(entry) and mac in str(entry).lower() for entry in net.stack.neighbors())
 
 
+@pytest.mark.ipv4("it is about ARP; test_multiqueue has the advertisements of IPv6")
 @pytest.mark.rfc("5227", "2.3")
 def test_announcement_reaches_the_kernel(ns: Any) -> None:
     """With arp_accept the kernel makes an entry out of the announcement alone."""

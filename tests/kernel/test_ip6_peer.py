@@ -15,6 +15,7 @@ import ustack
 from tap_harness.process import wait_for
 from tap_harness.tap import KernelTap
 
+pytestmark = pytest.mark.ipv6("link-local addresses and Neighbor Discovery")
 KERNEL, STACK = "fd09::1", "fd09::2"
 SIX = socket.AF_INET6
 

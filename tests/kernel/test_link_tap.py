@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 import ustack
+from tap_harness.ends import Ends
 from tap_harness.netns import Namespace, in_thread
 from tap_harness.process import wait_for
 from tap_harness.tap import KernelTap
 from ustack_ext.link import netlink, tundev
+
+SET_UP = pytest.mark.ipv4("it is about the device, or about both families at once")
 
 
 def devices(ns: Namespace) -> list[str]:
@@ -40,15 +43,16 @@ def stack() -> Iterator[ustack.Stack]:
 
 
 @pytest.mark.parametrize("kind", ["Tap", "Tun"])
-def test_ping_through_a_device_made_here(ns: Namespace, stack: ustack.Stack, kind: str) -> None:
+def test_ping_through_a_device_made_here(ns: Namespace, ends: Ends, stack: ustack.Stack, kind: str) -> None:
     with ns.entered():
-        link = getattr(ustack, kind)("ust0", host_addresses=["10.9.0.1/24"])
-    stack.attach(link, addresses=["10.9.0.2/24"])
-    assert " 0% packet loss" in ns.sh("ping -c 3 -i 0.01 -W 2 10.9.0.2")
+        link = getattr(ustack, kind)("ust0", host_addresses=[ends.kernel_net])
+    stack.attach(link, addresses=[ends.stack_net])
+    assert " 0% packet loss" in ns.sh(f"ping -c 3 -i 0.01 -W 2 {ends.stack}")
     link.close()
     assert "ust0" not in devices(ns)
 
 
+@SET_UP
 def test_host_side_is_configured(ns: Namespace) -> None:
     link = tap(ns, "ust0", host_addresses=["10.9.0.1/24", "10.8.0.1/31", "fd09::1/64"], mtu=1400)
     shown = ns.sh("ip addr show ust0")
@@ -62,6 +66,7 @@ def test_host_side_is_configured(ns: Namespace) -> None:
     link.close()
 
 
+@SET_UP
 def test_without_host_addresses_the_kernels_side_is_left_alone(ns: Namespace) -> None:
     link = tap(ns, "ust0")
     shown = ns.sh("ip addr show ust0")
@@ -70,11 +75,13 @@ def test_without_host_addresses_the_kernels_side_is_left_alone(ns: Namespace) ->
     link.close()
 
 
+@SET_UP
 def test_an_empty_list_only_brings_it_up(ns: Namespace) -> None:
     with tap(ns, "ust0", host_addresses=[]):
         assert ",UP" in ns.sh("ip link show ust0")
 
 
+@SET_UP
 def test_names(ns: Namespace) -> None:
     first, second = tap(ns), tap(ns)
     assert {first.name, second.name} == {"ust0", "ust1"} <= set(devices(ns))
@@ -85,6 +92,7 @@ def test_names(ns: Namespace) -> None:
     second.close()
 
 
+@SET_UP
 def test_the_stacks_address_is_not_the_kernels(ns: Namespace) -> None:
     with tap(ns, "ust0") as link:
         assert link.mac.hex(":") not in ns.sh("ip -o link show ust0")
@@ -97,27 +105,28 @@ def test_the_stacks_address_is_not_the_kernels(ns: Namespace) -> None:
         assert link.mac == bytes.fromhex("020000000099")
 
 
-def test_large_frames(ns: Namespace, stack: ustack.Stack) -> None:
+def test_large_frames(ns: Namespace, ends: Ends, stack: ustack.Stack) -> None:
     """An MTU that does not fit a small buffer."""
-    stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"], mtu=9000), addresses=["10.9.0.2/24"])
-    assert " 0% packet loss" in ns.sh("ping -c 3 -i 0.01 -M do -s 8972 -W 2 10.9.0.2")
+    stack.attach(tap(ns, "ust0", host_addresses=[ends.kernel_net], mtu=9000), addresses=[ends.stack_net])
+    assert " 0% packet loss" in ns.sh(f"ping -c 3 -i 0.01 -M do -s {9000 - ends.header - 8} -W 2 {ends.stack}")
 
 
 # -- attaching to what is there
 
 
-def test_persistent_device_outlives_links(ns: Namespace, stack: ustack.Stack) -> None:
-    tap(ns, "per0", persistent=True, host_addresses=["10.9.0.1/24"], mtu=1300).close()
+def test_persistent_device_outlives_links(ns: Namespace, ends: Ends, stack: ustack.Stack) -> None:
+    tap(ns, "per0", persistent=True, host_addresses=[ends.kernel_net], mtu=1300).close()
     assert "per0" in devices(ns)
     for _ in range(3):
-        link = tap(ns, "per0", host_addresses=["10.9.0.1/24"])
+        link = tap(ns, "per0", host_addresses=[ends.kernel_net])
         assert link.mtu == 1300, "the device's, unless told otherwise"
-        stack.attach(link, addresses=["10.9.0.2/24"])
-        assert " 0% packet loss" in ns.sh("ping -c 1 -W 2 10.9.0.2")
+        stack.attach(link, addresses=[ends.stack_net])
+        assert " 0% packet loss" in ns.sh(f"ping -c 1 -W 2 {ends.stack}")
         link.close()
     assert "per0" in devices(ns)
 
 
+@SET_UP
 def test_device_with_several_queues(ns: Namespace) -> None:
     ns.sh("ip tuntap add dev mq0 mode tap multi_queue")
     with tap(ns, "mq0") as first, tap(ns, "mq0") as second:
@@ -125,12 +134,12 @@ def test_device_with_several_queues(ns: Namespace) -> None:
 
 
 @pytest.mark.parametrize("tun", [False, True])
-def test_by_descriptor(ns: Namespace, stack: ustack.Stack, tun: bool) -> None:
-    with KernelTap(ns, "ust0", addresses=["10.9.0.1/24"], tun=tun) as device:
+def test_by_descriptor(ns: Namespace, ends: Ends, stack: ustack.Stack, tun: bool) -> None:
+    with KernelTap(ns, "ust0", addresses=[ends.kernel_net], tun=tun) as device:
         link = (ustack.Tun if tun else ustack.Tap)(fd=device.dup())
         assert link.name == "ust0"
-        stack.attach(link, addresses=["10.9.0.2/24"])
-        assert " 0% packet loss" in ns.sh("ping -c 1 -W 2 10.9.0.2")
+        stack.attach(link, addresses=[ends.stack_net])
+        assert " 0% packet loss" in ns.sh(f"ping -c 1 -W 2 {ends.stack}")
         descriptor = link.fileno()
         stack.close()
         with pytest.raises(OSError):
@@ -139,6 +148,7 @@ def test_by_descriptor(ns: Namespace, stack: ustack.Stack, tun: bool) -> None:
             link.fileno()
 
 
+@SET_UP
 def test_wrong_descriptors(ns: Namespace) -> None:
     with open(os.devnull, "rb") as other, pytest.raises(ValueError, match="not a TAP"):
         ustack.Tap(fd=other.fileno())
@@ -151,14 +161,14 @@ def test_wrong_descriptors(ns: Namespace) -> None:
         ustack.Tap(fd=device.fd, offload=True)
 
 
-def test_works_on_outside_the_namespace(ns: Namespace, stack: ustack.Stack) -> None:
+def test_works_on_outside_the_namespace(ns: Namespace, ends: Ends, stack: ustack.Stack) -> None:
     """Opened in a thread that is inside; used by threads that never were."""
-    link = in_thread(lambda: tap(ns, "ust0", host_addresses=["10.9.0.1/24"]))
-    stack.attach(link, addresses=["10.9.0.2/24"])
+    link = in_thread(lambda: tap(ns, "ust0", host_addresses=[ends.kernel_net]))
+    stack.attach(link, addresses=[ends.stack_net])
     assert "ust0" not in os.listdir("/sys/class/net")
-    server = stack.create_server(("", 80))
-    with ns.socket() as client:
-        client.connect(("10.9.0.2", 80))
+    server = stack.create_server(("", 80), family=ends.family)
+    with ns.socket(ends.family) as client:
+        client.connect((ends.stack, 80))
         conn, _ = server.accept()
         client.sendall(b"through")
         assert conn.recv(100) == b"through"
@@ -167,12 +177,14 @@ def test_works_on_outside_the_namespace(ns: Namespace, stack: ustack.Stack) -> N
 # -- what goes wrong
 
 
+@SET_UP
 def test_busy(ns: Namespace) -> None:
     with tap(ns, "ust0"), pytest.raises(OSError, match="another process has this device open") as caught:
         tap(ns, "ust0")
     assert caught.value.errno == errno.EBUSY
 
 
+@SET_UP
 def test_another_kind_of_device(ns: Namespace) -> None:
     ns.sh("ip link add vet0 type veth peer name vet1")
     with tap(ns, "ust0"), pytest.raises(OSError, match="another kind of device") as caught, ns.entered():
@@ -182,6 +194,7 @@ def test_another_kind_of_device(ns: Namespace) -> None:
         tap(ns, "vet0")
 
 
+@SET_UP
 def test_wrong_arguments(ns: Namespace) -> None:
     for options in ({"host_addresses": ["10.9.0.1"]}, {"host_addresses": ["nonsense/24"]}, {"mtu": 10}, {"mac": "x"},
                     {"fd": 0, "persistent": True}):
@@ -209,6 +222,7 @@ def attempt_as_nobody(name: str) -> str:
         return answer.read()
 
 
+@SET_UP
 def test_without_permission(ns: Namespace) -> None:
     """Either the device node or the device itself is refused, and the message says what to do."""
     with ns.entered():
@@ -217,26 +231,29 @@ def test_without_permission(ns: Namespace) -> None:
     assert "root" in message
 
 
+@SET_UP
 def test_a_device_may_belong_to_a_user(ns: Namespace) -> None:
     tap(ns, "own0", persistent=True, owner=65534).close()
     assert re.search(r"tun type tap .*persist on user (nobody|65534)", ns.sh("ip -d link show own0"))
 
 
+@SET_UP
 def test_missing_device_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tundev, "DEVICE", "/dev/net/nothing")
     with pytest.raises(FileNotFoundError, match="modprobe tun"):
         ustack.Tap("ust0")
 
 
-def test_errors_leave_nothing_open(ns: Namespace) -> None:
+def test_errors_leave_nothing_open(ns: Namespace, ends: Ends) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         with pytest.raises(OSError, match="does not take this MTU"):
-            tap(ns, "ust0", host_addresses=["10.9.0.1/24"], mtu=65535)
+            tap(ns, "ust0", host_addresses=[ends.kernel_net], mtu=65535)
     assert len(os.listdir("/proc/self/fd")) == before
     assert "ust0" not in devices(ns)
 
 
+@SET_UP
 def test_ipv6_switched_off(ns: Namespace) -> None:
     for scope in ("all", "default"):
         ns.sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", 1)
@@ -244,9 +261,9 @@ def test_ipv6_switched_off(ns: Namespace) -> None:
         tap(ns, "ust0", host_addresses=["10.9.0.1/24", "fd09::1/64"])
 
 
-def test_device_deleted_under_the_stack(ns: Namespace, stack: ustack.Stack) -> None:
+def test_device_deleted_under_the_stack(ns: Namespace, ends: Ends, stack: ustack.Stack) -> None:
     """The interface goes down; the thread does not spin."""
-    stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"]), addresses=["10.9.0.2/24"])
+    stack.attach(tap(ns, "ust0", host_addresses=[ends.kernel_net]), addresses=[ends.stack_net])
     ns.sh("ip link del ust0")
     wait_for(lambda: not stack.interfaces()[1].up, "the interface to go down", 10)
     before = resource.getrusage(resource.RUSAGE_SELF)
@@ -254,23 +271,24 @@ def test_device_deleted_under_the_stack(ns: Namespace, stack: ustack.Stack) -> N
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.25
     with pytest.raises(OSError):
-        stack.create_connection(("10.9.0.1", 80), timeout=5)
+        stack.create_connection((ends.kernel, 80), timeout=5)
 
 
-def test_kernels_side_down_and_up_again(ns: Namespace, stack: ustack.Stack) -> None:
-    stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"]), addresses=["10.9.0.2/24"])
+def test_kernels_side_down_and_up_again(ns: Namespace, ends: Ends, stack: ustack.Stack) -> None:
+    stack.attach(tap(ns, "ust0", host_addresses=[ends.kernel_net]), addresses=[ends.stack_net])
+    ns.sysctl("net.ipv6.conf.ust0.keep_addr_on_down", 1)
     ns.sh("ip link set ust0 down")
-    probe = stack.socket(ustack.AF_INET, ustack.SOCK_DGRAM)
-    probe.sendto(b"nobody", ("10.9.0.1", 9))
+    probe = stack.socket(ends.family, ustack.SOCK_DGRAM)
+    probe.sendto(b"nobody", (ends.kernel, 9))
     ns.sh("ip link set ust0 up")
-    assert " 0% packet loss" in ns.sh("ping -c 1 -W 2 10.9.0.2")
+    assert " 0% packet loss" in ns.sh(f"ping -c 1 -W 2 {ends.stack}")
 
 
-def test_no_descriptor_leaks(ns: Namespace) -> None:
+def test_no_descriptor_leaks(ns: Namespace, ends: Ends) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(30):
         with ustack.Stack() as stack:
-            stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"]), addresses=["10.9.0.2/24"])
+            stack.attach(tap(ns, "ust0", host_addresses=[ends.kernel_net]), addresses=[ends.stack_net])
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -284,11 +302,11 @@ def reads_of(thread: int) -> int:
 
 
 def test_a_lone_frame_costs_a_read_and_seldom_another(
-    ns: Namespace, stack: ustack.Stack, request: pytest.FixtureRequest
+    ns: Namespace, ends: Ends, stack: ustack.Stack, request: pytest.FixtureRequest
 ) -> None:
     """Whether the next is there already is tried, and less and less often where it never is (driver/poller)."""
-    stack.attach(tap(ns, "ust0", host_addresses=["10.9.0.1/24"]), addresses=["10.9.0.2/24"])
-    stack.start_service(("", 7), "echo")
+    stack.attach(tap(ns, "ust0", host_addresses=[ends.kernel_net]), addresses=[ends.stack_net])
+    stack.start_service((ends.any, 7), "echo")
     thread = next(one.native_id for one in threading.enumerate() if one.name == "ustack")
     assert thread is not None
     rounds = 600
@@ -297,8 +315,8 @@ def test_a_lone_frame_costs_a_read_and_seldom_another(
         os.sched_setaffinity(thread, [there])
         request.addfinalizer(functools.partial(os.sched_setaffinity, 0, os.sched_getaffinity(0)))
         os.sched_setaffinity(0, [here])
-    with ns.socket() as client:
-        client.connect(("10.9.0.2", 7))
+    with ns.socket(ends.family) as client:
+        client.connect((ends.stack, 7))
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         before = reads_of(thread)
         for _ in range(rounds):
@@ -311,6 +329,7 @@ def test_a_lone_frame_costs_a_read_and_seldom_another(
 # -- rtnetlink
 
 
+@SET_UP
 def test_netlink_reads_and_sets(ns: Namespace) -> None:
     ns.sh("ip tuntap add dev dum0 mode tap")
 
@@ -331,6 +350,7 @@ def test_netlink_reads_and_sets(ns: Namespace) -> None:
     assert len(found["mac"]) == 6  # type: ignore[arg-type]
 
 
+@SET_UP
 def test_an_address_that_is_there_stays(ns: Namespace) -> None:
     ns.sh("ip tuntap add dev dum0 mode tap")
     for _ in range(2):

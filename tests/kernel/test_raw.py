@@ -127,6 +127,7 @@ def test_as_the_kernel_answers(ns: Any, family: int, kind: int, proto: int, ask:
 REFUSED = [(FOUR, RAW, 0), (FOUR, RAW, 300), (SIX, RAW, 0), (PACKET, socket.SOCK_STREAM, 0)]
 
 
+@pytest.mark.ipv4("sockets of either family are among the arguments")
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_refused_as_the_kernel_does(ns: Any, arguments: tuple[int, int, int]) -> None:
     with ustack.Stack() as stack:

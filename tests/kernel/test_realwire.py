@@ -7,7 +7,10 @@ import pytest
 from bench import realwire
 from bench.realwire import KERNEL, USTACK, WAYS, Cell, Fair, Machine, Outcome, measure, share, text
 
-pytestmark = pytest.mark.usefixtures("privileged")
+pytestmark = [
+    pytest.mark.usefixtures("privileged"),
+    pytest.mark.ipv4("it is about the measurement; what has `impaired` is over both"),
+]
 
 
 def test_a_cell_three_ways() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from scapy.layers.inet import TCP
 
+from tap_harness.ends import Ends
 from tap_harness.flow import Flow
 from tap_harness.lab import CLOSED_PORT, STATES, Lab
 from tap_harness.linux_carrier import LinuxCarrier
@@ -24,10 +25,10 @@ Transcript = list[Any]
 
 
 @pytest.fixture
-def labs(privileged: None) -> Iterator[dict[str, Lab]]:
+def labs(privileged: None, ends: Ends) -> Iterator[dict[str, Lab]]:
     """The same laboratory twice."""
     with contextlib.ExitStack() as cleanup:
-        linux, ours = Lab(LinuxCarrier()), Lab()
+        linux, ours = Lab(LinuxCarrier(ends.stack_net), ends), Lab(ends=ends)
         for lab in (linux, ours):
             cleanup.callback(lab.close)
         yield {"linux": linux, "ustack": ours}

@@ -11,6 +11,7 @@ from bench import scale
 COUNT = 200_000 if os.environ.get("USTACK_FULL") else 5_000
 
 
+@pytest.mark.ipv4("it is about the measurement; test_tcp_many is over both")
 @pytest.mark.slow
 def test_every_connection_is_accepted_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """All are opened, a thousand of each client's have their echo, ping is answered meanwhile."""

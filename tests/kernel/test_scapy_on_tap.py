@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 
 import ustack
 from tap_harness.carrier import TapCarrier
 from tap_harness.diff import ANY
+from tap_harness.ends import Ends
 from tap_harness.net import echo
 from tap_harness.netns import Namespace
 from tap_harness.process import wait_for
@@ -30,14 +32,16 @@ QUIET = 0.3  # seconds in which an unwanted answer would have come
 
 
 class OnTap:
-    """A stack on a TAP, a peer 10.9.0.1 on the netdev, an echo on PORT."""
+    """A stack on a TAP, a peer on the netdev that has the kernel's address, an echo on PORT."""
 
-    def __init__(self, ns: Namespace, cleanup: contextlib.ExitStack) -> None:
+    def __init__(self, ns: Namespace, ends: Ends, cleanup: contextlib.ExitStack) -> None:
+        self.ends = ends
         tap = cleanup.enter_context(KernelTap(ns))
         self.stack = cleanup.enter_context(ustack.Stack())
-        self.stack.attach(ustack.Tap(fd=tap.dup()), addresses=["10.9.0.2/24"], probe=False)
-        self.peer = Peer(TapCarrier(cleanup.enter_context(packet_socket(ns, tap.name)).fileno()))
-        self.listener = cleanup.enter_context(self.stack.create_server(("", PORT)))
+        self.stack.attach(ustack.Tap(fd=tap.dup()), addresses=[ends.stack_net], probe=False)
+        wire = cleanup.enter_context(packet_socket(ns, tap.name))
+        self.peer = Peer(TapCarrier(wire.fileno()), ip=ends.kernel, target=ends.stack)
+        self.listener = cleanup.enter_context(self.stack.create_server(("", PORT), family=ends.family))
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -53,9 +57,9 @@ class OnTap:
 
 
 @pytest.fixture
-def tap(ns: Namespace) -> Iterator[OnTap]:
+def tap(ns: Namespace, ends: Ends) -> Iterator[OnTap]:
     with contextlib.ExitStack() as cleanup:
-        yield OnTap(ns, cleanup)
+        yield OnTap(ns, ends, cleanup)
 
 
 def still_echoes(flow: Any) -> None:
@@ -74,7 +78,7 @@ def test_handshake_echo_close(tap: OnTap) -> None:
 @pytest.mark.rfc("9293", "MUST-10")
 def test_simultaneous_open(tap: OnTap) -> None:
     flow = tap.peer.flow(0, isn=70000)
-    sock = tap.stack.socket()
+    sock = tap.stack.socket(tap.ends.family)
     with sock:
         sock.setblocking(False)
         sock.connect_ex((tap.peer.ip, flow.sport))
@@ -105,7 +109,10 @@ def test_bad_checksums(tap: OnTap) -> None:
     flow.handshake()
     flow.inject("PA", b"wrong", chksum=0xBAD)
     packet = flow.build("PA", b"wrong")
-    packet[IP].chksum = 0xBAD
+    if tap.ends.six:  # no checksum of its own: the length is wrong instead
+        packet[IPv6].plen = 2000
+    else:
+        packet[IP].chksum = 0xBAD
     tap.peer.send(packet)
     flow.expect_nothing(QUIET)
     still_echoes(flow)

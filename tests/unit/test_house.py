@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +128,42 @@ def test_what_python_imports_from_the_extension_has_stubs() -> None:
             wanted.update(ROOT / Path(*dotted.split(".")).with_suffix(".pyx") for dotted in names)
     exist = sorted(path for path in wanted if path.exists())
     assert [name(path) for path in exist if not path.with_suffix(".pyi").exists()] == []
+
+
+# Modules that go through the families in a way of their own, and how; others mark what is about one or neither.
+FAMILIES_OF_THEIR_OWN = {
+    "tests/interop/test_capture.py": "both families' packets are in one capture",
+    "tests/interop/test_cli_gateway.py": "its device has addresses of both families at once",
+    "tests/interop/test_dds.py": "the programs speak IPv4",
+    "tests/interop/test_mdns.py": "the daemon is told to speak IPv4",
+    "tests/interop/test_self_configured.py": "IPv6 by routers and DHCPv6, IPv4 by DHCP",
+    "tests/kernel/test_groups.py": "IGMP and MLD are its parameters",
+    "tests/kernel/test_routing.py": "each test goes through both families",
+    "tests/kernel/test_vlan_bridge.py": "each test goes through both families",
+}
+COLLECTED = """
+import pytest
+
+class Look:
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
+            marks = [mark for name in ("ipv4", "ipv6") for mark in item.iter_markers(name)]
+            how = "marked" if any(mark.args for mark in marks) else "IPv6" if "IPv6" in item.nodeid else "IPv4"
+            print("item", item.nodeid.partition("[")[0], how)
+
+pytest.main(["-qq", "--collect-only", "-p", "no:cacheprovider", "tests/kernel", "tests/interop"], [Look()])
+"""
+
+
+def test_kernel_and_interop_tests_are_over_both_families() -> None:
+    """Or say by a marker, `ipv4(reason)` or `ipv6(reason)`, why not."""
+    done = subprocess.run([sys.executable, "-c", COLLECTED], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    found: dict[str, set[str]] = {}
+    for test, how in re.findall(r"^item (\S+) (\w+)$", done.stdout, re.MULTILINE):
+        found.setdefault(test, set()).add(how)
+    assert len(found) > 100, done.stdout + done.stderr
+    one = [test for test, ways in found.items() if ways == {"IPv4"}]
+    assert [test for test in one if test.partition("::")[0] not in FAMILIES_OF_THEIR_OWN] == []
 
 
 def test_one_version() -> None:

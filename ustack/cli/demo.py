@@ -16,13 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ustack
 
 from .. import control, namespace
-from .demo_peers import hash_file, kernel_curl, kernel_server, make_random_file, ustack_curl
+from .demo_peers import hash_file, in_url, kernel_curl, kernel_server, make_random_file, ustack_curl
 from .demo_report import Report
 from .doctor import find_program, tap_place
 from .errors import EXIT_FAILURE, CommandError
@@ -36,11 +37,27 @@ client; then fetch it with `ustack curl` from a server on the kernel's side. Eve
 made for it (as root, or without root inside a user namespace); where neither is allowed, over an in-memory pipe
 between two stacks.
 """
-_STACK = DEFAULT_ADDRESS.split("/")[0]
-_HOST = DEFAULT_HOST_ADDRESS.split("/")[0]
 _PORT = 80
 _KERNEL_PORT = 8080
 _FILE = "random.bin"
+@dataclass(frozen=True)
+class _Ends:
+    """The stack's address and the other side's, with their prefix lengths."""
+
+    stack_net: str
+    host_net: str
+
+    @property
+    def stack(self) -> str:
+        return self.stack_net.split("/")[0]
+
+    @property
+    def host(self) -> str:
+        return self.host_net.split("/")[0]
+
+
+_FOUR = _Ends(DEFAULT_ADDRESS, DEFAULT_HOST_ADDRESS)
+_SIX = _Ends("fd09::2/64", "fd09::1/64")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -74,6 +91,7 @@ def register(verbs: Any) -> None:
         default="auto",
         help="tap: the kernel on the other side; pipe: a second stack; auto: a TAP where it can be had (default)",
     )
+    parser.add_argument("-6", "--ipv6", action="store_true", help="over IPv6")
     parser.set_defaults(run=run)
 
 
@@ -88,10 +106,11 @@ def run(args: argparse.Namespace) -> int:
                 f"{directory} has {size(free_space(directory))} free and two files of {size(args.size)} are wanted: "
                 "set TMPDIR to a larger place, or choose a smaller --size"
             )
+        ends = _SIX if args.ipv6 else _FOUR
         if place is None:
-            _over_pipe(Path(directory), args.size, report)
+            _over_pipe(Path(directory), args.size, ends, report)
         else:
-            _over_tap(Path(directory), args.size, place, report)
+            _over_tap(Path(directory), args.size, ends, place, report)
     return 0 if report.verdict("the in-memory pipe" if place is None else "a TAP") else EXIT_FAILURE
 
 
@@ -113,55 +132,63 @@ def _choose_place(link: str, report: Report) -> str | None:
     return place
 
 
-def _over_tap(directory: Path, length: int, place: str, report: Report) -> None:
+def _over_tap(directory: Path, length: int, ends: _Ends, place: str, report: Report) -> None:
     where = {
         "net": "a network namespace of its own",
         "user": "a user and network namespace of its own (not root)",
         "here": "this network namespace",
     }[place]
-    report.step(f"In {where}: the TAP {DEFAULT_DEVICE} between the kernel ({_HOST}) and the stack ({_STACK})")
+    report.step(f"In {where}: the TAP {DEFAULT_DEVICE} between the kernel ({ends.host}) and the stack ({ends.stack})")
     with contextlib.ExitStack() as cleanup:
         served, digest = _prepare(directory, length, report)
         try:
-            tap = ustack.Tap(DEFAULT_DEVICE, host_addresses=[DEFAULT_HOST_ADDRESS])
+            tap = ustack.Tap(DEFAULT_DEVICE, host_addresses=[ends.host_net])
         except OSError as error:
             raise CommandError(explain_device(error, DEFAULT_DEVICE, "tap")) from None
         # Once the address is there to bind, and before the stack's thread: this forks, and sets death-with-parent.
-        kernel_side = cleanup.enter_context(kernel_server(served.parent, _HOST, _KERNEL_PORT, find_program("nginx")))
+        kernel_side = cleanup.enter_context(
+            kernel_server(served.parent, ends.host, _KERNEL_PORT, find_program("nginx"))
+        )
         stack = cleanup.enter_context(ustack.Stack())
-        stack.attach(tap, addresses=[DEFAULT_ADDRESS], gateway=_HOST)
-        cleanup.enter_context(control.publish(stack, DEFAULT_DEVICE, [DEFAULT_ADDRESS]))
+        stack.attach(tap, addresses=[ends.stack_net], gateway=ends.host)
+        cleanup.enter_context(control.publish(stack, DEFAULT_DEVICE, [ends.stack_net]))
         cleanup.enter_context(_serving(stack, served.parent))
         fetch = kernel_curl(find_program("curl"), report)
         fetched = directory / "fetched.bin"
         report.step(
             f"The kernel's {fetch.name} fetches the file from the stack: Python's http.server on ustack sockets"
         )
-        _fetch(fetch, stack, f"http://{_STACK}/{_FILE}", fetched, digest, report)
+        _fetch(fetch, stack, _url(ends.stack, _PORT, _FILE), fetched, digest, report)
         report.step(f"The kernel's {fetch.name} uploads it to the stack")
-        _upload(fetch, stack, served, f"http://{_STACK}/uploaded.bin", digest, report)
-        report.step(f"`ustack curl` fetches it from the kernel's side: {kernel_side.name} on {_HOST}:{_KERNEL_PORT}")
+        _upload(fetch, stack, served, _url(ends.stack, _PORT, "uploaded.bin"), digest, report)
+        there = f"{kernel_side.name} on {in_url(ends.host)}:{_KERNEL_PORT}"
+        report.step(f"`ustack curl` fetches it from the kernel's side: {there}")
         kernel_side.wait_until_ready()
         own = ustack_curl(stack, report)
-        _fetch(own, stack, f"http://{_HOST}:{_KERNEL_PORT}/{_FILE}", fetched, digest, report)
+        _fetch(own, stack, _url(ends.host, _KERNEL_PORT, _FILE), fetched, digest, report)
 
 
-def _over_pipe(directory: Path, length: int, report: Report) -> None:
+def _over_pipe(directory: Path, length: int, ends: _Ends, report: Report) -> None:
     report.step(
-        f"Two stacks in this process, {_STACK} the server and {_HOST} the client, and an in-memory wire between them"
+        f"Two stacks in this process, {ends.stack} the server and {ends.host} the client, "
+        "and an in-memory wire between them"
     )
     with contextlib.ExitStack() as cleanup:
         served, digest = _prepare(directory, length, report)
         server, client = cleanup.enter_context(ustack.Stack()), cleanup.enter_context(ustack.Stack())
         left, right = ustack.pipe()
-        server.attach(left, addresses=[DEFAULT_ADDRESS])
-        client.attach(right, addresses=[DEFAULT_HOST_ADDRESS])
+        server.attach(left, addresses=[ends.stack_net])
+        client.attach(right, addresses=[ends.host_net])
         cleanup.enter_context(_serving(server, served.parent))
         fetch = ustack_curl(client, report)
         report.step("`ustack curl` fetches the file: Python's http.server on ustack sockets")
-        _fetch(fetch, server, f"http://{_STACK}/{_FILE}", directory / "fetched.bin", digest, report)
+        _fetch(fetch, server, _url(ends.stack, _PORT, _FILE), directory / "fetched.bin", digest, report)
         report.step("`ustack curl` uploads it")
-        _upload(fetch, server, served, f"http://{_STACK}/uploaded.bin", digest, report)
+        _upload(fetch, server, served, _url(ends.stack, _PORT, "uploaded.bin"), digest, report)
+
+
+def _url(host: str, port: int, file: str) -> str:
+    return f"http://{in_url(host)}{'' if port == 80 else f':{port}'}/{file}"
 
 
 def _prepare(directory: Path, length: int, report: Report) -> tuple[Path, str]:
@@ -177,7 +204,7 @@ def _prepare(directory: Path, length: int, report: Report) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def _serving(stack: Any, directory: Path) -> Iterator[None]:
-    server = StackHTTPServer(stack, ("", _PORT), file_handler(str(directory), uploads=True, quiet=True))
+    server = StackHTTPServer(stack, ("::", _PORT), file_handler(str(directory), uploads=True, quiet=True))
     thread = threading.Thread(target=server.serve_forever, name="http-server", daemon=True)
     thread.start()
     try:

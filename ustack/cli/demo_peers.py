@@ -177,6 +177,11 @@ class _UstackCurl:
             self._report.output(line)
 
 
+def in_url(host: str) -> str:
+    """An address as it is written before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
 class KernelServer:
     """An HTTP server process on the kernel's side; `name` says which."""
 
@@ -226,7 +231,7 @@ def kernel_server(directory: Path, host: str, port: int, nginx: str | None) -> I
     log = work / "log"
     if nginx is not None:
         name = "nginx"
-        (work / "nginx.conf").write_text(_NGINX.format(work=work, host=host, port=port, root=directory))
+        (work / "nginx.conf").write_text(_NGINX.format(work=work, host=in_url(host), port=port, root=directory))
         command = [nginx, "-p", str(work), "-e", "stderr", "-c", str(work / "nginx.conf")]
     else:
         name = "Python's http.server (nginx is not installed: sudo apt-get install -y nginx-light)"

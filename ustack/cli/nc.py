@@ -45,6 +45,7 @@ def register(verbs: Any) -> None:
     add("-l", "--listen", action="store_true", help="wait for a connection instead of making one")
     add("-k", "--keep-open", action="store_true", help="with -l, wait for the next connection when one has ended")
     add("-u", "--udp", action="store_true", help="UDP instead of TCP")
+    add("-6", "--ipv6", action="store_true", help="with -l and without HOST, listen over IPv6 instead of IPv4")
     add(
         "-z",
         "--zero",
@@ -96,6 +97,10 @@ def _target(args: argparse.Namespace) -> tuple[str, list[int]]:
     return host, list(range(low, high + 1))
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _say(args: argparse.Namespace, text: str) -> None:
     if args.verbose:
         print(text, file=sys.stderr, flush=True)
@@ -112,7 +117,7 @@ def _open_tcp(stack: Any, host: str, port: int, args: argparse.Namespace) -> Any
 
 def _connect(stack: Any, host: str, port: int, args: argparse.Namespace) -> int:
     if args.udp:
-        connected = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        connected = stack.socket(_family(host), socket.SOCK_DGRAM)
         connected.connect((host, port))
     else:
         connected = _open_tcp(stack, host, port, args)
@@ -132,15 +137,18 @@ def _scan(stack: Any, host: str, ports: list[int], args: argparse.Namespace) -> 
 
 
 def _listen(stack: Any, host: str, port: int, args: argparse.Namespace) -> int:
-    with stack.socket(socket.AF_INET, socket.SOCK_DGRAM if args.udp else socket.SOCK_STREAM) as listener:
+    host = host or ("::" if args.ipv6 else "0.0.0.0")
+    with stack.socket(_family(host), socket.SOCK_DGRAM if args.udp else socket.SOCK_STREAM) as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if ":" in host:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((host, port))
             if not args.udp:
                 listener.listen(1 if not args.keep_open else 16)
         except OSError as error:
             raise CommandError(f"port {port} cannot be listened on: {reason(error)}") from None
-        _say(args, f"Listening on {host or '0.0.0.0'} {port}")
+        _say(args, f"Listening on {host} {port}")
         if args.udp:
             return _serve_datagrams(listener, args)
         for connected, peer in _accepted(listener, args):

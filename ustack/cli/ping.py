@@ -38,6 +38,12 @@ _UNREACHABLE = {
     errno.ECONNREFUSED: "Destination Port Unreachable",
     errno.EMSGSIZE: "Message too long",
 }
+_UNREACHABLE6 = {
+    errno.EHOSTUNREACH: "Destination unreachable: Address unreachable",
+    errno.ENETUNREACH: "Destination unreachable: No route",
+    errno.ECONNREFUSED: "Destination unreachable: Port unreachable",
+    errno.EMSGSIZE: "Message too long",
+}
 
 
 def _bounded(low: int, high: int, what: str) -> Any:
@@ -150,6 +156,7 @@ class Pinger:
         self._sock = sock
         self._address = address
         self._request, self._answer = _ECHO[_family(address)]
+        self._reasons = _UNREACHABLE if _family(address) == socket.AF_INET else _UNREACHABLE6
         self._args = args
         self._pending: dict[int, float] = {}
         self._answered: set[int] = set()
@@ -233,12 +240,12 @@ class Pinger:
 
     def _failed(self, error: OSError) -> None:
         """An ICMP error or an unresolved neighbour, which the socket reports as an error of the next call."""
-        if error.errno not in _UNREACHABLE:
+        if error.errno not in self._reasons:
             raise CommandError(f"{self._address}: {reason(error)}", code=EXIT_USAGE) from None
         self.seen.errors += 1
         if not (self._args.quiet or self._args.json):
             print(
-                f"From {self._args.address_of_stack} icmp_seq={self.seen.transmitted} {_UNREACHABLE[error.errno]}",
+                f"From {self._args.address_of_stack} icmp_seq={self.seen.transmitted} {self._reasons[error.errno]}",
                 flush=True,
             )
 

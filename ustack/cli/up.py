@@ -99,7 +99,7 @@ def _serve(session: Session, servers: contextlib.ExitStack) -> None:
         try:
             if not os.path.isdir(directory):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
-            server = StackHTTPServer(session.stack, ("", one["port"]), handler)
+            server = StackHTTPServer(session.stack, ("::", one["port"]), handler)
         except OSError as error:
             raise CommandError(str(session.config.report.error(("serve", number), str(error)))) from None
         thread = threading.Thread(target=server.serve_forever, name="ustack-serve", daemon=True)

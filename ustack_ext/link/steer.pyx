@@ -1,9 +1,9 @@
 """Steering between the queues of one device: each TCP flow to one queue, in the kernel (eBPF) and here alike.
 
 Responsible for: the hash that picks a queue, the program that makes the kernel pick it, and for what the kernel cannot
-steer: ARP replies (every engine has a neighbour table of its own), ICMP errors and fragments, which come to the first
-queue and are handed to the sibling whose flow they are about. Not for: the descriptors (tundev, tap), nor for engines
-(ustack.multiqueue).
+steer: ARP replies and what Neighbor Discovery advertises (every engine has a neighbour table of its own), ICMP errors,
+fragments, and TCP behind IPv6 extension headers, which come to the first queue and are handed to the sibling whose flow
+they are about. Not for: the descriptors (tundev, tap), nor for engines (ustack.multiqueue).
 
 A frame goes to a sibling's inbox under that queue's own lock, never under an engine's: the reader holds no engine lock,
 and whoever wakes for the inbox takes it from there as it takes frames from its device.
@@ -12,6 +12,7 @@ and whoever wakes for the inbox takes it from there as it takes frames from its 
 import os
 import struct
 
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport Buf
@@ -19,8 +20,12 @@ from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.link.frameq cimport (Frame, frame_data, frameq_destroy, frameq_give, frameq_init, frameq_push,
                                      frameq_take)
 from ustack_ext.wire.bytes cimport get_be16, get_be32
-from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REPLY, ETHERTYPE_ARP, ETHERTYPE_IPV4, IP4_HLEN, IPPROTO_ICMP_,
-                                      IPPROTO_TCP_)
+from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REPLY, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP4_HLEN,
+                                      IPPROTO_ICMP_, IPPROTO_TCP_, WIRE_OK)
+from ustack_ext.wire.ip6 cimport (EXT6_MAX, ICMP6_HLEN, ICMP6_PARAM_PROBLEM, ICMP6_UNREACH, IP6_HLEN,
+                                  IPPROTO_DSTOPTS_, IPPROTO_FRAGMENT_, IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_, IPPROTO_NONE_,
+                                  IPPROTO_ROUTING_, ND_NEIGHBOR_ADVERT, ND_REDIRECT, ND_ROUTER_ADVERT, Frag6Hdr,
+                                  ext6_length, frag6_parse)
 
 cdef extern from "<linux/bpf.h>" nogil:
     """
@@ -48,10 +53,14 @@ cdef enum:
     MIX = 0x10001
     TOO_FAR = 0x3FFF           # more fragments, or an offset
 
+    IDENT4 = 1                 # in the upper half of a note's ident
+    IDENT6 = 2
+
 LOAD_HALF, LOAD_BYTE, LOAD_WORD = 0x28, 0x30, 0x20     # BPF_LD | BPF_ABS; + 0x20: BPF_IND
+KEY = struct.Struct("=2I4Q")                           # a secret is read so here and in fan_new()
 
 
-cdef Fan *fan_new(uint32_t queues, uint32_t header, uint32_t key0, uint32_t key1) noexcept nogil:
+cdef Fan *fan_new(uint32_t queues, uint32_t header, const uint8_t *secret) noexcept nogil:
     cdef Fan *f = <Fan *>calloc(1, sizeof(Fan))
     cdef uint32_t i
     if f == NULL:
@@ -59,8 +68,9 @@ cdef Fan *fan_new(uint32_t queues, uint32_t header, uint32_t key0, uint32_t key1
     f.refs = 1
     f.queues = queues
     f.header = header
-    f.key[0] = key0
-    f.key[1] = key1 | 1
+    memcpy(f.key, secret, sizeof(f.key))
+    memcpy(f.key6, secret + sizeof(f.key), sizeof(f.key6))
+    f.key[1] |= 1
     for i in range(queues):
         frameq_init(&f.inbox[i], INBOX)
     return f
@@ -73,38 +83,62 @@ cdef void fan_free(Fan *f) noexcept nogil:
     free(f)
 
 
-cdef uint32_t fan_bucket(const Fan *f, uint32_t src, uint32_t dst, uint32_t sport, uint32_t dport) noexcept nogil:
+cdef uint32_t fan_pair(const Fan *f, const uint8_t *src, const uint8_t *dst, uint32_t bytes) noexcept nogil:
+    """The same in both directions. Who has a whole /64 to choose from must not find addresses that meet, so IPv6's are
+    hashed with a key for each word (multilinear: Carter and Wegman 1979)."""
+    cdef uint64_t total = 0
+    cdef uint32_t k
+    if bytes == 4:
+        return get_be32(src) ^ get_be32(dst)
+    for k in range(4):
+        total += <uint64_t>(get_be32(src + 4 * k) ^ get_be32(dst + 4 * k)) * f.key6[k]
+    return <uint32_t>(total >> 32)
+
+
+cdef uint32_t fan_bucket(const Fan *f, uint32_t pair, uint32_t sport, uint32_t dport) noexcept nogil:
     """The same in both directions; keyed, so that nobody outside can choose ports that meet in one queue."""
-    cdef uint32_t h = ((src ^ dst ^ ((sport ^ dport) * MIX)) ^ f.key[0]) * f.key[1]
+    cdef uint32_t h = ((pair ^ ((sport ^ dport) * MIX)) ^ f.key[0]) * f.key[1]
     return ((h >> 16) * f.queues) >> 16
 
 
 # What a frame is about
 
-cdef inline uint32_t flow_queue(const Fan *f, const uint8_t *ip, const uint8_t *ports) noexcept nogil:
-    return f.target[fan_bucket(f, get_be32(ip + 12), get_be32(ip + 16), get_be16(ports), get_be16(ports + 2))]
+cdef inline uint32_t pair4(const Fan *f, const uint8_t *ip) noexcept nogil:
+    return fan_pair(f, ip + 12, ip + 16, 4)
 
 
-cdef uint32_t fragment_queue(Fan *f, const uint8_t *ip, uint32_t hlen, uint32_t length) noexcept nogil:
-    """The first fragment names the ports; those that follow are recognized by it. One that comes before it stays."""
-    cdef uint32_t ident = get_be16(ip + 4) | <uint32_t>1 << 16
-    cdef uint32_t src = get_be32(ip + 12), dst = get_be32(ip + 16)
+cdef inline uint32_t pair6(const Fan *f, const uint8_t *ip) noexcept nogil:
+    return fan_pair(f, ip + 8, ip + 24, 16)
+
+
+cdef inline uint32_t flow_queue(const Fan *f, uint32_t pair, const uint8_t *ports) noexcept nogil:
+    return f.target[fan_bucket(f, pair, get_be16(ports), get_be16(ports + 2))]
+
+
+cdef uint32_t noted(const Fan *f, uint32_t pair, uint64_t ident) noexcept nogil:
+    """The slot of a packet whose first fragment was here, or FRAG_SLOTS."""
     cdef uint32_t k = 0
-    cdef FragNote *note
-    while k < FRAG_SLOTS and not (f.notes[k].ident == ident and f.notes[k].src == src and f.notes[k].dst == dst):
+    while k < FRAG_SLOTS and not (f.notes[k].ident == ident and f.notes[k].pair == pair):
         k += 1
-    if get_be16(ip + 6) & 0x1FFF:
+    return k
+
+
+cdef uint32_t fragment_queue(Fan *f, uint32_t pair, uint64_t ident, uint32_t offset, const uint8_t *tcp,
+                             uint32_t length) noexcept nogil:
+    """The first fragment names the ports; those that follow are recognized by it. One that comes before it stays."""
+    cdef uint32_t k = noted(f, pair, ident)
+    cdef FragNote *note
+    if offset != 0:
         return f.notes[k].queue if k < FRAG_SLOTS else KEEP
-    if length < hlen + 4:
+    if length < 4:
         return KEEP
     if k == FRAG_SLOTS:
         k = f.next_note % FRAG_SLOTS
         f.next_note += 1
     note = &f.notes[k]
-    note.src = src
-    note.dst = dst
+    note.pair = pair
     note.ident = ident
-    note.queue = flow_queue(f, ip, ip + hlen)
+    note.queue = flow_queue(f, pair, tcp)
     return note.queue
 
 
@@ -119,7 +153,7 @@ cdef uint32_t icmp_queue(const Fan *f, const uint8_t *icmp, uint32_t length) noe
         return KEEP
     if get_be16(quoted + 6) & 0x1FFF:
         return KEEP
-    return flow_queue(f, quoted, quoted + hlen)
+    return flow_queue(f, pair4(f, quoted), quoted + hlen)
 
 
 cdef uint32_t arp_queue(const uint8_t *arp, uint32_t length) noexcept nogil:
@@ -131,28 +165,104 @@ cdef uint32_t arp_queue(const uint8_t *arp, uint32_t length) noexcept nogil:
     return KEEP
 
 
-cdef uint32_t whose(Fan *f, const uint8_t *p, uint32_t length) noexcept nogil:
-    """A queue, KEEP or ALL. Frames the kernel has steered, which is nearly all, are through after three looks."""
-    cdef uint32_t hlen
-    if f.header:
-        if length < f.header:
-            return KEEP
-        if get_be16(p + 12) == ETHERTYPE_ARP:
-            return arp_queue(p + f.header, length - f.header)
-        if get_be16(p + 12) != ETHERTYPE_IPV4:
-            return KEEP
-        p += f.header
-        length -= f.header
-    if length < IP4_HLEN or p[0] >> 4 != 4:
+cdef uint8_t last_header(const uint8_t *ip, uint32_t length, uint32_t *at, Frag6Hdr *part) noexcept nogil:
+    """Walks an IPv6 packet's extension headers -> the protocol, which begins at ip + *at; IPPROTO_FRAGMENT_ in a
+    fragment that is not the first, IPPROTO_NONE_ where the chain is broken or long. part: of the fragment header, zeros
+    without one."""
+    cdef uint8_t next
+    cdef uint32_t size, _k
+    memset(part, 0, sizeof(Frag6Hdr))
+    if length < IP6_HLEN or ip[0] >> 4 != 6:
+        return IPPROTO_NONE_
+    next = ip[6]
+    at[0] = IP6_HLEN
+    for _k in range(EXT6_MAX + 1):
+        if next == IPPROTO_FRAGMENT_:
+            if frag6_parse(ip + at[0], length - at[0], part) != WIRE_OK:
+                return IPPROTO_NONE_
+            if part.frag_off != 0:
+                return IPPROTO_FRAGMENT_
+            size = 8
+        elif next == IPPROTO_HOPOPTS_ or next == IPPROTO_DSTOPTS_ or next == IPPROTO_ROUTING_:
+            size = ext6_length(ip + at[0], length - at[0])
+            if size == 0:
+                return IPPROTO_NONE_
+        else:
+            return next
+        next = ip[at[0]]
+        at[0] += size
+    return IPPROTO_NONE_
+
+
+cdef uint32_t icmp6_queue(const Fan *f, const uint8_t *icmp, uint32_t length) noexcept nogil:
+    """What Neighbor Discovery advertises is news to everybody; a solicitation is answered once. Errors as in icmp_queue
+    (RFC 4443 §2.4 (c): as much is quoted as fits)."""
+    cdef const uint8_t *quoted = icmp + ICMP6_HLEN
+    cdef uint32_t at = 0
+    cdef Frag6Hdr part
+    if length < ICMP6_HLEN:
         return KEEP
-    hlen = (p[0] & 15) * 4
+    if icmp[0] == ND_NEIGHBOR_ADVERT or icmp[0] == ND_ROUTER_ADVERT or icmp[0] == ND_REDIRECT:
+        return ALL
+    if icmp[0] < ICMP6_UNREACH or icmp[0] > ICMP6_PARAM_PROBLEM:
+        return KEEP
+    length -= ICMP6_HLEN
+    if last_header(quoted, length, &at, &part) != IPPROTO_TCP_ or length < at + 4:
+        return KEEP
+    return flow_queue(f, pair6(f, quoted), quoted + at)
+
+
+cdef uint32_t whose6(Fan *f, const uint8_t *ip, uint32_t length) noexcept nogil:
+    cdef uint32_t at = 0
+    cdef uint64_t ident
+    cdef uint8_t proto
+    cdef Frag6Hdr part
+    if length < IP6_HLEN or ip[6] == IPPROTO_TCP_:
+        return KEEP
+    proto = last_header(ip, length, &at, &part)
+    ident = <uint64_t>IDENT6 << 32 | part.id
+    if proto == IPPROTO_FRAGMENT_:
+        return fragment_queue(f, pair6(f, ip), ident, part.frag_off, NULL, 0)
+    if proto == IPPROTO_TCP_ and part.more:
+        return fragment_queue(f, pair6(f, ip), ident, 0, ip + at, length - at)
+    if proto == IPPROTO_TCP_ and length >= at + 4:
+        return flow_queue(f, pair6(f, ip), ip + at)
+    if proto == IPPROTO_ICMPV6_ and not part.more:
+        return icmp6_queue(f, ip + at, length - at)
+    return KEEP
+
+
+cdef uint32_t whose4(Fan *f, const uint8_t *ip, uint32_t length) noexcept nogil:
+    cdef uint32_t hlen, where
+    if length < IP4_HLEN or ip[0] >> 4 != 4:
+        return KEEP
+    hlen = (ip[0] & 15) * 4
+    where = get_be16(ip + 6) & TOO_FAR
     if hlen < IP4_HLEN or length < hlen:
         return KEEP
-    if p[9] == IPPROTO_TCP_:
-        return fragment_queue(f, p, hlen, length) if get_be16(p + 6) & TOO_FAR else KEEP
-    if p[9] == IPPROTO_ICMP_ and not get_be16(p + 6) & TOO_FAR:
-        return icmp_queue(f, p + hlen, length - hlen)
+    if ip[9] == IPPROTO_TCP_ and where:
+        return fragment_queue(f, pair4(f, ip), <uint64_t>IDENT4 << 32 | get_be16(ip + 4), where & 0x1FFF, ip + hlen,
+                              length - hlen)
+    if ip[9] == IPPROTO_ICMP_ and not where:
+        return icmp_queue(f, ip + hlen, length - hlen)
     return KEEP
+
+
+cdef uint32_t whose(Fan *f, const uint8_t *p, uint32_t length) noexcept nogil:
+    """A queue, KEEP or ALL. Frames the kernel has steered, which is nearly all, are through after three looks."""
+    cdef uint32_t kind
+    if f.header == 0:
+        return whose6(f, p, length) if length > 0 and p[0] >> 4 == 6 else whose4(f, p, length)
+    if length < f.header:
+        return KEEP
+    kind = get_be16(p + 12)
+    p += f.header
+    length -= f.header
+    if kind == ETHERTYPE_IPV4:
+        return whose4(f, p, length)
+    if kind == ETHERTYPE_IPV6:
+        return whose6(f, p, length)
+    return arp_queue(p, length) if kind == ETHERTYPE_ARP else KEEP
 
 
 # Handing over
@@ -200,10 +310,11 @@ cdef int fan_take(Fan *f, uint32_t self, RxFrame *frames, int most) noexcept nog
 
 # The kernel's half
 
-def program(int header, key, targets, int otherwise):
-    """The eBPF program that picks a queue as fan_bucket() and `targets` do; what is not TCP over IPv4, or a fragment,
-    goes to `otherwise`. bytes, 8 an instruction (linux/bpf.h: code, registers, offset, immediate)."""
+def program(int header, secret, targets, int otherwise):
+    """The eBPF program that picks a queue as fan_bucket() and `targets` do; what is not TCP right behind the IP header,
+    or is a fragment, goes to `otherwise`. bytes, 8 an instruction (linux/bpf.h: code, registers, offset, immediate)."""
     steps = []                                         # (code, dst, src, label or None, immediate)
+    key0, key1, *key6 = KEY.unpack(secret)
 
     def step(code, dst=0, src=0, immediate=0, to=None):
         steps.append((code, dst, src, to, immediate))
@@ -214,10 +325,13 @@ def program(int header, key, targets, int otherwise):
     step(0xBF, 6, 1)                                   # r6 = the packet, where loads look for it
     if header:
         load(LOAD_HALF, 12)
+        step(0x15, 0, 0, ETHERTYPE_IPV6, "six")
         step(0x55, 0, 0, ETHERTYPE_IPV4, "other")
     load(LOAD_BYTE, header)
     step(0xBF, 8, 0)                                   # r8 = version and header length
     step(0x77, 0, 0, 4)
+    if not header:
+        step(0x15, 0, 0, 6, "six")
     step(0x55, 0, 0, 4, "other")
     load(LOAD_BYTE, header + 9)
     step(0x55, 0, 0, IPPROTO_TCP_, "other")
@@ -227,17 +341,34 @@ def program(int header, key, targets, int otherwise):
     load(LOAD_WORD, header + 12)
     step(0xBF, 7, 0)
     load(LOAD_WORD, header + 16)
-    step(0xAF, 7, 0)                                   # r7 = source ^ destination
+    step(0xAF, 7, 0)                                   # r7 = fan_pair()
     step(0x57, 8, 0, 15)
-    step(0x67, 8, 0, 2)
+    step(0x67, 8, 0, 2)                                # r8 = bytes of IP header
+    step(0x05, to="ports")
+    steps.append("six")
+    load(LOAD_BYTE, header + 6)
+    step(0x55, 0, 0, IPPROTO_TCP_, "other")
+    step(0xB7, 7, 0, 0)
+    for k, key in enumerate(key6):
+        load(LOAD_WORD, header + 8 + 4 * k)
+        step(0xBF, 8, 0)
+        load(LOAD_WORD, header + 24 + 4 * k)
+        step(0xAF, 0, 8)
+        step(0x18, 1, 0, key)                          # 64 bits wide, in two
+        step(0, 0, 0, key >> 32)
+        step(0x2F, 0, 1)
+        step(0x0F, 7, 0)
+    step(0x77, 7, 0, 32)
+    step(0xB7, 8, 0, IP6_HLEN)
+    steps.append("ports")
     load(LOAD_HALF, header, 8)
     step(0xBF, 9, 0)
     load(LOAD_HALF, header + 2, 8)
     step(0xAF, 9, 0)                                   # r9 = port ^ port
     step(0x27, 9, 0, MIX)
     step(0xAC, 7, 9)
-    step(0xA4, 7, 0, key[0])
-    step(0x24, 7, 0, key[1] | 1)                       # 32 bits wide, as here
+    step(0xA4, 7, 0, key0)
+    step(0x24, 7, 0, key1 | 1)                         # 32 bits wide, as here
     step(0x74, 7, 0, 16)
     step(0x27, 7, 0, len(targets))
     step(0x77, 7, 0, 16)                               # r7 = the bucket

@@ -10,7 +10,6 @@ import errno
 import ipaddress
 import os
 import socket
-import struct
 import weakref
 
 from ustack_ext.link import netlink, tundev
@@ -23,7 +22,9 @@ from ustack_ext.base.iov cimport (OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_ECN, O
                                   IoVec, Offload)
 from ustack_ext.link.frameq cimport frameq_listen
 from ustack_ext.link.link cimport Link, RxFrame, check_mac, check_mtu
-from ustack_ext.link.steer cimport MAX_QUEUES, Fan, fan_bucket, fan_free, fan_new, fan_out, fan_take
+from ustack_ext.link.steer cimport (
+    KEY_BYTES, MAX_QUEUES, Fan, fan_bucket, fan_free, fan_new, fan_out, fan_pair, fan_take,
+)
 from ustack_ext.net.state cimport TX_HEADROOM, TX_IOV_MAX
 
 cdef extern from * nogil:
@@ -213,6 +214,12 @@ cdef int tap_receive_header(void *link, RxFrame *frames, int most) noexcept nogi
     return read_frames(<State *>link, frames, most, sizeof(virtio_net_hdr))
 
 
+def packed(host):
+    """An address as on the wire: 4 bytes, of a mapped one too, or 16."""
+    address = ipaddress.ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).packed
+
+
 cdef class _Tuntap(Link):
     """What Tap and Tun share."""
     cdef State state
@@ -279,12 +286,16 @@ cdef class _Tuntap(Link):
         return (self, *self.siblings) if self.siblings else (self,)
 
     def queue_of(self, local, peer) -> int:
-        """Which of `queues` a TCP connection's packets come to. local, peer: (IPv4 address, port)."""
-        cdef uint32_t one = int(ipaddress.IPv4Address(local[0]))
-        cdef uint32_t other = int(ipaddress.IPv4Address(peer[0]))
-        if self.state.fan == NULL:
+        """Which of `queues` a TCP connection's packets come to. local, peer: (address, port), of one family."""
+        cdef Fan *fan = self.state.fan
+        cdef bytes one = packed(local[0]), other = packed(peer[0])
+        cdef const unsigned char *src = one
+        cdef const unsigned char *dst = other
+        if len(one) != len(other):
+            raise ValueError(f"{local[0]} and {peer[0]} are of two families")
+        if fan == NULL:
             return 0
-        return self.state.fan.target[fan_bucket(self.state.fan, one, other, local[1], peer[1])]
+        return fan.target[fan_bucket(fan, fan_pair(fan, src, dst, len(one)), local[1], peer[1])]
 
     cpdef close(self):
         """Detach from the stack and close the descriptor; a device that is not persistent goes with it.
@@ -355,12 +366,13 @@ cdef class _Tuntap(Link):
         """More queues, where the kernel lets us, and a link for each."""
         cdef _Tuntap other
         cdef Fan *fan
-        keys = struct.unpack("=II", os.urandom(8))
-        self.device.widen(queues, kind, keys)
+        cdef bytes secret = os.urandom(KEY_BYTES)
+        cdef const unsigned char *key = secret
+        self.device.widen(queues, kind, secret)
         queues = len(self.device.fds)
         if queues == 1:
             return
-        fan = fan_new(queues, 14 if kind == tundev.IFF_TAP else 0, keys[0], keys[1])
+        fan = fan_new(queues, 14 if kind == tundev.IFF_TAP else 0, key)
         if fan == NULL:
             raise MemoryError("no memory for queues")
         self.state.fan = fan

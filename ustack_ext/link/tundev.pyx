@@ -116,8 +116,8 @@ class Opened:
                           f"only {HEADER} are understood here: close it, or use another name")
         fcntl.ioctl(self.fds[0], c_TUNSETVNETHDRSZ, struct.pack("i", HEADER))
 
-    def widen(self, int queues, int kind, key):
-        """Open more queues, up to `queues`, steered by `key`. One it stays where the kernel refuses any of it."""
+    def widen(self, int queues, int kind, secret):
+        """Open more queues, up to `queues`, steered by `secret`. One it stays where the kernel refuses any of it."""
         flags = kind | c_IFF_NO_PI | c_IFF_MULTI_QUEUE | (c_IFF_VNET_HDR if self.header else 0)
         try:
             if self.shared or not device_of(self.fds[0])[1] & c_IFF_MULTI_QUEUE:
@@ -126,7 +126,7 @@ class Opened:
                 fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 self.fds.append(fd)
                 fcntl.ioctl(fd, c_TUNSETIFF, struct.pack("16sH22x", self.name.encode(), flags))
-            self.key = key
+            self.secret = secret
             self.header_bytes = 14 if kind == c_IFF_TAP else 0
             self.steer([0] * queues, 0)
         except OSError as error:
@@ -137,7 +137,7 @@ class Opened:
 
     def steer(self, targets, otherwise):
         """Have the kernel pick the queue of each bucket (see steer.program). OSError."""
-        loaded = steer.load(steer.program(self.header_bytes, self.key, targets, otherwise))
+        loaded = steer.load(steer.program(self.header_bytes, self.secret, targets, otherwise))
         try:
             fcntl.ioctl(self.fds[0], c_TUNSETSTEERINGEBPF, struct.pack("i", loaded))
         finally:
