@@ -71,7 +71,7 @@ from .linklocal import LinkLocal
 from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
-from .records import Address, Connection, Interface, Neighbor, Route
+from .records import Address, Connection, Interface, Neighbor, Route, Rule
 from .resolver import Resolver
 from .selector import EVENT_URGENT, Selector
 from .service import Service
@@ -154,6 +154,7 @@ __all__ = [
     "PipeEnd",
     "Resolver",
     "Route",
+    "Rule",
     "Selector",
     "Service",
     "Socket",

@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 _DIRECTORY_VARIABLE = "USTACK_RUNTIME_DIR"
-_QUESTIONS = ("about", "connections", "counters", "interfaces", "routes", "neighbors", "sysctl")
-_CHANGES = ("add_address", "remove_address", "add_route", "del_route", "add_neighbor", "del_neighbor", "sysctl")
+_QUESTIONS = ("about", "connections", "counters", "interfaces", "routes", "rules", "neighbors", "sysctl")
+_CHANGES = (
+    "add_address", "remove_address", "add_route", "del_route", "add_rule", "del_rule", "add_neighbor", "del_neighbor",
+    "sysctl",
+)  # fmt: skip
 _QUESTION_LIMIT = 4096  # bytes
 _PATIENCE = 2.0  # seconds a client may take to ask and to read
 

@@ -80,7 +80,8 @@ class Interface:
 
 @dataclass(frozen=True)
 class Route:
-    """A route. destination: "10.9.0.0/24"; gateway, source: None where there is none; mtu: 0 for the interface's."""
+    """A route. destination: "10.9.0.0/24"; gateway, source: None where there is none; mtu: 0 for the interface's;
+    table: 254 is "main", which is looked into where no rule says otherwise."""
 
     destination: str
     gateway: str | None
@@ -88,6 +89,23 @@ class Route:
     metric: int
     mtu: int
     source: str | None
+    table: int = 254
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of policy routing: of what it is for, routes are looked for in `table`; the least priority is asked first.
+
+    family: 4 or 6. source, destination: prefixes; iif, oif: interfaces' names; None: any.
+    """
+
+    priority: int
+    family: int
+    source: str | None
+    destination: str | None
+    iif: str | None
+    oif: str | None
+    table: int
 
 
 @dataclass(frozen=True)

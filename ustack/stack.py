@@ -22,11 +22,12 @@ from ustack_ext.link.link import Link
 from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
-from . import connect, records, resolve
+from . import connect, records, resolve, routing
 from .forward import Forwarder, Handler
 from .nat import Nat
 from .patch import Patched
-from .records import Connection, Interface, Neighbor, Route
+from .records import Connection, Interface, Neighbor
+from .routing import Routing
 from .selector import Selector
 from .selfconf import SelfConfiguring
 from .service import Service
@@ -37,14 +38,13 @@ from .sysctl import Sysctl
 if TYPE_CHECKING:
     from .aio import Aio, EventLoop
 
-_V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
 _CLOSE_PATIENCE = 1.0  # s
 _CLOSE_STEP = 0.002
 _NO_TIMEOUT: Any = object()
 _Part = TypeVar("_Part", Service, Forwarder)
 
 
-class Stack(SelfConfiguring, StackCore):
+class Stack(SelfConfiguring, Routing, StackCore):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
     driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
@@ -191,7 +191,7 @@ class Stack(SelfConfiguring, StackCore):
         if isinstance(addresses, str):
             addresses = [addresses]
         parsed = [_interface_address(text) for text in addresses]
-        vias = [(_address(text), ":" in text) for text in _gateways(gateway)]
+        vias = [(routing.address(text), ":" in text) for text in _gateways(gateway)]
         if mtu is not None:
             _check_mtu(mtu)
         chosen = name or self._free_name(link.name or "net")
@@ -202,7 +202,7 @@ class Stack(SelfConfiguring, StackCore):
             for address, length in parsed:
                 config.add_address(self, chosen, address, length, probe)
             for via, six in vias:
-                config.change_route(self, True, 0 if six else _V4_MARK, 0 if six else 96, via, chosen, 0, 0, 0)
+                config.change_route(self, True, 0 if six else routing.V4_MARK, 0 if six else 96, via, chosen, 0, 0, 0)
             if autoconf:
                 config.autoconf(self, chosen)
         except BaseException:
@@ -230,38 +230,7 @@ class Stack(SelfConfiguring, StackCore):
 
     def remove_address(self, interface: str, address: str) -> None:
         """Take an address from an interface. Raises ValueError, OSError: EADDRNOTAVAIL."""
-        config.remove_address(self, interface, _address(address.split("/")[0]))
-
-    def add_route(
-        self,
-        destination: str,
-        gateway: str | None = None,
-        interface: str | None = None,
-        *,
-        metric: int = 0,
-        mtu: int = 0,
-        source: str | None = None,
-    ) -> None:
-        """Add a route. destination: "192.0.2.0/24" or "default"; gateway or interface, or both; mtu: 0 for the
-        interface's.
-
-        Raises ValueError, OSError: ENETUNREACH (no such gateway), EEXIST.
-        """
-        if gateway is None and interface is None:
-            raise ValueError("a route needs a gateway, an interface, or both")
-        six = any(":" in (text or "") for text in (gateway, source))
-        self._change_route(True, _network(destination, six), gateway, interface, metric, mtu, source)
-
-    def del_route(self, destination: str, gateway: str | None = None, interface: str | None = None) -> None:
-        """Delete the route to `destination`, by that gateway and on that interface where given. OSError: ESRCH."""
-        network = _network(destination, ":" in (gateway or ""))
-        for one in self.routes():
-            via = (one.gateway or "").partition("%")[0] or None
-            same_way = gateway in (None, one.gateway, via) and interface in (None, one.interface)
-            if one.destination == str(network) and same_way:
-                self._change_route(False, network, one.gateway, one.interface, 0, 0, None)
-                return
-        raise OSError(errno.ESRCH, f"there is no route to {destination}")
+        config.remove_address(self, interface, routing.address(address.split("/")[0]))
 
     def add_neighbor(self, interface: str, address: str, mac: bytes | str) -> None:
         """Make a neighbour's link address permanent: it is never asked for and never ages, as `ip neigh replace`.
@@ -271,26 +240,11 @@ class Stack(SelfConfiguring, StackCore):
         raw = bytes.fromhex(mac.replace(":", "")) if isinstance(mac, str) else bytes(mac)
         if len(raw) != 6 or raw[0] & 1:
             raise ValueError(f"mac: {mac!r} is not one station's Ethernet address")
-        config.change_neighbor(self, interface, _address(address), raw)
+        config.change_neighbor(self, interface, routing.address(address), raw)
 
     def del_neighbor(self, interface: str, address: str) -> None:
         """Forget a neighbour, permanent or learnt. Raises ValueError, OSError: ENODEV, ENOENT."""
-        config.change_neighbor(self, interface, _address(address), None)
-
-    def _change_route(
-        self,
-        add: bool,
-        network: ipaddress.IPv4Network | ipaddress.IPv6Network,
-        gateway: str | None,
-        interface: str | None,
-        metric: int,
-        mtu: int,
-        source: str | None,
-    ) -> None:
-        prefix, length = _number(network.network_address), _length(network)
-        via = 0 if gateway is None else _address(gateway)
-        own = 0 if source is None else _address(source)
-        config.change_route(self, add, prefix, length, via, interface, metric, mtu, own)
+        config.change_neighbor(self, interface, routing.address(address), None)
 
     @property
     def nat(self) -> Nat:
@@ -493,10 +447,6 @@ class Stack(SelfConfiguring, StackCore):
         """Every interface, `lo` among them."""
         return [records.interface(row) for row in inspect.interfaces(self)]
 
-    def routes(self) -> list[Route]:
-        """The routing table, most specific first."""
-        return [records.route(row) for row in inspect.routes(self)]
-
     def neighbors(self) -> list[Neighbor]:
         """The neighbour table: what ARP and Neighbor Discovery found out."""
         return [Neighbor(*row) for row in inspect.neighbors(self)]
@@ -540,29 +490,10 @@ def _loop_driver(seed: bytes | None, memory: int | None) -> LoopDriver:
     return made
 
 
-def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    """An address as the stack's 128-bit number."""
-    return int(address) | (_V4_MARK if address.version == 4 else 0)
-
-
-def _length(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> int:
-    """A prefix length in 128 bits."""
-    return network.prefixlen + (96 if network.version == 4 else 0)
-
-
-def _network(destination: str, six: bool) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    return ipaddress.ip_network(("::/0" if six else "0.0.0.0/0") if destination == "default" else destination)
-
-
-def _address(text: str) -> int:
-    """The number of an address; a zone ("fe80::1%ust0") is the interface's that goes with it."""
-    return _number(ipaddress.ip_address(text.partition("%")[0]))
-
-
 def _interface_address(text: str) -> tuple[int, int]:
     """(number, prefix length in 128 bits) of "10.9.0.2/24" or "fd09::2/64"."""
     found = ipaddress.ip_interface(text)
-    return _number(found.ip), _length(found.network)
+    return routing.number(found.ip), routing.length(found.network)
 
 
 def _gateways(given: str | Iterable[str] | None) -> list[str]:

@@ -1,9 +1,11 @@
-"""IPv4 forwarding: a stack as a router between others, in virtual time. RFC 1812, 1191, 3704."""
+"""Forwarding: a stack as a router between others, in virtual time, over IPv4 and IPv6.
+
+RFC 1812, 8200, 1191, 8201, 3704.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import socket
 import struct
@@ -19,28 +21,49 @@ import ustack
 from ustack import sim
 
 PORT = 7000
+FORWARDED = {False: "IpForwDatagrams", True: "Ip6OutForwDatagrams"}
+both = pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+
+
+def at(network: int, host: int, six: bool) -> str:
+    return f"fd{network:02x}::{host:x}" if six else f"10.0.{network}.{host}"
+
+
+def prefix(network: int, six: bool) -> str:
+    return f"fd{network:02x}::/64" if six else f"10.0.{network}.0/24"
+
+
+def forward(stack: ustack.Stack, on: bool = True) -> None:
+    stack.sysctl["net.ipv4.ip_forward"] = int(on)
+    stack.sysctl["net.ipv6.conf.all.forwarding"] = int(on)
 
 
 class Line:
-    """Hosts at both ends and `hops` routers between them; network k is 10.0.k.0/24."""
+    """Hosts at both ends and `hops` routers between them; on network k the nearer has address 1, the farther 2. mtus:
+    of each network."""
 
-    def __init__(self, hops: int, **wire: Any) -> None:
+    def __init__(self, hops: int, six: bool = False, mtus: dict[int, int] | None = None, **wire: Any) -> None:
         self.net = sim.Network(seed=3)
+        self.six = six
         self.stacks = [self.net.stack(f"n{k}") for k in range(hops + 2)]
+        length = 64 if six else 24
         self.wires = [
-            self.net.wire(a, b, addresses=(f"10.0.{k}.1/24", f"10.0.{k}.2/24"), delay=0.001, **wire)
+            self.net.wire(
+                a, b, addresses=(f"{at(k, 1, six)}/{length}", f"{at(k, 2, six)}/{length}"),
+                mtu=(mtus or {}).get(k, 1500), delay=0.001, **wire,
+            )
             for k, (a, b) in enumerate(itertools.pairwise(self.stacks))
-        ]
+        ]  # fmt: skip
         for k, stack in enumerate(self.stacks):
             if 0 < k < len(self.stacks) - 1:
-                stack.sysctl["net.ipv4.ip_forward"] = 1
+                forward(stack)
             for network in range(hops + 1):
                 if network > k:
-                    stack.add_route(f"10.0.{network}.0/24", f"10.0.{k}.2")
+                    stack.add_route(prefix(network, six), at(k, 2, six))
                 elif network < k - 1:
-                    stack.add_route(f"10.0.{network}.0/24", f"10.0.{k - 1}.1")
+                    stack.add_route(prefix(network, six), at(k - 1, 1, six))
         self.first, self.last = self.stacks[0], self.stacks[-1]
-        self.far = f"10.0.{hops}.2"
+        self.far = at(hops, 2, six)
 
     def __enter__(self) -> Line:
         return self
@@ -49,16 +72,33 @@ class Line:
         self.net.close()
 
 
-def udp(stack: ustack.Stack, port: int = 0) -> Any:
-    sock = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def udp(stack: ustack.Stack, port: int = 0, six: bool = False) -> Any:
+    sock = stack.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(5)
     sock.bind(("", port))
     return sock
 
 
+def hears_errors(stack: ustack.Stack, six: bool) -> Any:
+    """A socket with a copy of every ICMP message."""
+    family, proto = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+    sock = stack.socket(family, socket.SOCK_RAW, proto)
+    sock.settimeout(0)
+    return sock
+
+
+def error_of(sock: Any) -> tuple[str, int, int, int]:
+    """(who says so, type, code, what goes with it) of the next error."""
+    while True:
+        data, (where, *_) = sock.recvfrom(2000)
+        kind, code, _, rest = struct.unpack_from("!BBHI", data, 0 if sock.family == socket.AF_INET6 else 20)
+        if kind in ((1, 2, 3, 4) if sock.family == socket.AF_INET6 else (3, 11, 12)):
+            return where, kind, code, rest
+
+
 def transfer(line: Line, size: int) -> None:
     data = bytes(range(251)) * (size // 251 + 1)
-    server = line.last.create_server(("", 80))
+    server = line.last.create_server(("", 80), family=socket.AF_INET6 if line.six else socket.AF_INET)
 
     def serve() -> bytes:
         conn, _ = server.accept()
@@ -77,110 +117,117 @@ def transfer(line: Line, size: int) -> None:
     server.close()
 
 
+@both
 @pytest.mark.rfc("1812", "5.2 forwarding")
-def test_five_hops() -> None:
-    with Line(5) as line:
+@pytest.mark.rfc("8200", "3 routers forward")
+def test_five_hops(six: bool) -> None:
+    with Line(5, six) as line:
         transfer(line, 300_000)
         for router in line.stacks[1:-1]:
-            assert router.counters()["IpForwDatagrams"] > 200
+            assert router.counters()[FORWARDED[six]] > 200
             assert router.counters().get("TcpInSegs", 0) == 0
 
 
-def test_a_host_forwards_nothing() -> None:
-    with Line(1) as line:
-        line.stacks[1].sysctl["net.ipv4.ip_forward"] = 0
+@both
+@pytest.mark.rfc("1191", "4 routers")
+@pytest.mark.rfc("8201", "4 packet too big")
+def test_five_hops_of_which_one_in_the_middle_is_narrow(six: bool) -> None:
+    """Narrower still farther on: the sender is told twice, remembers, and all of it arrives."""
+    with Line(5, six, {3: 1400, 4: 1280}) as line:
+        transfer(line, 500_000)
+        told = "Icmp6OutPktTooBigs" if six else "IcmpOutDestUnreachs"
+        counts = [router.counters()[told] for router in line.stacks]
+        assert counts[3] >= 1
+        assert counts[4] >= 1
+        assert sum(counts) <= 24, "the sender remembers"
+        assert sum(counts[k] for k in (0, 1, 2, 5, 6)) == 0
+
+
+@both
+def test_a_host_forwards_nothing(six: bool) -> None:
+    with Line(1, six) as line:
+        forward(line.stacks[1], False)
         with pytest.raises(TimeoutError):
             line.first.create_connection((line.far, 80), timeout=3)
         assert line.stacks[1].counters()["DropIpNotOurs"] > 0
-        assert line.stacks[1].counters().get("IpForwDatagrams", 0) == 0
+        assert line.stacks[1].counters()[FORWARDED[six]] == 0
 
 
+@both
 @pytest.mark.rfc("1812", "5.3.1 TTL")
-def test_traceroute_shows_each_hop() -> None:
-    with Line(5) as line, udp(line.first) as sock:
-        sock.setsockopt(socket.IPPROTO_IP, 11, 1)
+@pytest.mark.rfc("4443", "3.3 time exceeded")
+def test_traceroute_shows_each_hop(six: bool) -> None:
+    with Line(5, six) as line, udp(line.first, 0, six) as sock, hears_errors(line.first, six) as errors:
         hops = []
         for ttl in range(1, 7):
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+            level, option = (
+                (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if six else (socket.IPPROTO_IP, socket.IP_TTL)
+            )
+            sock.setsockopt(level, option, ttl)
             sock.sendto(b"probe", (line.far, 33434))
             line.net.run(1)
-            data, ancillary, _, address = sock.recvmsg(100, 512, socket.MSG_ERRQUEUE)
-            raw = ancillary[0][2]
-            hops.append((socket.inet_ntoa(raw[20:24]), raw[5], raw[6]))
-            assert (data, address) == (b"probe", (line.far, 33434))
-        assert hops == [(f"10.0.{k}.2", 11, 0) for k in range(5)] + [("10.0.5.2", 3, 3)]
-
-
-@pytest.mark.rfc("1191", "4 routers")
-def test_tcp_through_a_smaller_link() -> None:
-    with Line(2) as line:
-        small = line.net.stack("tail")
-        line.net.wire(line.last, small, addresses=("10.0.9.1/24", "10.0.9.2/24"), mtu=1280, delay=0.001)
-        line.last.sysctl["net.ipv4.ip_forward"] = 1
-        small.add_route("default", "10.0.9.1")
-        for k, stack in enumerate(line.stacks[:-1]):
-            stack.add_route("10.0.9.0/24", f"10.0.{k}.2")
-        line.last, line.far = small, "10.0.9.2"
-        router = line.stacks[-1]
-        server = small.create_server(("", 80))
-        data = bytes(range(256)) * 1000
-
-        def serve() -> int:
-            conn, _ = server.accept()
-            got = 0
-            while part := conn.recv(65536):
-                got += len(part)
-            conn.close()
-            return got
-
-        task = line.net.spawn(serve)
-        client = line.first.create_connection(("10.0.9.2", 80), timeout=60)
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(1) == b""
-        client.close()
-        assert task.result() == len(data)
-        server.close()
-        assert router.counters().get("IcmpOutDestUnreachs", 0) <= 3, "told once or so; the sender remembers"
+            hops.append(error_of(errors)[:3])
+        exceeded, unreachable = ((3, 0), (1, 4)) if six else ((11, 0), (3, 3))
+        assert hops == [(at(k, 2, six), *exceeded) for k in range(5)] + [(at(5, 2, six), *unreachable)]
 
 
 @pytest.mark.rfc("1812", "4.2.2.7 fragmentation")
 def test_datagrams_are_cut_on_the_way_or_refused() -> None:
-    with Line(1) as line:
-        small = line.net.stack("tail")
-        line.net.wire(line.last, small, addresses=("10.0.9.1/24", "10.0.9.2/24"), mtu=600)
-        line.last.sysctl["net.ipv4.ip_forward"] = 1
-        small.add_route("default", "10.0.9.1")
-        line.first.add_route("10.0.9.0/24", "10.0.0.2")
-        line.stacks[1].add_route("10.0.9.0/24", "10.0.1.2")
-        with udp(line.first) as sock, udp(small, PORT) as far:
-            for size in (1, 572, 573, 1472, 1473, 8000):
-                data = bytes(range(256)) * 40
-                sock.sendto(data[:size], ("10.0.9.2", PORT))
-                assert far.recv(65536) == data[:size]
-            sock.setsockopt(socket.IPPROTO_IP, 10, 2)
-            sock.setsockopt(socket.IPPROTO_IP, 11, 1)
-            sock.sendto(bytes(1000), ("10.0.9.2", PORT))
+    with Line(2, mtus={2: 600}) as line, udp(line.first) as sock, udp(line.last, PORT) as far:
+        for size in (1, 572, 573, 1472, 1473, 8000):
+            data = bytes(range(256)) * 40
+            sock.sendto(data[:size], (line.far, PORT))
+            assert far.recv(65536) == data[:size]
+        sock.setsockopt(socket.IPPROTO_IP, 10, 2)
+        with hears_errors(line.first, False) as errors:
+            sock.sendto(bytes(1000), (line.far, PORT))
             line.net.run(1)
-            _, ancillary, _, _ = sock.recvmsg(100, 512, socket.MSG_ERRQUEUE)
-            assert struct.unpack_from("=IBBBxI", ancillary[0][2]) == (errno.EMSGSIZE, 2, 3, 4, 600)
-            sock.sendto(bytes(572), ("10.0.9.2", PORT))
-            assert len(far.recv(65536)) == 572
+            assert error_of(errors) == (at(1, 2, False), 3, 4, 600)
+        sock.sendto(bytes(572), (line.far, PORT))
+        assert len(far.recv(65536)) == 572
 
 
+@pytest.mark.rfc("8200", "5 no fragments by routers")
+@pytest.mark.rfc("4443", "3.2 packet too big")
+def test_datagrams_of_ipv6_are_never_cut_on_the_way() -> None:
+    with Line(2, True, {2: 1300}) as line, udp(line.first, 0, True) as sock, udp(line.last, PORT, True) as far:
+        sock.connect((line.far, PORT))
+        with hears_errors(line.first, True) as errors:
+            sock.send(bytes(1400))
+            line.net.run(1)
+            assert error_of(errors) == (at(1, 2, True), 2, 0, 1300)
+        for size in (1252, 1253, 1400, 8000):  # the source cuts what it knows to be too big now
+            sock.send(bytes(size))
+            assert len(far.recv(65536)) == size
+        assert line.stacks[2].counters()["Ip6FragCreates"] == 0
+
+
+@both
 @pytest.mark.rfc("1812", "5.2.7.1 destination unreachable")
-@pytest.mark.parametrize(
-    ("to", "code", "error"), [("10.7.0.1", 0, errno.ENETUNREACH), ("10.0.1.99", 1, errno.EHOSTUNREACH)]
-)
-def test_where_there_is_no_way(to: str, code: int, error: int) -> None:
-    with Line(1) as line, udp(line.first) as sock:
-        line.first.add_route("10.7.0.0/24", "10.0.0.2")
-        sock.setsockopt(socket.IPPROTO_IP, 11, 1)
-        sock.sendto(b"x", (to, PORT))
+@pytest.mark.rfc("4443", "3.1 destination unreachable")
+@pytest.mark.parametrize("known", [False, True], ids=["no-route", "nobody-there"])
+def test_where_there_is_no_way(six: bool, known: bool) -> None:
+    with Line(1, six) as line, udp(line.first, 0, six) as sock, hears_errors(line.first, six) as errors:
+        line.first.add_route(prefix(99, six), at(0, 2, six))
+        sock.connect((at(1 if known else 99, 77, six), PORT))
+        sock.send(b"x")
         line.net.run(10)
-        _, ancillary, _, _ = sock.recvmsg(100, 512, socket.MSG_ERRQUEUE)
-        assert struct.unpack_from("=IBBB", ancillary[0][2]) == (error, 2, 3, code)
-        assert socket.inet_ntoa(ancillary[0][2][20:24]) == "10.0.0.2"
+        kind, code = (1, 3 if known else 0) if six else (3, 1 if known else 0)
+        assert error_of(errors)[:3] == (at(0, 2, six), kind, code)
+
+
+@both
+def test_a_loop_of_routers_ends_by_the_hop_limit(six: bool) -> None:
+    """Two routers that each think the other knows: a packet goes round until it is out of hops, and one error comes."""
+    with Line(2, six) as line, udp(line.first, 0, six) as sock, hears_errors(line.first, six) as errors:
+        line.first.add_route(prefix(99, six), at(0, 2, six))
+        line.stacks[1].add_route(prefix(99, six), at(1, 2, six))
+        line.stacks[2].add_route(prefix(99, six), at(1, 1, six))
+        sock.sendto(b"x", (at(99, 1, six), PORT))
+        line.net.run(10)
+        passed = sum(router.counters()[FORWARDED[six]] for router in line.stacks[1:3])
+        assert passed <= 64 + 2, "63 times, and the error's own way"
+        assert error_of(errors)[1] == (3 if six else 11)
 
 
 class Router:

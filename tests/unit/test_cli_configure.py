@@ -97,3 +97,21 @@ def test_nonsense_is_answered(stack: Any) -> None:
     ):  # fmt: skip
         assert "error" in control.ask(path, question)[0], question
     assert not stack.closed
+
+
+def test_rules_and_tables(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "rule").splitlines()[-1] == "32767:\tfrom all lookup default"
+    out(capsys, "rule", "add", "from", "10.9.0.0/24", "iif", "lo", "lookup", "100", "pref", "7")
+    assert "7:\tfrom 10.9.0.0/24 iif lo lookup 100" in out(capsys, "rule", "show")
+    out(capsys, "route", "add", "default", "via", "10.9.0.8", "table", "100")
+    assert "10.9.0.8" not in out(capsys, "route")
+    assert out(capsys, "route", "show", "table", "100") == "default via 10.9.0.8 dev net0 table 100\n"
+    assert "10.9.0.8" in out(capsys, "route", "show", "table", "all")
+    rows = [json.loads(line) for line in out(capsys, "rule", "--json").splitlines()]
+    wanted = {"priority": 7, "family": 4, "source": "10.9.0.0/24", "destination": None, "iif": "lo", "oif": None}
+    assert {**wanted, "table": 100} in rows
+    out(capsys, "route", "del", "default", "table", "100")
+    out(capsys, "rule", "del", "from", "10.9.0.0/24", "iif", "lo")
+    assert [one.table for one in stack.rules() if one.family == 4] == [255, 254, 253]
+    assert main(["rule", "add", "from", "10.9.0.0/24"]) == 2
+    assert main(["route", "show", "table", "x"]) == 2

@@ -105,6 +105,8 @@ GOOD = '[[interface]]\nname = "a"\nkind = "pipe"\n'
         (GOOD + "[[route]]\nto = 'default'", ":4: a route needs via, interface, or both"),
         (GOOD + "[[route]]\nto = '10.0.0.1/24'\nvia = '10.0.0.2'", ":5: route[0].to: '10.0.0.1/24' is not a network"),
         (GOOD + "[[route]]\nto = 'default'\ninterface = 'z'", ":6: there is no interface 'z' in this file (but a)"),
+        (GOOD + "[[route]]\nto = 'default'\ninterface = 'a'\ntable = 'mian'", ":7: route[0].table: 'mian' is not"),
+        (GOOD + "[[rule]]\nfrom = '10.0.0.0/24'", ":4: rule[0]: 'table' is missing"),
         (GOOD + "[[neighbor]]\naddress = '10.0.0.2'\ninterface='a'\nmac='01:00:00:00:00:00'", ":7: neighbor[0].mac"),
         (GOOD + "dhcp6 = { mode = 'statefull' }", ":4: interface[0].dhcp6.mode: 'statefull': did you mean 'stateful'?"),
         (GOOD + "[interface.dhcp6]\nassign.lan0 = 1", ":5: there is no interface 'lan0' in this file"),
@@ -178,6 +180,15 @@ source = "10.9.0.1"
 to = "192.0.2.0/24"
 interface = "right"
 metric = 9
+[[route]]
+to = "198.51.100.0/24"
+interface = "right"
+table = 100
+[[rule]]
+from = "10.9.2.0/24"
+iif = "alone"
+priority = 50
+table = 100
 [[neighbor]]
 interface = "alone"
 address = "10.9.2.9"
@@ -212,6 +223,8 @@ def test_a_whole_configuration() -> None:
         assert ("192.0.2.0/24", "10.9.0.7", "left", 5, 1300, "10.9.0.1") in routes
         assert ("192.0.2.0/24", None, "right", 9, 0, None) in routes
         assert {r.gateway for r in stack.routes() if r.destination in ("0.0.0.0/0", "::/0")} == {"10.9.1.9", "fd0a::9"}
+        assert [r.table for r in stack.routes() if r.destination == "198.51.100.0/24"] == [100]
+        assert (50, "10.9.2.0/24", "alone", 100) in [(r.priority, r.source, r.iif, r.table) for r in stack.rules()]
         assert {n.address: n.mac for n in stack.neighbors()}["10.9.2.9"] == "02:00:00:00:00:09"
         assert (stack.resolver.servers, stack.resolver.search) == (["10.9.0.53"], ["lab.test"])
         assert stack.sysctl["net.ipv4.ip_forward"] == 1

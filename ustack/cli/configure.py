@@ -1,4 +1,4 @@
-"""`ustack addr|route|neigh|stats|sysctl`: show and change a running stack from another terminal.
+"""`ustack addr|route|rule|neigh|stats|sysctl`: show and change a running stack from another terminal.
 
 Responsible for: words as iproute2 and sysctl(8) take them, and how answers are printed. Not for: reaching the stack
 (ustack.control), or what a change does (ustack.Stack).
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import control
+from .. import control, routing
 from .errors import EXIT_USAGE, CommandError, reason
 
 Row = dict[str, Any]
@@ -28,6 +28,7 @@ class Verb(NamedTuple):
     words: str  # what its words may be
     changes: dict[str, Callable[[list[str]], tuple[str, Row]]]
     show: Callable[[list[Row]], Iterator[str]]
+    pick: Callable[[list[Row], list[str]], list[Row]] | None = None  # of the rows, those that words after "show" mean
 
     def register(self, verbs: Any) -> None:
         """Add the verb to the parser."""
@@ -44,6 +45,8 @@ class Verb(NamedTuple):
             return _sysctl(args, words)
         if words[0] in ("show", "list", "ls"):
             rows = _answer(_one_stack(args.stack), {"ask": self.question})
+            if self.pick is not None:
+                rows = self.pick(rows, words[1:])
             for line in map(json.dumps, rows) if args.json else self.show(rows):
                 print(line)
             return 0
@@ -86,13 +89,16 @@ def _change(path: Path, name: str, arguments: Row) -> None:
     _answer(path, {"change": name, "arguments": arguments})
 
 
+_NUMBERS = ("metric", "mtu", "priority", "table")
+
+
 def _pairs(words: list[str], known: dict[str, str], needed: tuple[str, ...] = ()) -> Row:
     """Arguments from "via ADDR dev NAME": word -> argument's name. Raises CommandError."""
     found: Row = {}
     for word, value in zip(words[::2], [*words[1::2], None], strict=False):
         if word not in known or value is None:
-            raise CommandError(f"{word!r}: after the address come {', '.join(f'{one} …' for one in known)}", EXIT_USAGE)
-        found[known[word]] = int(value) if value.isdigit() and known[word] in ("metric", "mtu") else value
+            raise CommandError(f"{word!r}: there may be {', '.join(f'{one} …' for one in known)}", EXIT_USAGE)
+        found[known[word]] = int(value) if value.isdigit() and known[word] in _NUMBERS else value
     for word in needed:
         if known[word] not in found:
             raise CommandError(f"{word} … is missing", EXIT_USAGE)
@@ -115,10 +121,33 @@ def _address_change(name: str) -> Callable[[list[str]], tuple[str, Row]]:
 
 def _route_change(name: str) -> Callable[[list[str]], tuple[str, Row]]:
     def read(words: list[str]) -> tuple[str, Row]:
-        known = {"via": "gateway", "dev": "interface"}
+        known = {"via": "gateway", "dev": "interface", "table": "table"}
         if name == "add_route":
             known.update(metric="metric", mtu="mtu", src="source")
         return name, {"destination": _first(words, "a destination"), **_pairs(words[1:], known)}
+
+    return read
+
+
+def _main_table(rows: list[Row], words: list[str]) -> list[Row]:
+    """Of the routes, the main table's; "table N": that one's, "table all": those of each."""
+    wanted = _pairs(words, {"table": "table"}).get("table", "main")
+    if wanted == "all":
+        return rows
+    try:
+        return [row for row in rows if row["table"] == routing.table_number(wanted)]
+    except ValueError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+
+
+def _rule_change(name: str) -> Callable[[list[str]], tuple[str, Row]]:
+    def read(words: list[str]) -> tuple[str, Row]:
+        known = {"from": "from_", "to": "to", "iif": "iif", "oif": "oif"}
+        known |= dict.fromkeys(("table", "lookup"), "table") | dict.fromkeys(("priority", "pref"), "priority")
+        found = _pairs(words, known)
+        if name == "add_rule" and "table" not in found:
+            raise CommandError("table … is missing", EXIT_USAGE)
+        return name, found
 
     return read
 
@@ -148,6 +177,8 @@ def _sysctl(args: argparse.Namespace, words: list[str]) -> int:
 
 # -- printing
 
+_RULE_WORDS = {"to": "destination", "iif": "iif", "oif": "oif"}
+
 
 def _knob(name: str, value: Any) -> str:
     return f"{name} = {' '.join(map(str, value)) if isinstance(value, list) else value}"
@@ -172,7 +203,16 @@ def _show_routes(rows: list[Row]) -> Iterator[str]:
         parts.append(f"dev {row['interface']}")
         parts += [f"src {row['source']}"] if row["source"] else []
         parts += [f"{name} {row[name]}" for name in ("metric", "mtu") if row[name]]
+        parts += [f"table {routing.table_name(row['table'])}"] if row["table"] != routing.TABLES["main"] else []
         yield " ".join(parts)
+
+
+def _show_rules(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        source = row["source"] or ("all" if row["family"] == 4 else "::/0")
+        parts = [f"{row['priority']}:\tfrom {source}"]
+        parts += [f"{word} {row[name]}" for word, name in _RULE_WORDS.items() if row[name]]
+        yield " ".join([*parts, f"lookup {routing.table_name(row['table'])}"])
 
 
 def _show_neighbors(rows: list[Row]) -> Iterator[str]:
@@ -205,10 +245,20 @@ VERBS = (
         "route",
         "show or change the routes of a running stack, as ip-route(8) does",
         "routes",
-        "show (the default), add DEST [via ADDR] [dev NAME] [metric N] [mtu N] [src ADDR], or del DEST [via ADDR] "
-        "[dev NAME]; DEST: a prefix or 'default'",
+        "show (the default) [table N|all], add DEST [via ADDR] [dev NAME] [metric N] [mtu N] [src ADDR] [table N], or "
+        "del DEST [via ADDR] [dev NAME] [table N]; DEST: a prefix or 'default'",
         {"add": _route_change("add_route"), "del": _route_change("del_route")},
         _show_routes,
+        _main_table,
+    ),
+    Verb(
+        "rule",
+        "show or change the rules of policy routing of a running stack, as ip-rule(8) does",
+        "rules",
+        "show (the default), add [from PREFIX] [to PREFIX] [iif NAME] [oif NAME] [priority N] table N, or del with the "
+        "same words; IPv6 by its prefixes, 'from ::/0' for all of it",
+        {"add": _rule_change("add_rule"), "del": _rule_change("del_rule")},
+        _show_rules,
     ),
     Verb(
         "neigh",

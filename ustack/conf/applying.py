@@ -98,7 +98,7 @@ def _sysctls(config: Config, stack: ustack.Stack, early: bool) -> None:
                 stack.sysctl[name] = int(config.table("stack")["forwarding"])
     names = {one["name"] for one in config.list("interface")}
     for name, value, path in config.settings.get("sysctl", []):
-        if early != bool(names & set(name.split("."))):
+        if early != any(f".{one}." in name for one in names):
             with _blame(config, path):
                 stack.sysctl[name] = value
 
@@ -146,6 +146,13 @@ def _routes(config: Config, stack: ustack.Stack) -> None:
             stack.add_route(
                 one["to"], one.get("via"), one.get("interface"),
                 metric=one.get("metric", 0), mtu=one.get("mtu", 0), source=one.get("source"),
+                table=one.get("table", "main"),
+            )  # fmt: skip
+    for number, one in enumerate(config.list("rule")):
+        with _blame(config, ("rule", number)):
+            stack.add_rule(
+                one.get("from"), one.get("to"), table=one["table"], priority=one.get("priority"),
+                iif=one.get("iif"), oif=one.get("oif"),
             )  # fmt: skip
     for number, one in enumerate(config.list("neighbor")):
         with _blame(config, ("neighbor", number)):

@@ -70,6 +70,15 @@ _INTERFACE = Table(
     required=("name",),
 )
 
+
+def _table(given: Any) -> int | str:
+    if given in ("main", "default") or (type(given) is int and 1 <= given < 1 << 32 and given != 255):
+        return given
+    raise ValueError
+
+
+_ROUTING_TABLE = value('a number from 1 on, "main" or "default"', _table)
+
 _ROUTE = Table(
     {
         "to": checks.destination,
@@ -78,8 +87,21 @@ _ROUTE = Table(
         "metric": whole(0, 0xFFFFFFFF),
         "mtu": checks.mtu,
         "source": checks.address,
+        "table": _ROUTING_TABLE,
     },
     required=("to",),
+)
+
+_RULE = Table(
+    {
+        "from": checks.destination,
+        "to": checks.destination,
+        "iif": checks.device,
+        "oif": checks.device,
+        "priority": whole(1, 0xFFFFFFFF),
+        "table": _ROUTING_TABLE,
+    },
+    required=("table",),
 )
 
 _NEIGHBOR = Table(
@@ -164,6 +186,7 @@ SCHEMA: dict[str, Check] = {
     "stack": _STACK,
     "interface": many(_INTERFACE),
     "route": many(_ROUTE),
+    "rule": many(_RULE),
     "neighbor": many(_NEIGHBOR),
     "dns": _DNS,
     "hosts": mapping(many(checks.address, alone=True)),

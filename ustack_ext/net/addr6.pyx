@@ -309,7 +309,7 @@ cdef void ask_routers(Net *n, Iface *i) noexcept nogil:
     cdef const Addr *src = link_local(i)
     cdef Addr none = addr_none()
     i.six.solicit_at = 0
-    if i.six.solicits >= n.knobs.router_solicitations:
+    if i.six.solicits >= n.knobs.router_solicitations or n.knobs.accept_ra <= i.conf.forwarding6:
         return
     i.six.solicits += 1
     if i.medium == MEDIUM_ETHERNET:

@@ -9,12 +9,13 @@ The rules, stricter than RFC 826 where it trusts:
   and gratuitous packets never create one, they only touch what is there (see neigh for what they may change there);
 - a sender that uses our address is a conflict: counted, and answered by one announcement in ten seconds (RFC 5227
   §2.4 (c): the address is kept; a link-local one is given up at the second conflict in that time, RFC 3927 §2.5 (b));
-- requests are answered for the addresses of the interface they came in on (Linux: arp_ignore 1), by unicast.
+- requests are answered for the addresses of the interface they came in on, unless arp_ignore says otherwise, and by
+  unicast.
 """
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
-from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_v4, addr_to_v4, addr_v4
+from ustack_ext.wire.addr cimport Addr, addr_in_prefix, addr_is_any, addr_is_v4, addr_to_v4, addr_v4
 from ustack_ext.wire.headers cimport ARP_REPLY, ARP_REQUEST, WIRE_OK, ArpPkt, arp_parse
 from ustack_ext.base.core cimport count
 from ustack_ext.base.rng cimport rng_below
@@ -25,7 +26,13 @@ from ustack_ext.net.mib cimport (ArpConflicts, ArpInReplies, ArpInRequests, Drop
 from ustack_ext.net.neigh cimport (NEWS_ANSWER, NEWS_ONE_WAY, NEWS_RUMOUR, NeighNews, neigh_create, neigh_find,
                                    neigh_learn)
 from ustack_ext.net.route cimport route_lookup
-from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, ADDR_TENTATIVE, MEDIUM_ETHERNET, Neigh, Route)
+from ustack_ext.net.state cimport (ADDR_CONFLICT, ADDR_PREFERRED, ADDR_TENTATIVE, MEDIUM_ETHERNET, MEDIUM_LOOPBACK,
+                                   Neigh, Route)
+
+cdef enum:                     # arp_ignore
+    ARP_ANY = 0                # answer for any address of ours
+    ARP_SAME_NET = 2           # ... of the interface, to who is in its prefix
+    ARP_NONE = 8
 
 cdef enum:                     # RFC 5227 §1.1
     PROBE_NUM = 3
@@ -106,6 +113,22 @@ cdef bint plausible_sender(const Addr *a) noexcept nogil:
     return first != 0 and first != 127 and first < 224
 
 
+cdef IfAddr *wanted_address(Net *n, Iface *i, const Addr *target, const Addr *sender) noexcept nogil:
+    """Our address that is asked for, if it is to be answered (Linux's arp_ignore)."""
+    cdef uint8_t ignore = max(n.knobs.arp_ignore, i.conf.arp_ignore)
+    cdef IfAddr *own = addr_find(i, target)
+    cdef int k = 0
+    while own == NULL and ignore == ARP_ANY and k < n.n_ifaces:
+        if n.ifaces[k].medium != MEDIUM_LOOPBACK:
+            own = addr_find(n.ifaces[k], target)
+        k += 1
+    if own == NULL or ignore == ARP_NONE or own.state == ADDR_TENTATIVE:
+        return own if own != NULL and own.state == ADDR_TENTATIVE and own.iface == i else NULL
+    if ignore == ARP_SAME_NET and not addr_is_any(sender) and not addr_in_prefix(sender, &own.addr, own.plen):
+        return NULL
+    return own
+
+
 cdef bint on_link(Net *n, Iface *i, const Addr *a) noexcept nogil:
     cdef Route *r = route_lookup(n, a, i)
     return r != NULL and addr_is_any(&r.gateway)
@@ -139,7 +162,7 @@ cdef int arp_input(Net *n, Iface *i, const uint8_t *p, uint32_t length, bint to_
         return DropArpNotOurs          # our own packet, reflected
     sender = addr_v4(a.spa)
     target_addr = addr_v4(a.tpa)
-    target = addr_find(i, &target_addr)
+    target = wanted_address(n, i, &target_addr, &sender)
     if a.spa == 0:
         return probe_input(n, i, target, &a)
     if not plausible_sender(&sender):

@@ -1,7 +1,7 @@
 """A router's part of IPv4: sends on what is for others (RFC 1812 §5.2, §5.3), where net.ipv4.ip_forward asks for it.
 
 Responsible for what may be forwarded, the time to live, the size, and the errors a router owes. Not for routes (route),
-the limits of errors (icmp), nor for the translation of addresses (nat). Redirects are not sent; broadcasts, groups and
+the limits of errors (icmp), redirects (redirect), nor for the translation of addresses (nat). Broadcasts, groups and
 sources that no host can have are not forwarded; source-routed packets were dropped before this.
 
 The packet is not copied: its header is rewritten (time to live and checksum, RFC 1141) in front of the bytes it came
@@ -25,26 +25,29 @@ from ustack_ext.net.mib cimport (DropForwardMartian, DropForwardNoRoute, DropFor
                                  DropIpOptions, DropIpSourceRoute, IpForwDatagrams, IpFragCreates, IpFragFails,
                                  IpFragOKs, IpOutNoRoutes, MIB_COUNT)
 from ustack_ext.net.nat cimport nat_out, nat_undo
-from ustack_ext.net.output cimport output_link, output_resolve, tx_csum
-from ustack_ext.net.route cimport route_lookup
+from ustack_ext.net.output cimport output_link, output_resolve_from, tx_csum
+from ustack_ext.net.redirect cimport redirect_about
+from ustack_ext.net.rule cimport route_for
 from ustack_ext.net.state cimport (Dst, Iface, MEDIUM_LOOPBACK, RX_CSUM_OK, RX_LINK_BROADCAST, RX_LOOPBACK, Route,
                                    TxPkt, tx_init, tx_payload, tx_push)
 
 cdef enum:
-    STRICT = 1
     LOOSE = 2
     LINK_LOCAL = 0xA9FE            # 169.254/16 (RFC 3927 §2.7)
 
 
 cdef bint reverse_path_ok(Net *n, const RxPkt *rx) noexcept nogil:
+    cdef uint8_t mode = max(n.knobs.rp_filter, rx.iface.conf.rp_filter)
     cdef Route *r
-    if rx.flags & RX_LOOPBACK or n.knobs.rp_filter == 0 or addr_is_any(&rx.src):
+    cdef Route *best
+    if mode == 0 or rx.flags & RX_LOOPBACK or addr_is_any(&rx.src):
         return True
-    r = route_lookup(n, &rx.src, rx.iface if n.knobs.rp_filter == STRICT else NULL)
-    if r == NULL or n.knobs.rp_filter == LOOSE:
-        return r != NULL
+    best = route_for(n, &rx.dst, &rx.src, NULL, NULL)
+    if mode == LOOSE or best == NULL:
+        return best != NULL
     # Strict: no better way leads to it elsewhere (RFC 3704 §2.2); one that is as good is as good (§2.3).
-    return route_lookup(n, &rx.src, NULL).plen <= r.plen
+    r = route_for(n, &rx.dst, &rx.src, NULL, rx.iface)
+    return r != NULL and r.table == best.table and best.plen <= r.plen
 
 
 cdef bint may_forward(const RxPkt *rx) noexcept nogil:
@@ -86,7 +89,7 @@ cdef uint32_t segment_header(const RxPkt *rx) noexcept nogil:
     return length if TCP_HLEN <= length <= rx.l4_len else 0
 
 
-cdef void renew_checksum(const RxPkt *rx, Iface *out, uint32_t hlen, bint whole, TxPkt *t) noexcept nogil:
+cdef void renew_checksum(const RxPkt *rx, Iface *out, bint whole, TxPkt *t) noexcept nogil:
     """The link that brought it did without a transport checksum, or checked it: what stands there may be a sum of the
     pseudo header alone. t begins with the transport header."""
     cdef uint32_t at = 16 if rx.proto == IPPROTO_TCP_ else 6
@@ -154,7 +157,7 @@ cdef int send_on(Net *n, RxPkt *rx, Dst *d, uint32_t hlen) noexcept nogil:
     if rx.l4_len > segment:
         tx_payload(&t, rx.l4 + segment, rx.l4_len - segment)
     if rx.flags & RX_CSUM_OK and whole:
-        renew_checksum(rx, d.iface, hlen, fits or segment > 0, &t)
+        renew_checksum(rx, d.iface, fits or segment > 0, &t)
     if not fits and segment == 0:
         return forward_fragments(n, rx, d, hlen)
     p = tx_push(&t, hlen)
@@ -180,7 +183,7 @@ cdef int forward_input(Net *n, RxPkt *rx) noexcept nogil:
         complain(n, rx, ICMP_TIME_EXCEEDED, 0, 0)
         return DropForwardTtl
     memset(&d, 0, sizeof(d))
-    status = output_resolve(n, &d, &rx.src, &rx.dst)
+    status = output_resolve_from(n, &d, &rx.src, &rx.dst, rx.iface)
     if status == 0 and d.iface.medium == MEDIUM_LOOPBACK:
         return DropForwardMartian
     if status != 0:
@@ -193,6 +196,8 @@ cdef int forward_input(Net *n, RxPkt *rx) noexcept nogil:
         return DropForwardTooBig
     if rx.gso_size != 0 and segment == 0:              # a UDP superframe: no link of ours makes one
         return DropForwardTooBig
+    if d.iface == rx.iface and not d.iface.masquerade:
+        redirect_about(n, rx, &d)
     if d.iface.masquerade and rx.nat == NULL:
         status = nat_out(n, rx, d.iface)
         if status != MIB_COUNT:

@@ -6,6 +6,8 @@ from ustack_ext.net.state cimport Dst, IcmpError, Net, RxPkt, TxPkt
 
 cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil         # a NetVerdict
 cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil
+# That the gateway, on the link it came from, is the better first hop for it.
+cdef void icmp_redirect_about(Net *n, const RxPkt *rx, const Addr *gateway) noexcept nogil
 cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexcept nogil
 # An error made elsewhere about a packet that is quoted, within the limits.
 cdef void icmp_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,

@@ -1,14 +1,16 @@
 """ICMP for IPv4 (RFC 792, RFC 1122 §3.2.2, RFC 1812 §4.3, RFC 5927, RFC 6633).
 
 Responsible for answering echo requests, for the errors we send and their limits, and for validating received errors as
-far as IP can; the transport compares the quoted header with its connections. Redirects and source quenches are counted
-and ignored; timestamp, address mask and unknown requests are dropped.
+far as IP can; the transport compares the quoted header with its connections. Redirects are ignored unless
+accept_redirects says otherwise, and then believed only from the gateway in use, about what we sent to somewhere else.
+Source quenches are counted and ignored; timestamp, address mask and unknown requests are dropped.
 """
 from libc.errno cimport (ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EMSGSIZE, ENETUNREACH, ENOPROTOOPT, EOPNOTSUPP, EPROTO)
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
-from ustack_ext.wire.addr cimport (addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_v4)
+from ustack_ext.wire.addr cimport (addr_eq, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_none, addr_to_v4,
+                                   addr_v4)
 from ustack_ext.wire.bytes cimport get_be16, get_be32
 from ustack_ext.wire.checksum cimport csum_fold, csum_store
 from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_ECHOREPLY, ICMP_HLEN, ICMP_PARAM_PROBLEM, ICMP_REDIRECT,
@@ -19,14 +21,17 @@ from ustack_ext.base.core cimport count
 from ustack_ext.base.limiter cimport limiter_init, limiter_take
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.table cimport table_hash
-from ustack_ext.net.iface cimport is_ours, sends_as, source_for
+from ustack_ext.net.addr6 cimport iface6_arm
+from ustack_ext.net.iface cimport iface_address, is_our_broadcast, is_ours, sends_as, source_for
 from ustack_ext.net.mib cimport (DropIcmpMalformed, DropIcmpUnmatched, IcmpInCsumErrors, IcmpInDestUnreachs,
                                  IcmpInEchoReps, IcmpInEchos, IcmpInErrors, IcmpInMsgs, IcmpInParmProbs,
                                  IcmpInRedirects, IcmpInSrcQuenchs, IcmpInTimeExcds, IcmpOutDestUnreachs,
                                  IcmpOutEchoReps, IcmpOutEchos, IcmpOutErrors, IcmpOutMsgs, IcmpOutParmProbs,
-                                 IcmpOutRateLimitGlobal, IcmpOutRateLimitHost, IcmpOutTimeExcds)
+                                 IcmpOutRedirects, IcmpOutRateLimitGlobal, IcmpOutRateLimitHost, IcmpOutTimeExcds)
 from ustack_ext.net.output cimport output_packet, tx_csum
-from ustack_ext.net.state cimport (IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR,
+from ustack_ext.net.route cimport route_learn
+from ustack_ext.net.rule cimport route_for
+from ustack_ext.net.state cimport (Iface, IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, ROUTER_4, Route,
                                    RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
                                    tx_init, tx_payload, tx_push)
 
@@ -36,6 +41,9 @@ cdef enum:
     TARGET_BURST = 6           # Linux's XRLIM_BURST_FACTOR
     ERROR_TOS = 0xC0           # RFC 1812 §4.3.2.5: precedence 6
     LAST_UNREACH_CODE = 15
+    REDIRECT_HOST = 1
+    LAST_REDIRECT_CODE = 3
+    REDIRECT_S = 300           # a redirect holds (Linux)
     MS = 1000000
     SECOND = 1000000000
 
@@ -93,7 +101,8 @@ cdef void send_error(Net *n, const Addr *src, const Addr *dst, uint8_t type, uin
     h.code = code
     h.rest = rest
     count(n.core, IcmpOutDestUnreachs if type == ICMP_UNREACH else
-          IcmpOutTimeExcds if type == ICMP_TIME_EXCEEDED else IcmpOutParmProbs)
+          IcmpOutTimeExcds if type == ICMP_TIME_EXCEEDED else
+          IcmpOutRedirects if type == ICMP_REDIRECT else IcmpOutParmProbs)
     if send_icmp(n, &d, src, dst, 0, ERROR_TOS, &h, &t) != 0:
         count(n.core, IcmpOutErrors)
 
@@ -160,13 +169,22 @@ cdef void icmp_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, 
     """Sends an error about a received packet if the rules and limits allow it; from the address the packet was for, or,
     for a router, from that of the interface it goes out by (RFC 1812 §4.3.2.4)."""
     cdef Addr src = rx.dst
+    # Path MTU discovery waits for each of these, and none is larger than what it answers (Linux).
+    cdef bint discovery = type == ICMP_UNREACH and code == ICMP_UNREACH_NEEDFRAG
     if not may_complain(n, rx):
         return
-    if not is_ours(n, &src) and (not (n.knobs.ip_forward or n.foreign) or source_for(n, &rx.src, &src) != 0):
+    if not is_ours(n, &src) and (not (n.routers & ROUTER_4 or n.foreign) or source_for(n, &rx.src, &src) != 0):
         return
-    if not rx.flags & RX_LOOPBACK and not (icmp_target_allows(n, &rx.src) and icmp_global_allows(n)):
+    if not rx.flags & RX_LOOPBACK and not ((discovery or icmp_target_allows(n, &rx.src)) and icmp_global_allows(n)):
         return
     send_error(n, &src, &rx.src, type, code, rest, rx.l3, rx.l3_len)
+
+
+cdef void icmp_redirect_about(Net *n, const RxPkt *rx, const Addr *gateway) noexcept nogil:
+    """RFC 1812 §5.2.7.2: of a host, never of a network; from the address that is nearest to the gateway."""
+    cdef const Addr *own = iface_address(rx.iface, gateway)
+    if own != NULL and may_complain(n, rx) and icmp_target_allows(n, &rx.src) and icmp_global_allows(n):
+        send_error(n, own, &rx.src, ICMP_REDIRECT, REDIRECT_HOST, addr_to_v4(gateway), rx.l3, rx.l3_len)
 
 
 cdef void icmp_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,
@@ -194,7 +212,7 @@ cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexc
     if packet[9] == IPPROTO_ICMP_ and (length <= IP4_HLEN or is_icmp_error_type(packet[IP4_HLEN])):
         return
     src = addr_v4(get_be32(packet + 12))
-    if n.knobs.ip_forward and not is_ours(n, &src):
+    if n.routers & ROUTER_4 and not is_ours(n, &src):
         from_router(n, &src, packet, length)
     elif is_ours(n, &src):
         send_error(n, &src, &src, ICMP_UNREACH, ICMP_UNREACH_HOST, 0, packet, length)
@@ -263,6 +281,42 @@ cdef int error_input(Net *n, RxPkt *rx, const Icmp4Hdr *h, IcmpError *err) noexc
     return NET_ICMP_ERROR
 
 
+cdef bint takes_redirects(const Net *n, const Iface *i) noexcept nogil:
+    """As Linux: a router takes them only where both say so."""
+    if i.conf.forwarding:
+        return n.knobs.accept_redirects4 and i.conf.accept_redirects
+    return n.knobs.accept_redirects4 or i.conf.accept_redirects
+
+
+cdef void redirect_input(Net *n, RxPkt *rx, const Icmp4Hdr *h) noexcept nogil:
+    """RFC 1122 §3.2.2.2: from the gateway in use, about a packet of ours, to another on the same link."""
+    cdef Iface *i = rx.iface
+    cdef const uint8_t *q = rx.l4 + ICMP_HLEN
+    cdef Addr none = addr_none(), gateway = addr_v4(h.rest), src, dst
+    cdef Route *r
+    if not takes_redirects(n, i) or rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST):
+        count(n.core, DropIcmpUnmatched)
+        return
+    if rx.l4_len < ICMP_HLEN + IP4_HLEN or q[0] >> 4 != 4 or h.code > LAST_REDIRECT_CODE:
+        count(n.core, IcmpInErrors)
+        count(n.core, DropIcmpMalformed)
+        return
+    src = addr_v4(get_be32(q + 12))
+    dst = addr_v4(get_be32(q + 16))
+    r = route_for(n, &src, &dst, NULL, i)
+    if (not is_ours(n, &src) or r == NULL or not addr_eq(&r.gateway, &rx.src) or addr_eq(&gateway, &rx.src)
+            or is_ours(n, &gateway) or is_our_broadcast(n, &gateway) or addr_is_multicast(&gateway)):
+        count(n.core, DropIcmpUnmatched)
+        return
+    r = route_for(n, &src, &gateway, NULL, i)
+    if r == NULL or not addr_is_any(&r.gateway):
+        count(n.core, DropIcmpUnmatched)
+        return
+    route_learn(n, &dst, 128, &none if addr_eq(&gateway, &dst) else &gateway, i, 0,
+                n.core.now + <uint64_t>REDIRECT_S * SECOND)
+    iface6_arm(n, i)                                   # whose timer ends what was learned, of either family
+
+
 cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     """One ICMP message for us. *err is filled on NET_ICMP_ERROR."""
     cdef Icmp4Hdr h
@@ -293,6 +347,7 @@ cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         count(n.core, IcmpInSrcQuenchs)
     elif h.type == ICMP_REDIRECT:
         count(n.core, IcmpInRedirects)
+        redirect_input(n, rx, &h)
     else:
         count(n.core, DropIcmpUnmatched)
     return NET_DONE

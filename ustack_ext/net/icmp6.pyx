@@ -26,15 +26,16 @@ from ustack_ext.net.iface cimport is_ours, sends_as, source_for
 from ustack_ext.net.mib cimport (
     DropIcmp6Malformed, DropIcmp6Unmatched, Icmp6InCsumErrors, Icmp6InDestUnreachs, Icmp6InEchoReplies, Icmp6InEchos,
     Icmp6InErrors, Icmp6InMsgs, Icmp6InParmProblems, Icmp6InPktTooBigs, Icmp6InTimeExcds, Icmp6OutDestUnreachs,
-    Icmp6OutEchoReplies, Icmp6OutEchos, Icmp6OutErrors, Icmp6OutMsgs, Icmp6OutParmProblems, Icmp6OutTimeExcds,
+    Icmp6OutEchoReplies, Icmp6OutEchos, Icmp6OutErrors, Icmp6OutMsgs, Icmp6OutParmProblems, Icmp6OutPktTooBigs,
+    Icmp6OutTimeExcds,
 )
 from ustack_ext.net.mld cimport mld_input
 from ustack_ext.net.nd cimport nd_input
 from ustack_ext.net.output cimport tx_csum, tx_length
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.state cimport (
-    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, tx_init,
-    tx_payload, tx_push,
+    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, ROUTER_6, RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
+    tx_init, tx_payload, tx_push,
 )
 
 
@@ -90,6 +91,7 @@ cdef void send_error(Net *n, const Addr *src, const Addr *dst, uint8_t type, uin
     h.code = code
     h.rest = rest
     count(n.core, Icmp6OutDestUnreachs if type == ICMP6_UNREACH else
+          Icmp6OutPktTooBigs if type == ICMP6_TOO_BIG else
           Icmp6OutTimeExcds if type == ICMP6_TIME_EXCEEDED else Icmp6OutParmProblems)
     if send_icmp(n, &d, src, dst, 0, 0, &h, &t) != 0:
         count(n.core, Icmp6OutErrors)
@@ -99,7 +101,7 @@ cdef bint is_error_type(uint8_t type) noexcept nogil:
     return type < ICMP6_INFO or type == ND_REDIRECT
 
 
-cdef bint may_complain(const RxPkt *rx, uint8_t type, uint8_t code) noexcept nogil:
+cdef bint icmp6_may_complain(const RxPkt *rx, uint8_t type, uint8_t code) noexcept nogil:
     """RFC 4443 §2.4 (e): never about errors and redirects, or to a source that is not one host; about what went to a
     group only that an option is not known (and that a packet is too big, which only routers say)."""
     cdef IcmpError inner
@@ -114,13 +116,16 @@ cdef bint may_complain(const RxPkt *rx, uint8_t type, uint8_t code) noexcept nog
 
 
 cdef void icmp6_error_about(Net *n, const RxPkt *rx, uint8_t type, uint8_t code, uint32_t rest) noexcept nogil:
-    """Sends an error about a received packet if the rules and limits allow it; from the address the packet was for."""
+    """Sends an error about a received packet if the rules and limits allow it; from the address the packet was for, or,
+    for a router, from one of the way back (§2.2 (d)). Packet too big is limited over all alone: path MTU discovery
+    waits for it (Linux)."""
     cdef Addr src = rx.dst
-    if not may_complain(rx, type, code):
+    if not icmp6_may_complain(rx, type, code):
         return
     if not is_ours(n, &src) and source_for(n, &rx.src, &src) != 0:
         return
-    if not rx.flags & RX_LOOPBACK and not (icmp_target_allows(n, &rx.src) and icmp_global_allows(n)):
+    if not rx.flags & RX_LOOPBACK and not (
+            (type == ICMP6_TOO_BIG or icmp_target_allows(n, &rx.src)) and icmp_global_allows(n)):
         return
     send_error(n, &src, &rx.src, type, code, rest, rx.l3, rx.l3_len)
 
@@ -142,14 +147,17 @@ cdef void put_zones(uint8_t *packet, uint32_t zone) noexcept nogil:
 
 
 cdef void icmp6_tell_sender(Net *n, Iface *i, uint8_t *packet, uint32_t length) noexcept nogil:
-    cdef Addr src
+    cdef Addr src, own
     if n.lo == NULL or length < IP6_HLEN or packet[0] >> 4 != 6 or packet[6] == IPPROTO_FRAGMENT_:
         return
     if packet[6] == IPPROTO_ICMPV6_ and (length <= IP6_HLEN or is_error_type(packet[IP6_HLEN])):
         return
     put_zones(packet, i.index)
     src = addr_get(packet + 8)
-    if is_ours(n, &src):
+    if n.routers & ROUTER_6 and not is_ours(n, &src):
+        if not addr_is_any(&src) and source_for(n, &src, &own) == 0:
+            icmp6_refuse(n, &own, &src, ICMP6_UNREACH, ICMP6_UNREACH_ADDRESS, packet, length)
+    elif is_ours(n, &src):
         send_error(n, &src, &src, ICMP6_UNREACH, ICMP6_UNREACH_ADDRESS, 0, packet, length)
 
 

@@ -2,7 +2,8 @@
 from libc.stdint cimport uint8_t, uint32_t
 from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_broadcast, addr_is_loopback, addr_is_v4
 from ustack_ext.net.state cimport (
-    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, MAX_IFADDRS, AddrState, IfAddr, Iface, Net, transmit_fn,
+    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, MAX_IFADDRS, AddrState, IfAddr, Iface, IfaceKnobs, Net,
+    transmit_fn,
 )
 
 cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
@@ -11,6 +12,11 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
 cdef void iface_free(Net *n, Iface *i) noexcept nogil
 cdef Iface *iface_find(Net *n, const char *name) noexcept nogil
 cdef Iface *iface_by_index(Net *n, uint32_t index) noexcept nogil
+cdef Iface *iface_of(const Net *n, const Addr *a) noexcept nogil  # which has the address, in any state; NULL: none
+# A knob that routing depends on was set: what was concluded from it is concluded anew.
+cdef void knobs_changed(Net *n) noexcept nogil
+# conf.all.forwarding was set (only NULL: each interface takes it over), or an interface's own.
+cdef void forwarding_changed(Net *n, Iface *only, bint six) noexcept nogil
 # The interface's usable address in `near`'s prefix, else its first one of that family, else NULL.
 cdef const Addr *iface_address(Iface *i, const Addr *near) noexcept nogil
 cdef int addr_insert(Net *n, Iface *i, const Addr *a, int plen, AddrState state, IfAddr **out) noexcept nogil
@@ -34,6 +40,8 @@ cdef inline bint is_our_group(const Iface *i, const Addr *group) noexcept nogil:
         return False
     if group.lo == 1:
         return group.hi >> 48 == 0xFF02 or group.hi >> 48 == 0xFF01
+    if group.lo == 2 and i.conf.forwarding6:           # all routers
+        return group.hi >> 48 == 0xFF02 or group.hi >> 48 == 0xFF01 or group.hi >> 48 == 0xFF05
     if group.hi >> 48 != 0xFF02 or <uint32_t>group.hi != 0 or group.lo >> 24 != 0x1FF:
         return False
     for k in range(MAX_IFADDRS):

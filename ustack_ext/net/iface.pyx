@@ -15,10 +15,15 @@ from ustack_ext.wire.ip6 cimport IP6_MIN_MTU
 from ustack_ext.base.entry cimport ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport (IFA_STATIC, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
-                                   MEDIUM_LOOPBACK, Route)
+                                   MEDIUM_LOOPBACK, ROUTER_4, ROUTER_6, RT_TABLE_MAIN, Route)
 from ustack_ext.net.groups cimport groups_forget
 from ustack_ext.net.source6 cimport source6
-from ustack_ext.net.route cimport net_changed, route_forget_iface, route_forget_source, route_insert, route_lookup
+from ustack_ext.net.route cimport (net_changed, route_forget_iface, route_forget_routers, route_forget_source,
+                                   route_insert, route_lookup)
+from ustack_ext.net.rule cimport route_for
+
+cdef enum:
+    ACCEPT_RA_ALWAYS = 2           # net.ipv6.conf.all.accept_ra: routers, too
 
 
 cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
@@ -50,12 +55,44 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
     i.gso_max = IP_MAX
     i.transmit = transmit
     i.link = link
+    i.conf.forwarding = n.knobs.ip_forward
+    i.conf.forwarding6 = n.knobs.forwarding6
+    i.conf.send_redirects = 1
     n.ifaces[n.n_ifaces] = i
     n.n_ifaces += 1
     if medium == MEDIUM_LOOPBACK and n.lo == NULL:
         n.lo = i
-    net_changed(n)
+    knobs_changed(n)
     return i
+
+
+cdef void knobs_changed(Net *n) noexcept nogil:
+    cdef int k
+    cdef IfaceKnobs *conf
+    n.routers = (ROUTER_4 if n.knobs.ip_forward else 0) | (ROUTER_6 if n.knobs.forwarding6 else 0)
+    n.by_interface = n.knobs.rp_filter != 0 or n.knobs.strong_es or n.knobs.strong_es6
+    for k in range(n.n_ifaces):
+        conf = &n.ifaces[k].conf
+        if conf.forwarding:
+            n.routers |= ROUTER_4
+        if conf.rp_filter:
+            n.by_interface = 1
+    net_changed(n)
+
+
+cdef void forwarding_changed(Net *n, Iface *only, bint six) noexcept nogil:
+    cdef int k
+    cdef Iface *i
+    for k in range(n.n_ifaces):
+        i = n.ifaces[k]
+        if only != NULL and i != only:
+            continue
+        if only == NULL and not six:
+            i.conf.forwarding = n.knobs.ip_forward
+        elif only == NULL:
+            i.conf.forwarding6 = n.knobs.forwarding6
+        if six and i.conf.forwarding6 and n.knobs.accept_ra < ACCEPT_RA_ALWAYS:
+            route_forget_routers(n, i)
 
 
 cdef void iface_free(Net *n, Iface *i) noexcept nogil:
@@ -93,6 +130,15 @@ cdef Iface *iface_by_index(Net *n, uint32_t index) noexcept nogil:
     for k in range(n.n_ifaces):
         if <uint32_t>n.ifaces[k].index == index:
             return n.ifaces[k]
+    return NULL
+
+
+cdef Iface *iface_of(const Net *n, const Addr *a) noexcept nogil:
+    cdef int k
+    if not addr_is_any(a):
+        for k in range(n.n_ifaces):
+            if addr_find(n.ifaces[k], a) != NULL:
+                return n.ifaces[k]
     return NULL
 
 
@@ -165,7 +211,7 @@ cdef int addr_activate(Net *n, IfAddr *ia) noexcept nogil:
     ia.state = ADDR_PREFERRED
     # Whether a router's prefix is on the link, too, it says for itself (RFC 4861 §6.3.4).
     if ia.plen < 128 and (ia.kind == IFA_STATIC or addr_is_link_local(&ia.addr)):
-        status = route_insert(n, &prefix, ia.plen, &none, ia.iface, 0, 0, &ia.addr)
+        status = route_insert(n, RT_TABLE_MAIN, &prefix, ia.plen, &none, ia.iface, 0, 0, &ia.addr)
         if status == -EEXIST:                # a second address of the same prefix
             status = 0
     rebuild(n)
@@ -255,6 +301,7 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
     cdef Iface *i
     cdef const Addr *a
     cdef const Addr *hop = dst
+    cdef Addr none = addr_none()
     cdef int k
     if addr_is_loopback(dst):
         source[0] = addr_v4(0x7F000001) if addr_is_v4(dst) else dst[0]
@@ -274,7 +321,7 @@ cdef int source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
         a = iface_address(i, dst)
         source[0] = a[0] if a != NULL else addr_v4(0)
         return 0
-    r = route_lookup(n, dst, NULL)
+    r = route_for(n, &none, dst, NULL, NULL)
     if r == NULL:
         return -ENETUNREACH
     if not addr_is_any(&r.source) and is_ours(n, &r.source):

@@ -24,7 +24,7 @@ from ustack_ext.net.frame cimport mac_is_group
 from ustack_ext.net.groups cimport group_joined
 from ustack_ext.net.icmp cimport icmp_error_about, icmp_input
 from ustack_ext.net.input6 cimport ip6_input
-from ustack_ext.net.iface cimport is_our_broadcast, is_ours
+from ustack_ext.net.iface cimport addr_find, is_our_broadcast, is_ours
 from ustack_ext.net.igmp cimport igmp_input
 from ustack_ext.net.nat cimport nat_in
 from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated, DropEthType, DropIfaceDown,
@@ -169,6 +169,9 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
     if addr_is_loopback(&rx.dst) and not rx.flags & RX_LOOPBACK:
         return DropIpMartianDestination
     if is_ours(n, &rx.dst):
+        if (n.knobs.strong_es and not rx.iface.conf.forwarding and not rx.flags & RX_LOOPBACK
+                and addr_find(rx.iface, &rx.dst) == NULL):
+            return DropIpNotOurs
         # RFC 1122 §3.3.6: a unicast packet has no business in a link-level broadcast.
         return DropIpMartianDestination if rx.flags & RX_LINK_BROADCAST else MIB_COUNT
     if addr_is_any(&rx.dst):
@@ -198,7 +201,7 @@ cdef int addresses_learn(Net *n, RxPkt *rx, Accepted *known) noexcept nogil:
     cdef int reason = source_check(n, rx)
     if reason == MIB_COUNT:
         reason = destination_check(n, rx)
-    if (reason == MIB_COUNT and n.knobs.rp_filter == 0
+    if (reason == MIB_COUNT and not n.by_interface
             and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST | RX_FOREIGN)):
         known.src = rx.src
         known.dst = rx.dst
@@ -242,7 +245,7 @@ cdef int send_on(Net *n, RxPkt *rx) noexcept nogil:
 
 cdef int not_ours(Net *n, RxPkt *rx, int reason) noexcept nogil:
     """For somebody else, which a router sends on; or for nobody."""
-    if reason == DropIpNotOurs and n.knobs.ip_forward:
+    if reason == DropIpNotOurs and rx.iface.conf.forwarding:
         return send_on(n, rx)
     count(n.core, IpInAddrErrors)
     return drop(n, rx.iface, reason)
@@ -263,7 +266,7 @@ cdef int ip4_special(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *
     fill(rx, p, h.hlen, h.total_len)
     reason = addresses_check(n, rx)
     # What may have to be translated is put together first: only the first fragment has ports.
-    if reason != MIB_COUNT and not (is_fragment and reason == DropIpNotOurs and n.nat != NULL and n.knobs.ip_forward):
+    if reason != MIB_COUNT and not (is_fragment and reason == DropIpNotOurs and n.nat != NULL and i.conf.forwarding):
         return not_ours(n, rx, reason)
     if h.hlen > IP4_HLEN and not options_input(n, rx, h.hlen):
         return NET_DONE
@@ -306,7 +309,7 @@ cdef inline void fill(RxPkt *rx, uint8_t *p, uint32_t hlen, uint32_t total) noex
 
 
 cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
-    if n.nat != NULL and rx.iface.masquerade and n.knobs.ip_forward and nat_in(n, rx):
+    if n.nat != NULL and rx.iface.masquerade and rx.iface.conf.forwarding and nat_in(n, rx):
         return send_on(n, rx)
     if n.packets != NULL and n.packets(n.hook_user, rx):
         rx.flags |= RX_TAKEN

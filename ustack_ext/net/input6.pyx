@@ -2,8 +2,8 @@
 
 Responsible for: is it for us and whole, and where its transport header is. Extension headers are walked in the order
 they come, at most EXT6_MAX of them (RFC 8200 §4.1; the bound is ours). What is refused is counted under its reason, and
-the sender told where RFC 4443 has a message for it. No forwarding: a packet that is not for us ends here, as does one
-that some routing header wants to send on (RFC 5095).
+the sender told where RFC 4443 has a message for it. A packet that is not for us goes to forward6, if the stack is a
+router, or ends here, as does one that some routing header wants to send on (RFC 5095).
 
 - IPv4-mapped addresses have no business on a wire (RFC 4942 §2.2) and are refused, as are zones in link-local ones.
 - A fragment that is all there (RFC 6946) never meets others. A first fragment must hold the whole chain of headers (RFC
@@ -25,9 +25,10 @@ from ustack_ext.wire.ip6 cimport (
 )
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.net.foreign cimport foreign_takes
+from ustack_ext.net.forward6 cimport forward6_input
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.icmp6 cimport icmp6_error_about, icmp6_input
-from ustack_ext.net.iface cimport is_our_group, is_ours
+from ustack_ext.net.iface cimport addr_find, is_our_group, is_ours
 from ustack_ext.net.mib cimport (
     DropFragMalformed, DropFragTooBig, DropIp6Extension, DropIp6Header, DropIp6Martian, DropIp6NoNextHeader,
     DropIp6Option, DropIp6Routing, DropIpMartianDestination, DropIpNotOurs, DropIpTruncated, DropIpUnknownProtocol,
@@ -79,6 +80,9 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
     if addr_is_loopback(&rx.dst) and not rx.flags & RX_LOOPBACK:
         return DropIpMartianDestination
     if is_ours(n, &rx.dst):
+        if (n.knobs.strong_es6 and not n.knobs.forwarding6 and not rx.flags & RX_LOOPBACK
+                and addr_find(rx.iface, &rx.dst) == NULL):
+            return DropIpNotOurs
         return DropIpMartianDestination if rx.flags & RX_LINK_BROADCAST else MIB_COUNT
     if addr_is_any(&rx.dst) or addr_is_v4(&rx.dst):
         return DropIpMartianDestination
@@ -98,8 +102,8 @@ cdef inline int addresses_check(Net *n, RxPkt *rx) noexcept nogil:
     reason = source_check(n, rx)
     if reason == MIB_COUNT:
         reason = destination_check(n, rx)
-    if (reason == MIB_COUNT and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_MULTICAST | RX_FOREIGN)
-            and not addr_is_any(&rx.src)):
+    if (reason == MIB_COUNT and not n.by_interface and not addr_is_any(&rx.src)
+            and not rx.flags & (RX_LOOPBACK | RX_LINK_BROADCAST | RX_IP_MULTICAST | RX_FOREIGN)):
         known.src = rx.src
         known.dst = rx.dst
         known.generation = n.generation
@@ -149,12 +153,23 @@ cdef int ip6_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *er
     rx.tos = h.tclass
     reason = addresses_check(n, rx) if take_zones(rx, &h) else DropIp6Martian
     if reason != MIB_COUNT:
-        count(n.core, Ip6InAddrErrors)
-        return drop(n, rx.iface, reason)
+        return not_ours(n, rx, reason)
     if h.next == IPPROTO_TCP_ and n.packets == NULL:
         count(n.core, Ip6InDelivers)
         return NET_TCP
     return chain(n, rx, err, owned)
+
+
+cdef int not_ours(Net *n, RxPkt *rx, int reason) noexcept nogil:
+    """For somebody else, which a router sends on once it has read what is for each hop (RFC 8200 §4.3); or for
+    nobody."""
+    if reason != DropIpNotOurs or not n.knobs.forwarding6 or addr_is_multicast(&rx.dst):
+        count(n.core, Ip6InAddrErrors)
+        return drop(n, rx.iface, reason)
+    if rx.proto == IPPROTO_HOPOPTS_ and not extension(n, rx):
+        return NET_DONE
+    reason = forward6_input(n, rx)
+    return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
 
 
 # --- extension headers ---

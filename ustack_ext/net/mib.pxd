@@ -238,6 +238,12 @@ cdef enum Mib:
     DropTxTooBig
     DropIfaceDown
     IpForwDatagrams
+    IcmpOutRedirects
+    Ip6OutForwDatagrams
+    Ip6InNoRoutes
+    Ip6InTooBigErrors
+    Icmp6OutPktTooBigs
+    Icmp6OutRedirects
     IpInMcastPkts
     IpOutMcastPkts
     IgmpInQueries

@@ -65,7 +65,9 @@ cdef extern from *:
     "DropTcpBadAck", "DropTcpNoAck", "DropTcpPaws", "DropTcpRst", "DropTcpClosedData", "DropTxQueueFull",
     "DropTxTooBig", "DropIfaceDown",
     /* routing and groups */
-    "IpForwDatagrams", "IpInMcastPkts", "IpOutMcastPkts", "IgmpInQueries", "IgmpInReports", "IgmpOutReports",
+    "IpForwDatagrams", "IcmpOutRedirects", "Ip6OutForwDatagrams", "Ip6InNoRoutes", "Ip6InTooBigErrors",
+    "Icmp6OutPktTooBigs", "Icmp6OutRedirects",
+    "IpInMcastPkts", "IpOutMcastPkts", "IgmpInQueries", "IgmpInReports", "IgmpOutReports",
     "UdpIgnoredMulti", "UdpMemErrors", "DropIgmpMalformed", "DropIpReversePath", "DropForwardTtl",
     "DropForwardMartian", "DropForwardNoRoute", "DropForwardTooBig", "DropNatFull", "DropNatProtocol", "NatFlowsMade",
     "NatFlowsShed",

@@ -8,7 +8,7 @@ Responsible for judging packets; the table is neigh's, our addresses are addr6's
 - Solicitations are answered for the addresses of the interface they came in on. They may make an entry; an
   advertisement that nobody asked for may not.
 - Redirects are ignored unless accept_redirects says otherwise, and then believed only from the router that the
-  destination is reached by.
+  destination is reached by; a router never listens to them (§8.3).
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -56,6 +56,10 @@ cdef const uint8_t *link_address(const uint8_t *options, uint32_t n, uint8_t kin
     return o + 2
 
 
+cdef inline uint8_t own_flags(const Iface *i) noexcept nogil:
+    return ND_NA_OVERRIDE | (ND_NA_ROUTER if i.conf.forwarding6 else 0)
+
+
 cdef void answer_at_length(Net *n, Iface *i, const Addr *target, const Addr *dst) noexcept nogil:
     """An advertisement to who did not say his link address: it is found out like anybody's."""
     cdef uint8_t *p
@@ -67,7 +71,7 @@ cdef void answer_at_length(Net *n, Iface *i, const Addr *target, const Addr *dst
     p = tx_push(&t, NS_LEN + 8)
     memset(p, 0, NS_LEN + 8)
     p[0] = ND_NEIGHBOR_ADVERT
-    put_be32(p + 4, <uint32_t>(ND_NA_SOLICITED | ND_NA_OVERRIDE) << 24)
+    put_be32(p + 4, <uint32_t>(ND_NA_SOLICITED | own_flags(i)) << 24)
     addr_put(p + 8, &bare)
     p[24] = ND_OPT_TARGET
     p[25] = 1
@@ -88,7 +92,7 @@ cdef void solicited_by_nobody(Net *n, IfAddr *ia, const uint8_t *options, uint32
     cdef Addr all = addr_all_nodes(ia.iface.index)
     cdef const uint8_t *nonce
     if addr_usable(ia):
-        nd_advertise(n, ia.iface, &ia.addr, &all, NULL, ND_NA_OVERRIDE)
+        nd_advertise(n, ia.iface, &ia.addr, &all, NULL, own_flags(ia.iface))
         return
     nonce = nd_option(options, length, ND_OPT_NONCE, 8)
     if nonce != NULL and nonce[1] == 1 and get_be64(nonce) << 16 >> 16 == ia.nonce:
@@ -113,7 +117,7 @@ cdef void solicit_input(Net *n, RxPkt *rx, const uint8_t *options, uint32_t leng
         count(n.core, DropNdNotOurs)                   # RFC 4862 §5.4.3: not ours yet
     elif mac != NULL:
         neigh_told(n, i, &rx.src, mac)
-        nd_advertise(n, i, &target, &rx.src, mac, ND_NA_SOLICITED | ND_NA_OVERRIDE)
+        nd_advertise(n, i, &target, &rx.src, mac, ND_NA_SOLICITED | own_flags(i))
     else:
         answer_at_length(n, i, &target, &rx.src)
 
@@ -156,7 +160,7 @@ cdef void redirect_input(Net *n, RxPkt *rx, const uint8_t *options, uint32_t len
         count(n.core, DropNdMalformed)
         return
     r = route_lookup(n, &dst, i)
-    if not n.knobs.accept_redirects or r == NULL or not addr_eq(&r.gateway, &rx.src):
+    if not n.knobs.accept_redirects or i.conf.forwarding6 or r == NULL or not addr_eq(&r.gateway, &rx.src):
         count(n.core, DropNdNotOurs)
         return
     if mac != NULL:

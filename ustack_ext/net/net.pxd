@@ -34,9 +34,9 @@ cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil
 
 # Routes.
 # i may be NULL: found from the gateway
-cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu,
-                   const Addr *source) noexcept nogil
-cdef int route_del(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil
+cdef int route_add(Net *n, uint32_t table, const Addr *prefix, int plen, const Addr *gateway, Iface *i,
+                   uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil
+cdef int route_del(Net *n, uint32_t table, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil
 
 # Is `a` one of ours (any preferred address of any interface, or loopback)?
 cdef bint net_is_local(Net *n, const Addr *a) noexcept nogil

@@ -37,7 +37,8 @@ from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface
 from ustack_ext.net.output cimport output_packet, output_resolve_anew
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
-from ustack_ext.net.route cimport route_insert, route_lookup, route_remove
+from ustack_ext.net.route cimport route_insert, route_remove
+from ustack_ext.net.rule cimport route_for
 from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, Igmp, MAX_IFADDRS,
                                    MEDIUM_ETHERNET, NAT_FLOWS, NatFlow, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
 
@@ -83,6 +84,9 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.igmp_max_msf = 10
     k.igmp_qrv = 2
     k.nf_conntrack_max = NAT_FLOWS
+    k.send_redirects = 1
+    k.send_redirects6 = 1
+    k.arp_ignore = 1
 
 
 cdef int net_init(Net *n, Core *core) noexcept nogil:
@@ -115,6 +119,8 @@ cdef void net_destroy(Net *n) noexcept nogil:
         iface_free(n, n.ifaces[n.n_ifaces - 1])
     free(n.routes)
     n.routes = NULL
+    free(n.rules)
+    n.rules = NULL
     table_destroy(&n.neighs)
     table_destroy(&n.frags)
     slab_destroy(&n.neigh_slab)
@@ -185,25 +191,26 @@ cdef int net_neigh_del(Net *n, Iface *i, const Addr *a) noexcept nogil:
     return 0
 
 
-cdef int route_add(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i, uint32_t metric, uint32_t mtu,
-                   const Addr *source) noexcept nogil:
+cdef int route_add(Net *n, uint32_t table, const Addr *prefix, int plen, const Addr *gateway, Iface *i,
+                   uint32_t metric, uint32_t mtu, const Addr *source) noexcept nogil:
     cdef Addr to = prefix[0], via = addr_none()
     if i != NULL:                                      # a gateway's link-local address means that of the interface
         to = addr_zoned(prefix, i.index)
         if gateway != NULL:
             via = addr_zoned(gateway, i.index)
             gateway = &via
-    return route_insert(n, &to, plen, gateway, i, metric, mtu, source)
+    return route_insert(n, table, &to, plen, gateway, i, metric, mtu, source)
 
 
-cdef int route_del(Net *n, const Addr *prefix, int plen, const Addr *gateway, Iface *i) noexcept nogil:
+cdef int route_del(Net *n, uint32_t table, const Addr *prefix, int plen, const Addr *gateway,
+                   Iface *i) noexcept nogil:
     cdef Addr to = prefix[0], via = addr_none()
     if i != NULL:
         to = addr_zoned(prefix, i.index)
         if gateway != NULL:
             via = addr_zoned(gateway, i.index)
             gateway = &via
-    return route_remove(n, &to, plen, gateway, i)
+    return route_remove(n, table, &to, plen, gateway, i)
 
 
 # --- questions ---
@@ -221,7 +228,8 @@ cdef int net_source_for(Net *n, const Addr *dst, Addr *source) noexcept nogil:
 
 
 cdef uint32_t net_route_mtu(Net *n, const Dst *d, const Addr *dst) noexcept nogil:
-    cdef Route *r = route_lookup(n, dst, d.iface)
+    cdef Addr none = addr_none()
+    cdef Route *r = route_for(n, &none, dst, NULL, d.iface)
     return min(r.mtu, d.iface.mtu) if r != NULL and r.mtu != 0 else d.iface.mtu
 
 

@@ -1,9 +1,11 @@
 # Out: where a packet goes, its headers, fragmentation, and the queue of an unresolved neighbour.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
-from ustack_ext.net.state cimport Dst, Net, TxPkt, dst_holds
+from ustack_ext.net.state cimport Dst, Iface, Net, TxPkt, dst_holds
 
 cdef int output_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil
+# ... of what came in by an interface, and is sent on.
+cdef int output_resolve_from(Net *n, Dst *d, const Addr *src, const Addr *dst, const Iface *iif) noexcept nogil
 
 
 cdef inline int output_resolve(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:

@@ -19,12 +19,12 @@ from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED
 from ustack_ext.base.table cimport siphash
 from ustack_ext.net.frame cimport frame_transmit, mac_for_group
-from ustack_ext.net.iface cimport iface_for_group, is_our_broadcast, is_ours
+from ustack_ext.net.iface cimport iface_for_group, iface_of, is_our_broadcast, is_ours
 from ustack_ext.net.mib cimport (DropTxTooBig, IpFragCreates, IpFragFails, IpFragOKs, IpOutDiscards, IpOutNoRoutes,
                                  IpOutOctets, IpOutRequests)
 from ustack_ext.net.neigh cimport neigh_create, neigh_find, neigh_queue, neigh_use
 from ustack_ext.net.pmtu cimport pmtu_find
-from ustack_ext.net.route cimport route_lookup
+from ustack_ext.net.rule cimport route_for
 from ustack_ext.net.state cimport (IP_IDENTS, IP_MAX, Iface, MEDIUM_ETHERNET, NUD_FAILED, Pmtu, Route, TX_HEADROOM,
                                    TX_IOV_MAX, tx_init, tx_payload, tx_push)
 
@@ -36,10 +36,39 @@ cdef inline uint32_t iface_mtu(const Iface *i, const Addr *dst) noexcept nogil:
     return i.six.mtu if i.six.mtu != 0 and not addr_is_v4(dst) else i.mtu
 
 
+cdef inline bint is_strong(const Net *n, const Addr *dst) noexcept nogil:
+    """RFC 1122 §3.3.4.2: whether what has an interface's address leaves by that one alone. A router is no host."""
+    if addr_is_v4(dst):
+        return n.knobs.strong_es and not n.knobs.ip_forward
+    return n.knobs.strong_es6 and not n.knobs.forwarding6
+
+
 cdef int output_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) noexcept nogil:
+    return output_resolve_from(n, d, src, dst, NULL)
+
+
+cdef int way(Net *n, Dst *d, const Route *r, const Addr *dst, const Iface *iif) noexcept nogil:
+    """Fills in d by the route. What a router passes on is not held to what its own connections found out about the path
+    (Linux's ip_forward_use_pmtu 0)."""
+    cdef Pmtu *path = pmtu_find(n, dst) if iif == NULL else NULL
+    cdef const Addr *hop = dst if addr_is_any(&r.gateway) else &r.gateway
+    d.mtu = <uint16_t>iface_mtu(r.iface, dst)
+    if r.mtu != 0 and r.mtu < d.mtu:
+        d.mtu = <uint16_t>r.mtu
+    if path != NULL and path.mtu != 0 and path.mtu < d.mtu:
+        d.mtu = <uint16_t>path.mtu
+    if r.iface.medium == MEDIUM_ETHERNET:
+        d.neigh = neigh_find(n, r.iface, hop)
+        if d.neigh == NULL:
+            d.neigh = neigh_create(n, r.iface, hop)
+        if d.neigh == NULL:
+            return -ENOBUFS
+    d.iface = r.iface
+    return 0
+
+
+cdef int output_resolve_from(Net *n, Dst *d, const Addr *src, const Addr *dst, const Iface *iif) noexcept nogil:
     cdef Route *r
-    cdef Pmtu *path
-    cdef const Addr *hop = dst
     d.generation = 0
     d.iface = NULL
     d.neigh = NULL
@@ -53,26 +82,12 @@ cdef int output_resolve_anew(Net *n, Dst *d, const Addr *src, const Addr *dst) n
         d.iface = iface_for_group(n, src, dst)
         d.mtu = <uint16_t>iface_mtu(d.iface, dst) if d.iface != NULL else 0
     else:
-        r = route_lookup(n, dst, NULL)
+        r = route_for(n, src, dst, iif, iface_of(n, src) if is_strong(n, dst) and iif == NULL else NULL)
         if r != NULL:
             if addr_is_loopback(src):
                 return -EINVAL                         # RFC 1122 §3.2.1.3 (g): never outside a host
-            if not addr_is_any(&r.gateway):
-                hop = &r.gateway
-            d.iface = r.iface
-            d.mtu = <uint16_t>iface_mtu(r.iface, dst)
-            if r.mtu != 0 and r.mtu < d.mtu:
-                d.mtu = <uint16_t>r.mtu
-            path = pmtu_find(n, dst)
-            if path != NULL and path.mtu != 0 and path.mtu < d.mtu:
-                d.mtu = <uint16_t>path.mtu
-            if r.iface.medium == MEDIUM_ETHERNET:
-                d.neigh = neigh_find(n, r.iface, hop)
-                if d.neigh == NULL:
-                    d.neigh = neigh_create(n, r.iface, hop)
-                if d.neigh == NULL:
-                    d.iface = NULL
-                    return -ENOBUFS
+            if way(n, d, r, dst, iif) != 0:
+                return -ENOBUFS
     if d.iface == NULL:
         count(n.core, IpOutNoRoutes)
         return -ENETUNREACH

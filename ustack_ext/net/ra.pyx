@@ -97,7 +97,7 @@ cdef void ra_input(Net *n, RxPkt *rx, const Icmp6Hdr *h, const uint8_t *options,
     if not addr_is_link_local(&rx.src):
         count(n.core, DropNdMalformed)
         return
-    if not i.six.autoconf or not n.knobs.accept_ra:
+    if not i.six.autoconf or n.knobs.accept_ra <= i.conf.forwarding6:      # a router listens only where it is 2
         count(n.core, DropNdNotOurs)
         return
     i.six.solicit_at = 0                               # §6.3.7: heard one

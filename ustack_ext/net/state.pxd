@@ -18,6 +18,10 @@ cdef enum:
     MAX_IFADDRS = 16           # an interface
     MAX_LOCALS = 256           # MAX_IFACES * MAX_IFADDRS
     MAX_ROUTES = 1024
+    MAX_RULES = 256
+    RT_TABLE_DEFAULT = 253     # the tables' numbers of Linux's rtnetlink(7)
+    RT_TABLE_MAIN = 254
+    RT_TABLE_LOCAL = 255
     IP_IDENTS = 1024           # counters of the IPv4 identification, picked by a keyed hash
     TX_HEADROOM = 160          # room for every header: Ethernet + VLAN + IPv6 + TCP with options
     TX_IOV_MAX = 72            # iov[0] is the headers
@@ -180,6 +184,14 @@ cdef struct Nat:
     NatForward forwards[64]
     int n_forwards
 
+cdef struct IfaceKnobs:        # net.ipv4.conf.IF.*, and net.ipv6.conf.IF.* with a 6
+    uint8_t forwarding
+    uint8_t rp_filter          # the greater of this and all.rp_filter counts
+    uint8_t send_redirects     # 1; this or all.send_redirects, as accept_redirects
+    uint8_t accept_redirects
+    uint8_t arp_ignore         # the greater of this and all.arp_ignore
+    uint8_t forwarding6        # a router to its neighbours; all.forwarding is what forwards
+
 cdef struct Iface:
     Net *net
     int index                  # 1-based, as if_nametoindex
@@ -195,6 +207,7 @@ cdef struct Iface:
     void *link
     IfAddr addrs[16]
     Iface6 six
+    IfaceKnobs conf
     uint64_t rx_packets
     uint64_t rx_bytes
     uint64_t rx_dropped
@@ -238,6 +251,18 @@ cdef struct Route:
     Addr source                # preferred source, or addr_none()
     Iface *iface
     uint64_t until             # ns: of one that was learned from a router; 0: it was given
+    uint32_t table             # RT_TABLE_*, or another number that rules lead to
+
+cdef struct Rule:              # which table routes are looked for in (ip-rule(8)); IPv4's prefixes are longer than 95
+    uint32_t priority          # the least first
+    uint32_t table
+    Addr source
+    Addr dest
+    uint8_t source_len         # 0, or 96 for IPv4: any
+    uint8_t dest_len
+    uint8_t six                # it is for IPv6
+    char iif[16]               # what a packet came in by, "lo": our own; "": any
+    char oif[16]               # what a socket is bound to
 
 # Where packets to one destination go: filled by route_resolve, kept by whoever sends often. Valid while gen ==
 # net.generation.
@@ -340,8 +365,15 @@ cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint32_t igmp_max_msf                  # ... and a group's sources: 10
     uint8_t igmp_qrv                       # the robustness variable (RFC 3376 §8.1) until a querier says another: 2
     uint8_t force_igmp_version             # 0: by what queries are heard
-    uint8_t ip_forward                     # 0
+    uint8_t ip_forward                     # 0: conf.all.forwarding
     uint8_t rp_filter                      # 0; 1: strict, 2: loose (RFC 3704)
+    uint8_t send_redirects                 # 1
+    uint8_t accept_redirects4              # 0
+    uint8_t arp_ignore                     # 1: for addresses of the interface; 0: for any of ours; 2, 8 as Linux
+    uint8_t strong_es                      # 0: the weak model (RFC 1122 §3.3.4.2)
+    uint8_t strong_es6                     # 0
+    uint8_t forwarding6                    # 0
+    uint8_t send_redirects6                # 1
     uint32_t nf_conntrack_max              # flows that are translated: 65536
 
 cdef struct IcmpTarget:        # per-destination limit of ICMP errors (RFC 1812 §4.3.2.8): a small direct-mapped cache
@@ -352,6 +384,10 @@ cdef struct Accepted:          # packets of a host to an address of ours are goo
     Addr src
     Addr dst
     uint32_t generation
+
+cdef enum:                     # Net.routers
+    ROUTER_4 = 1
+    ROUTER_6 = 2
 
 cdef enum:                     # Net.foreign
     FOREIGN_TCP = 1
@@ -366,6 +402,11 @@ cdef struct Net:
     Route *routes              # sorted: longest prefix first, then metric
     uint32_t n_routes
     uint32_t cap_routes
+    Rule *rules                # sorted by priority; without those that are there by themselves
+    uint32_t n_rules
+    uint32_t cap_rules
+    uint8_t routers            # ROUTER_*: some interface forwards
+    uint8_t by_interface       # whether a packet is good depends on the interface it came in by: accepted is not used
     HashKey key                # of the tables
     Table neighs
     Slab neigh_slab

@@ -8,7 +8,7 @@ from libc.string cimport memset
 from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_v4
 from ustack_ext.net.iface cimport iface_address, is_our_broadcast, is_ours
 from ustack_ext.net.neigh cimport neigh_create, neigh_find
-from ustack_ext.net.route cimport route_lookup
+from ustack_ext.net.rule cimport route_for
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, NUD_FAILED, Route
 
 
@@ -28,7 +28,7 @@ cdef int resolve_via(Net *n, Dst *d, Iface *i, Addr *src, const Addr *dst) noexc
         if addr_is_any(src):
             src[0] = dst[0]
     elif not (is_our_broadcast(n, dst) or addr_is_multicast(dst)):
-        r = route_lookup(n, dst, i)
+        r = route_for(n, src, dst, NULL, i)
         if r == NULL:
             return -ENETUNREACH
         if not addr_is_any(&r.gateway):

@@ -14,7 +14,7 @@ from ustack_ext.net.net cimport (
     iface_add_addr, iface_autoconf, iface_by_name, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del,
 )
 from ustack_ext.net.nat cimport nat_forward_add, nat_forward_del, nat_masquerade
-from ustack_ext.net.state cimport Iface
+from ustack_ext.net.state cimport RT_TABLE_MAIN, Iface
 from ustack_ext.sockets.address cimport addr_from_int
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.wire.addr cimport Addr
@@ -107,7 +107,7 @@ def remove_address(StackCore stack not None, str name not None, object address):
 
 
 def change_route(StackCore stack not None, bint add, object prefix, int plen, object gateway, str name, uint32_t metric,
-                 uint32_t mtu, object source):
+                 uint32_t mtu, object source, uint32_t table=RT_TABLE_MAIN):
     """Add or delete a route. gateway, source: 0 for none; name: None to find the interface. Raises OSError."""
     cdef Driver d = running(stack)
     cdef Addr to = addr_from_int(prefix)
@@ -125,9 +125,9 @@ def change_route(StackCore stack not None, bint add, object prefix, int plen, ob
         if named and i == NULL:
             rc = -ENODEV
         elif add:
-            rc = route_add(&d.engine.net, &to, plen, &via, i, metric, mtu, &own)
+            rc = route_add(&d.engine.net, table, &to, plen, &via, i, metric, mtu, &own)
         else:
-            rc = route_del(&d.engine.net, &to, plen, &via, i)
+            rc = route_del(&d.engine.net, table, &to, plen, &via, i)
         d.unlock()
     d.after()
     answer(rc, "route")

@@ -244,7 +244,7 @@ def interfaces(StackCore stack not None):
 
 
 def routes(StackCore stack not None):
-    """[(prefix, length, gateway or None, interface, metric, mtu, source or None), ...], most specific first."""
+    """[(prefix, length, gateway or None, interface, metric, mtu, source or None, table), ...], most specific first."""
     cdef Driver d = running(stack)
     cdef Route *r
     cdef list found = []
@@ -257,7 +257,7 @@ def routes(StackCore stack not None):
             found.append((format_host(&r.prefix), r.plen - 96 if v4 else r.plen,
                           None if addr_is_any(&r.gateway) else host_text(d.engine, &r.gateway),
                           r.iface.name.decode(errors="replace"), r.metric, r.mtu,
-                          None if addr_is_any(&r.source) else format_host(&r.source)))
+                          None if addr_is_any(&r.source) else format_host(&r.source), r.table))
     finally:
         let_go(d, collecting)
     return found

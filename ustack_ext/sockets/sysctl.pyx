@@ -2,13 +2,14 @@
 
 Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the
 mapping that users hold, with names for algorithms (ustack/sysctl.py). Meanings: Linux's
-Documentation/networking/ip-sysctl.rst and net.rst.
+Documentation/networking/ip-sysctl.rst and net.rst. An interface's knobs are those it had when the table was made.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.net.state cimport NAT_FLOWS, NetKnobs
+from ustack_ext.net.iface cimport forwarding_changed, iface_find, knobs_changed
+from ustack_ext.net.state cimport NAT_FLOWS, Iface, IfaceKnobs, NetKnobs
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.tcp.congestion.ops cimport CC_COUNT
@@ -18,8 +19,11 @@ cdef uint32_t U31 = 0x7FFFFFFF
 
 
 cdef class Knob:
-    """One knob: `count` numbers of `size` bytes each, one after another."""
+    """One knob: `count` numbers of `size` bytes each, one after another. Of an interface: one byte, that far behind the
+    start of its IfaceKnobs."""
     cdef readonly str name
+    cdef readonly bytes iface          # None: the stack's
+    cdef size_t behind
     cdef void *at
     cdef int size
     cdef readonly int count
@@ -60,6 +64,25 @@ cdef Knob knob(str name, void *at, int size, uint32_t least, uint32_t most, int 
     return k
 
 
+cdef list iface_knobs(str iface):
+    cdef str four = f"net.ipv4.conf.{iface}.", six = f"net.ipv6.conf.{iface}."
+    cdef IfaceKnobs c
+    cdef list found = [
+        knob(four + "forwarding", &c.forwarding, 1, 0, 1),
+        knob(four + "rp_filter", &c.rp_filter, 1, 0, 2),
+        knob(four + "send_redirects", &c.send_redirects, 1, 0, 1),
+        knob(four + "accept_redirects", &c.accept_redirects, 1, 0, 1),
+        knob(four + "arp_ignore", &c.arp_ignore, 1, 0, 8),
+        knob(six + "forwarding", &c.forwarding6, 1, 0, 1),
+    ]
+    cdef Knob k
+    for k in found:
+        k.iface = iface.encode()
+        k.behind = <char *>k.at - <char *>&c
+        k.at = NULL
+    return found
+
+
 cdef list net_knobs(NetKnobs *n):
     cdef str neigh = "net.ipv4.neigh.default."
     return [
@@ -98,6 +121,9 @@ cdef list ip6_knobs(NetKnobs *n):
         knob(conf + "max_addresses", &n.max_addresses, 1, 1, 16),
         knob(conf + "accept_ra", &n.accept_ra, 1, 0, 2),
         knob(conf + "accept_redirects", &n.accept_redirects, 1, 0, 1),
+        knob(conf + "forwarding", &n.forwarding6, 1, 0, 1),
+        knob(conf + "send_redirects", &n.send_redirects6, 1, 0, 1),
+        knob(conf + "strong_es", &n.strong_es6, 1, 0, 1),
         knob(conf + "router_solicitations", &n.router_solicitations, 4, 0, 255),
         knob(conf + "router_solicitation_interval", &n.router_solicitation_interval, 4, 1, 86400),
         knob("net.ipv6.icmp.echo_ignore_all", &n.echo_ignore_all6, 1, 0, 1),
@@ -107,11 +133,17 @@ cdef list ip6_knobs(NetKnobs *n):
 
 
 cdef list routing_knobs(NetKnobs *n):
+    cdef str conf = "net.ipv4.conf.all."
     return [
         knob("net.ipv4.ip_forward", &n.ip_forward, 1, 0, 1),
+        knob(conf + "forwarding", &n.ip_forward, 1, 0, 1),
+        knob(conf + "send_redirects", &n.send_redirects, 1, 0, 1),
+        knob(conf + "accept_redirects", &n.accept_redirects4, 1, 0, 1),
+        knob(conf + "arp_ignore", &n.arp_ignore, 1, 0, 8),
+        knob(conf + "strong_es", &n.strong_es, 1, 0, 1),
         knob("net.netfilter.nf_conntrack_max", &n.nf_conntrack_max, 4, 1, NAT_FLOWS),
-        knob("net.ipv4.conf.all.rp_filter", &n.rp_filter, 1, 0, 2),
-        knob("net.ipv4.conf.all.force_igmp_version", &n.force_igmp_version, 1, 0, 3),
+        knob(conf + "rp_filter", &n.rp_filter, 1, 0, 2),
+        knob(conf + "force_igmp_version", &n.force_igmp_version, 1, 0, 3),
         knob("net.ipv4.igmp_max_memberships", &n.igmp_max_memberships, 4, 0, 65535),
         knob("net.ipv4.igmp_max_msf", &n.igmp_max_msf, 4, 0, 64),
         knob("net.ipv4.igmp_qrv", &n.igmp_qrv, 1, 1, 7),
@@ -197,10 +229,28 @@ cdef class Knobs:
 
     def __init__(self, StackCore stack not None):
         cdef Engine *e = running(stack).engine
+        cdef Driver d = stack.driver
+        cdef list names
         cdef list found = net_knobs(&e.net.knobs) + tcp_switches(&e.tcp.knobs) + tcp_figures(&e.tcp.knobs)
         self.stack = stack
         found += routing_knobs(&e.net.knobs) + ip6_knobs(&e.net.knobs) + core_knobs(stack)
+        collecting = hold(d)
+        try:
+            names = [(<bytes>e.net.ifaces[k].name).decode(errors="replace") for k in range(e.net.n_ifaces)]
+        finally:
+            let_go(d, collecting)
+        for name in names:
+            found += iface_knobs(name)
         self.knobs = {(<Knob>one).name: one for one in found}
+
+    cdef place(self, Knob k):
+        """Where an interface's knob is now. Raises KeyError: the interface has gone."""
+        cdef Iface *i
+        if k.iface is not None:
+            i = iface_find(&self.stack.driver.engine.net, k.iface)
+            if i == NULL:
+                raise KeyError(k.name)
+            k.at = <char *>&i.conf + k.behind
 
     def names(self):
         return sorted(self.knobs)
@@ -211,6 +261,7 @@ cdef class Knobs:
         cdef Driver d = self.stack.driver
         collecting = hold(d)
         try:
+            self.place(k)
             return k.read()
         finally:
             let_go(d, collecting)
@@ -229,8 +280,12 @@ cdef class Knobs:
             raise ValueError(f"{name}: {' '.join(map(str, values))} does not go from the least to the most")
         collecting = hold(d)
         try:
+            self.place(k)
             k.write(values)
-            e.net.generation += 1              # what was found good or resolved by the old rules is stale
+            if name.endswith("forward") or name.endswith(".forwarding"):
+                forwarding_changed(&e.net, NULL if k.iface is None else iface_find(&e.net, k.iface),
+                                   name.startswith("net.ipv6"))
+            knobs_changed(&e.net)
             e.udp.port_lo = e.tcp.knobs.port_lo
             e.udp.port_hi = e.tcp.knobs.port_hi
             if name.startswith("net.ipv4.icmp_msgs"):

@@ -36,6 +36,7 @@ cdef enum:
     ICMP6_MLD2_REPORT = 143
     ICMP6_UNREACH_NOROUTE = 0
     ICMP6_UNREACH_ADMIN = 1
+    ICMP6_UNREACH_SCOPE = 2        # beyond scope of source address
     ICMP6_UNREACH_ADDRESS = 3
     ICMP6_UNREACH_PORT = 4
     ICMP6_PARAM_HEADER = 0         # erroneous header field
