@@ -89,8 +89,8 @@ def main(kind: str, where: str, address: str, *arguments: str) -> None:
         make.sysctl["net.ipv4.tcp_wmem"] = TCP_WMEM
         make.attach(ustack.Tap(fd=int(where.partition(":")[2]), offload=False), addresses=[f"{address}/24"])
     # The kernel's TCP runs where the wire writes to its TAP, before any other program; so that a busy machine does not
-    # show as one end's slowness, the programs run before others as well. All their threads, and only now: a program that
-    # loads its modules would hold up the ends of the other runs.
+    # show as one end's slowness, the programs run before others as well. All their threads, and only now: a program
+    # that loads its modules would hold up the ends of the other runs.
     with contextlib.suppress(OSError):
         for thread in os.listdir("/proc/self/task"):
             os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
