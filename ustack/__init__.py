@@ -46,6 +46,7 @@ _OWN = {
     "Interface": "ustack.records",
     "Neighbor": "ustack.records",
     "Route": "ustack.records",
+    "Station": "ustack.records",
     "Completion": "ustack_ext.sockets.lend",
     "View": "ustack_ext.sockets.lend",
     "Callback": "ustack_ext.link.callback",

@@ -20,10 +20,11 @@ from ustack_ext.driver.manual import ManualDriver
 from ustack_ext.driver.thread import ThreadDriver
 from ustack_ext.link.link import Link
 from ustack_ext.sockets import config, inspect
-from ustack_ext.sockets.stackcore import StackCore
 
+from . import addresses as numbers
 from . import connect, records, resolve
 from .forward import Forwarder, Handler
+from .links import Layered, Settings
 from .nat import Nat
 from .patch import Patched
 from .records import Connection, Interface, Neighbor, Route
@@ -37,14 +38,13 @@ from .sysctl import Sysctl
 if TYPE_CHECKING:
     from .aio import Aio, EventLoop
 
-_V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
 _CLOSE_PATIENCE = 1.0  # s
 _CLOSE_STEP = 0.002
 _NO_TIMEOUT: Any = object()
 _Part = TypeVar("_Part", Service, Forwarder)
 
 
-class Stack(SelfConfiguring, StackCore):
+class Stack(SelfConfiguring, Layered):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
     driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
@@ -188,23 +188,11 @@ class Stack(SelfConfiguring, StackCore):
         """
         if not isinstance(link, Link):
             raise TypeError(f"link: {link!r} is no link (Tap, Tun, Callback, an end of a pipe, …)")
-        if isinstance(addresses, str):
-            addresses = [addresses]
-        parsed = [_interface_address(text) for text in addresses]
-        vias = [(_address(text), ":" in text) for text in _gateways(gateway)]
-        if mtu is not None:
-            _check_mtu(mtu)
+        wanted = Settings(addresses, gateway, mtu=mtu, probe=probe, autoconf=autoconf)
         chosen = name or self._free_name(link.name or "net")
         config.attach(self, link, chosen)
         try:
-            if mtu is not None:
-                config.set_mtu(self, chosen, mtu)
-            for address, length in parsed:
-                config.add_address(self, chosen, address, length, probe)
-            for via, six in vias:
-                config.change_route(self, True, 0 if six else _V4_MARK, 0 if six else 96, via, chosen, 0, 0, 0)
-            if autoconf:
-                config.autoconf(self, chosen)
+            wanted.give(self, chosen)
         except BaseException:
             config.detach(self, link)
             raise
@@ -225,12 +213,12 @@ class Stack(SelfConfiguring, StackCore):
 
     def add_address(self, interface: str, address: str, *, probe: bool = False) -> None:
         """Give an interface one more address, "10.9.0.3/24". Raises ValueError, OSError."""
-        value, length = _interface_address(address)
+        value, length = numbers.interface_address(address)
         config.add_address(self, interface, value, length, probe)
 
     def remove_address(self, interface: str, address: str) -> None:
         """Take an address from an interface. Raises ValueError, OSError: EADDRNOTAVAIL."""
-        config.remove_address(self, interface, _address(address.split("/")[0]))
+        config.remove_address(self, interface, numbers.address(address.split("/")[0]))
 
     def add_route(
         self,
@@ -250,11 +238,11 @@ class Stack(SelfConfiguring, StackCore):
         if gateway is None and interface is None:
             raise ValueError("a route needs a gateway, an interface, or both")
         six = any(":" in (text or "") for text in (gateway, source))
-        self._change_route(True, _network(destination, six), gateway, interface, metric, mtu, source)
+        self._change_route(True, numbers.network(destination, six), gateway, interface, metric, mtu, source)
 
     def del_route(self, destination: str, gateway: str | None = None, interface: str | None = None) -> None:
         """Delete the route to `destination`, by that gateway and on that interface where given. OSError: ESRCH."""
-        network = _network(destination, ":" in (gateway or ""))
+        network = numbers.network(destination, ":" in (gateway or ""))
         for one in self.routes():
             via = (one.gateway or "").partition("%")[0] or None
             same_way = gateway in (None, one.gateway, via) and interface in (None, one.interface)
@@ -268,14 +256,11 @@ class Stack(SelfConfiguring, StackCore):
 
         mac: 6 bytes, or "02:00:00:00:00:01". Raises ValueError, OSError: ENODEV, EINVAL (no Ethernet).
         """
-        raw = bytes.fromhex(mac.replace(":", "")) if isinstance(mac, str) else bytes(mac)
-        if len(raw) != 6 or raw[0] & 1:
-            raise ValueError(f"mac: {mac!r} is not one station's Ethernet address")
-        config.change_neighbor(self, interface, _address(address), raw)
+        config.change_neighbor(self, interface, numbers.address(address), numbers.mac(mac))
 
     def del_neighbor(self, interface: str, address: str) -> None:
         """Forget a neighbour, permanent or learnt. Raises ValueError, OSError: ENODEV, ENOENT."""
-        config.change_neighbor(self, interface, _address(address), None)
+        config.change_neighbor(self, interface, numbers.address(address), None)
 
     def _change_route(
         self,
@@ -287,9 +272,9 @@ class Stack(SelfConfiguring, StackCore):
         mtu: int,
         source: str | None,
     ) -> None:
-        prefix, length = _number(network.network_address), _length(network)
-        via = 0 if gateway is None else _address(gateway)
-        own = 0 if source is None else _address(source)
+        prefix, length = numbers.number(network.network_address), numbers.length(network)
+        via = 0 if gateway is None else numbers.address(gateway)
+        own = 0 if source is None else numbers.address(source)
         config.change_route(self, add, prefix, length, via, interface, metric, mtu, own)
 
     @property
@@ -538,37 +523,3 @@ def _loop_driver(seed: bytes | None, memory: int | None) -> LoopDriver:
     except RuntimeError:
         pass
     return made
-
-
-def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    """An address as the stack's 128-bit number."""
-    return int(address) | (_V4_MARK if address.version == 4 else 0)
-
-
-def _length(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> int:
-    """A prefix length in 128 bits."""
-    return network.prefixlen + (96 if network.version == 4 else 0)
-
-
-def _network(destination: str, six: bool) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    return ipaddress.ip_network(("::/0" if six else "0.0.0.0/0") if destination == "default" else destination)
-
-
-def _address(text: str) -> int:
-    """The number of an address; a zone ("fe80::1%ust0") is the interface's that goes with it."""
-    return _number(ipaddress.ip_address(text.partition("%")[0]))
-
-
-def _interface_address(text: str) -> tuple[int, int]:
-    """(number, prefix length in 128 bits) of "10.9.0.2/24" or "fd09::2/64"."""
-    found = ipaddress.ip_interface(text)
-    return _number(found.ip), _length(found.network)
-
-
-def _gateways(given: str | Iterable[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
-
-
-def _check_mtu(mtu: int) -> None:
-    if not 68 <= mtu <= 65535:
-        raise ValueError(f"mtu: {mtu} is not between 68 and 65535")
