@@ -338,9 +338,16 @@ def test_the_far_end_of_a_pipe() -> None:
             assert listener.accept()[0].getpeername() == client.getsockname()
 
 
-def test_the_example_is_a_good_one() -> None:
+def test_the_examples_are_good_ones() -> None:
     config = conf.load(Path(__file__).resolve().parents[2] / "examples" / "lab.toml")
     assert [one["name"] for one in config.list("interface")] == ["ust0", "ust1"]
+    router = (Path(__file__).resolve().parents[2] / "examples" / "router.toml").read_text()
+    # The same over wires in memory, which need no privilege.
+    pipes = "\n".join(line for line in router.splitlines() if not line.startswith("host-"))
+    pipes = pipes.replace("[[interface]]\n", '[[interface]]\nkind = "pipe"\n')
+    with conf.open_stack(conf.parse(pipes)) as stack:
+        shown = {one.name: one for one in stack.interfaces()}
+        assert (shown["office"].ports, shown["guests"].parent) == (("ust1.5", "ust2"), "ust1")
 
 
 def test_kinds_of_services() -> None:
