@@ -47,6 +47,7 @@ _OWN = {
     "Neighbor": "ustack.records",
     "Route": "ustack.records",
     "Rule": "ustack.records",
+    "Station": "ustack.records",
     "Completion": "ustack_ext.sockets.lend",
     "View": "ustack_ext.sockets.lend",
     "Callback": "ustack_ext.link.callback",

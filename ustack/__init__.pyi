@@ -71,7 +71,7 @@ from .linklocal import LinkLocal
 from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
-from .records import Address, Connection, Interface, Neighbor, Route, Rule
+from .records import Address, Connection, Interface, Neighbor, Route, Rule, Station
 from .resolver import Resolver
 from .selector import EVENT_URGENT, Selector
 from .service import Service
@@ -160,6 +160,7 @@ __all__ = [
     "Socket",
     "Stack",
     "StackGroup",
+    "Station",
     "Tap",
     "Tun",
     "View",

@@ -29,7 +29,7 @@ _DIRECTORY_VARIABLE = "USTACK_RUNTIME_DIR"
 _QUESTIONS = ("about", "connections", "counters", "interfaces", "routes", "rules", "neighbors", "sysctl")
 _CHANGES = (
     "add_address", "remove_address", "add_route", "del_route", "add_rule", "del_rule", "add_neighbor", "del_neighbor",
-    "sysctl",
+    "add_vlan", "add_bridge", "remove_interface", "sysctl",
 )  # fmt: skip
 _QUESTION_LIMIT = 4096  # bytes
 _PATIENCE = 2.0  # seconds a client may take to ask and to read

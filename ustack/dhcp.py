@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CLIENT_PORT, _SERVER_PORT = 68, 67
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
+_SO_BINDTODEVICE = getattr(socket, "SO_BINDTODEVICE", 25)
 _ROOM = socket.CMSG_SPACE(12)
 
 Listener = Callable[[str, Lease], object]
@@ -51,11 +52,6 @@ class Dhcp(Client[Lease]):
         on_event: Listener | None = None,
     ) -> None:
         found = find_interface(stack, interface)
-        first = next(one for one in stack.interfaces() if one.medium != "loopback")
-        if first.name != interface:
-            raise OSError(
-                errno.EOPNOTSUPP, f"{interface}: broadcasts leave by {first.name}, so that DHCP works there only"
-            )
         super().__init__(stack, found, on_event)
         mac = bytes.fromhex(str(found.mac).replace(":", ""))
         rng = clock.random_source(stack, f"dhcp {interface}")
@@ -74,6 +70,7 @@ class Dhcp(Client[Lease]):
         sock = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, self._interface.encode())
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             sock.bind(("", _CLIENT_PORT))
         except BaseException:

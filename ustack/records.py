@@ -59,6 +59,7 @@ class Interface:
     """An interface. medium: "ethernet", "ip" or "loopback"; mtu in bytes of IP; the counters count frames and bytes.
 
     managed, other_config: the last router advertisement's M and O (RFC 4861 §4.2); None: there was none.
+    parent, vlan: of a VLAN: the interface it is on, and its id. bridge: that it is a port of. ports: of a bridge.
     """
 
     index: int
@@ -76,6 +77,10 @@ class Interface:
     tx_dropped: int
     managed: bool | None = None
     other_config: bool | None = None
+    parent: str | None = None
+    vlan: int | None = None
+    bridge: str | None = None
+    ports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,15 @@ class Neighbor:
     mac: str | None
     state: str
     age_ms: int | None
+
+
+@dataclass(frozen=True)
+class Station:
+    """A link address that a bridge has seen: at which port, and how many ms ago."""
+
+    mac: str
+    interface: str
+    age_ms: int
 
 
 def connection(row: tuple[Any, ...]) -> Connection:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from ustack_ext.sockets import config, inspect, routing
 
+from . import addresses as numbers
 from . import records
 from .records import Route, Rule
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 TABLES = {"local": 255, "main": 254, "default": 253}
-V4_MARK = 0xFFFF << 32  # IPv4 lives at ::ffff:a.b.c.d inside
 _MAIN = TABLES["main"]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -50,8 +50,8 @@ class Routing:
         if gateway is None and interface is None:
             raise ValueError("a route needs a gateway, an interface, or both")
         six = any(":" in (text or "") for text in (gateway, source))
-        network = _network(destination, six)
-        own = 0 if source is None else address(source)
+        network = numbers.network(destination, six)
+        own = 0 if source is None else numbers.address(source)
         self._change_route(True, network, gateway, interface, metric, mtu, own, table_number(table))
 
     def del_route(
@@ -66,7 +66,7 @@ class Routing:
 
         Raises ValueError, OSError: ESRCH.
         """
-        network = _network(destination, ":" in (gateway or ""))
+        network = numbers.network(destination, ":" in (gateway or ""))
         number = table_number(table)
         for one in self.routes():
             via = (one.gateway or "").partition("%")[0] or None
@@ -87,9 +87,9 @@ class Routing:
         source: int,
         table: int,
     ) -> None:
-        stack, prefix = cast("Stack", self), number(network.network_address)
-        via = 0 if gateway is None else address(gateway)
-        config.change_route(stack, add, prefix, length(network), via, interface, metric, mtu, source, table)
+        stack, prefix = cast("Stack", self), numbers.number(network.network_address)
+        via = 0 if gateway is None else numbers.address(gateway)
+        config.change_route(stack, add, prefix, numbers.length(network), via, interface, metric, mtu, source, table)
 
     def rules(self) -> list[Rule]:
         """The rules of both families, the first to be asked first; those that Linux has from the start among them."""
@@ -159,30 +159,11 @@ def table_name(table: int) -> str:
     return next((name for name, known in TABLES.items() if known == table), str(table))
 
 
-def number(found: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    """An address as the stack's 128-bit number."""
-    return int(found) | (V4_MARK if found.version == 4 else 0)
-
-
-def length(network: _Network) -> int:
-    """A prefix length in 128 bits."""
-    return network.prefixlen + (96 if network.version == 4 else 0)
-
-
-def address(text: str) -> int:
-    """The number of an address; a zone ("fe80::1%ust0") is the interface's that goes with it."""
-    return number(ipaddress.ip_address(text.partition("%")[0]))
-
-
-def _network(destination: str, six: bool) -> _Network:
-    return ipaddress.ip_network(("::/0" if six else "0.0.0.0/0") if destination == "default" else destination)
-
-
 def _selector(text: str | None, six: bool) -> tuple[int, int]:
     """(number, prefix length in 128 bits), (0, 0) for any address."""
     if text is None or text in ("all", "any"):
         return 0, 0
-    network = _network(text, six)
+    network = numbers.network(text, six)
     if (network.version == 6) != six:
         raise ValueError(f"{text} is of another family than the rest of the rule")
-    return (number(network.network_address), length(network)) if network.prefixlen else (0, 0)
+    return (numbers.number(network.network_address), numbers.length(network)) if network.prefixlen else (0, 0)

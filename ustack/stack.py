@@ -20,10 +20,11 @@ from ustack_ext.driver.manual import ManualDriver
 from ustack_ext.driver.thread import ThreadDriver
 from ustack_ext.link.link import Link
 from ustack_ext.sockets import config, inspect
-from ustack_ext.sockets.stackcore import StackCore
 
-from . import connect, records, resolve, routing
+from . import addresses as numbers
+from . import connect, records, resolve
 from .forward import Forwarder, Handler
+from .links import Layered, Settings
 from .nat import Nat
 from .patch import Patched
 from .records import Connection, Interface, Neighbor
@@ -44,7 +45,7 @@ _NO_TIMEOUT: Any = object()
 _Part = TypeVar("_Part", Service, Forwarder)
 
 
-class Stack(SelfConfiguring, Routing, StackCore):
+class Stack(SelfConfiguring, Routing, Layered):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
     driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
@@ -188,23 +189,11 @@ class Stack(SelfConfiguring, Routing, StackCore):
         """
         if not isinstance(link, Link):
             raise TypeError(f"link: {link!r} is no link (Tap, Tun, Callback, an end of a pipe, …)")
-        if isinstance(addresses, str):
-            addresses = [addresses]
-        parsed = [_interface_address(text) for text in addresses]
-        vias = [(routing.address(text), ":" in text) for text in _gateways(gateway)]
-        if mtu is not None:
-            _check_mtu(mtu)
+        wanted = Settings(addresses, gateway, mtu=mtu, probe=probe, autoconf=autoconf)
         chosen = name or self._free_name(link.name or "net")
         config.attach(self, link, chosen)
         try:
-            if mtu is not None:
-                config.set_mtu(self, chosen, mtu)
-            for address, length in parsed:
-                config.add_address(self, chosen, address, length, probe)
-            for via, six in vias:
-                config.change_route(self, True, 0 if six else routing.V4_MARK, 0 if six else 96, via, chosen, 0, 0, 0)
-            if autoconf:
-                config.autoconf(self, chosen)
+            wanted.give(self, chosen)
         except BaseException:
             config.detach(self, link)
             raise
@@ -225,26 +214,23 @@ class Stack(SelfConfiguring, Routing, StackCore):
 
     def add_address(self, interface: str, address: str, *, probe: bool = False) -> None:
         """Give an interface one more address, "10.9.0.3/24". Raises ValueError, OSError."""
-        value, length = _interface_address(address)
+        value, length = numbers.interface_address(address)
         config.add_address(self, interface, value, length, probe)
 
     def remove_address(self, interface: str, address: str) -> None:
         """Take an address from an interface. Raises ValueError, OSError: EADDRNOTAVAIL."""
-        config.remove_address(self, interface, routing.address(address.split("/")[0]))
+        config.remove_address(self, interface, numbers.address(address.split("/")[0]))
 
     def add_neighbor(self, interface: str, address: str, mac: bytes | str) -> None:
         """Make a neighbour's link address permanent: it is never asked for and never ages, as `ip neigh replace`.
 
         mac: 6 bytes, or "02:00:00:00:00:01". Raises ValueError, OSError: ENODEV, EINVAL (no Ethernet).
         """
-        raw = bytes.fromhex(mac.replace(":", "")) if isinstance(mac, str) else bytes(mac)
-        if len(raw) != 6 or raw[0] & 1:
-            raise ValueError(f"mac: {mac!r} is not one station's Ethernet address")
-        config.change_neighbor(self, interface, routing.address(address), raw)
+        config.change_neighbor(self, interface, numbers.address(address), numbers.mac(mac))
 
     def del_neighbor(self, interface: str, address: str) -> None:
         """Forget a neighbour, permanent or learnt. Raises ValueError, OSError: ENODEV, ENOENT."""
-        config.change_neighbor(self, interface, routing.address(address), None)
+        config.change_neighbor(self, interface, numbers.address(address), None)
 
     @property
     def nat(self) -> Nat:
@@ -488,18 +474,3 @@ def _loop_driver(seed: bytes | None, memory: int | None) -> LoopDriver:
     except RuntimeError:
         pass
     return made
-
-
-def _interface_address(text: str) -> tuple[int, int]:
-    """(number, prefix length in 128 bits) of "10.9.0.2/24" or "fd09::2/64"."""
-    found = ipaddress.ip_interface(text)
-    return routing.number(found.ip), routing.length(found.network)
-
-
-def _gateways(given: str | Iterable[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
-
-
-def _check_mtu(mtu: int) -> None:
-    if not 68 <= mtu <= 65535:
-        raise ValueError(f"mtu: {mtu} is not between 68 and 65535")

@@ -278,7 +278,7 @@ def test_frames_for_others_and_odd_frames(lab: Lab) -> None:
         "another link address": Ether(src=PEER_MAC, dst="02:00:00:00:00:99") / packet,
         "a group nobody joined": Ether(src=PEER_MAC, dst="01:00:5e:00:00:fb") / packet,
         "from a group": Ether(src="03:00:00:00:00:01", dst=mac) / packet,
-        "VLAN 0": Ether(src=PEER_MAC, dst=mac) / Dot1Q(vlan=0) / packet,
+        "VLAN 0 twice": Ether(src=PEER_MAC, dst=mac) / Dot1Q(vlan=0) / Dot1Q(vlan=0) / packet,
         "VLAN 7": Ether(src=PEER_MAC, dst=mac) / Dot1Q(vlan=7) / packet,
         "802.3": Dot3(src=PEER_MAC, dst=mac, len=len(packet)) / Raw(bytes(packet)),
         "IPv6 type": Ether(src=PEER_MAC, dst=mac, type=0x86DD) / Raw(bytes(packet)),

@@ -20,13 +20,17 @@ SERVER = IPv4Address("10.0.0.2")
 
 
 class World:
-    """A stack without an address, and a DHCP server on another one."""
+    """A stack without an address, and a DHCP server on another one. vlan: both in a VLAN of the wire."""
 
-    def __init__(self, net: Network, **wire_settings: Any) -> None:
+    def __init__(self, net: Network, vlan: int | None = None, **wire_settings: Any) -> None:
         self.net = net
         self.a, self.b = net.stack("a"), net.stack("b")
-        self.wire = net.wire(self.a, self.b, addresses=(None, f"{SERVER}/24"), delay=0.001, **wire_settings)
-        self.name = next(one.name for one in self.a.interfaces() if one.medium == "ethernet")
+        own = None if vlan else f"{SERVER}/24"
+        self.wire = net.wire(self.a, self.b, addresses=(None, own), delay=0.001, **wire_settings)
+        self.name, self.servers = (stack.interfaces()[-1].name for stack in (self.a, self.b))
+        if vlan:
+            self.name = self.a.add_vlan(self.name, vlan)
+            self.servers = self.b.add_vlan(self.servers, vlan, addresses=[f"{SERVER}/24"])
         self.heard: list[tuple[float, Message, str]] = []
         self.options: dict[int, bytes] = {}
         self.lease = 3600
@@ -39,6 +43,7 @@ class World:
     def _serve(self) -> None:
         sock = self.b.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.servers.encode())
         sock.bind(("", 67))
         self.sock = sock
         with contextlib.suppress(OSError), sock:
@@ -340,6 +345,18 @@ def test_a_bad_wire(net: Network) -> None:
         world.net.run(1800)
         assert dhcp.lease is not None
     assert set(world.events) == {"bound", "renewed"}
+
+
+def test_each_interface_has_its_own_client(net: Network) -> None:
+    """On a VLAN: what its client asks and gets has nothing to do with that of the interface below."""
+    world = World(net, vlan=5)
+    below = world.a.dhcp(world.a.interfaces()[1].name)
+    assert world.dhcp().wait(timeout=30).address == str(ADDRESS)
+    assert world.addresses() == [f"{ADDRESS}/24"]
+    assert world.reachable()
+    net.run(duration=30)
+    assert (below.state, below.lease) == ("SELECTING", None)
+    assert {peer for _, message, peer in world.heard if message.type == wire.DISCOVER} == {"0.0.0.0"}
 
 
 def test_only_ethernet(net: Network) -> None:

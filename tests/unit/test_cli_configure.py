@@ -1,4 +1,4 @@
-"""`ustack addr|route|neigh|stats|sysctl` against a stack in this process, over its control socket."""
+"""`ustack addr|link|route|neigh|stats|sysctl` against a stack in this process, over its control socket."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ def test_addresses(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["name"] for row in rows} == {"lo", "net0"}
 
 
+def test_links(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = out(capsys, "link")
+    assert "2: net0: <ETHERNET,UP> mtu 1500\n    link/ether " in shown
+    assert "    TX: 1 packets, 42 bytes, 0 dropped\n" in shown  # the ARP announcement
+    out(capsys, "link", "add", "link", "net0", "name", "net0.5", "type", "vlan", "id", "5", "priority", "3")
+    out(capsys, "link", "add", "link", "net0", "six", "type", "vlan", "id", "6")
+    out(capsys, "link", "add", "link", "net0", "type", "vlan", "id", "7", "mtu", "1400")
+    out(capsys, "link", "add", "br0", "type", "bridge", "net0.5", "six")
+    out(capsys, "addr", "add", "10.7.0.1/24", "dev", "net0.7")
+    shown = out(capsys, "link", "show")
+    assert "3: net0.5@net0: <ETHERNET,UP> mtu 1500 master br0\n" in shown
+    assert "    vlan id 5\n" in shown
+    assert "    bridge of net0.5 six\n" in shown
+    assert "5: net0.7@net0: <ETHERNET,UP> mtu 1400\n" in out(capsys, "addr")
+    assert "10.7.0.0/24 dev net0.7 src 10.7.0.1" in out(capsys, "route")
+    rows = {row["name"]: row for row in map(json.loads, out(capsys, "link", "--json").splitlines())}
+    assert (rows["six"]["parent"], rows["six"]["vlan"], rows["br0"]["ports"]) == ("net0", 6, ["net0.5", "six"])
+    out(capsys, "link", "del", "br0")
+    out(capsys, "link", "del", "dev", "six")
+    assert "br0" not in (shown := out(capsys, "link"))
+    assert "six" not in shown
+
+
 def test_routes(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "default via 10.9.0.1 dev net0" in out(capsys, "route")
     out(capsys, "route", "add", "192.0.2.0/24", "via", "10.9.0.7", "metric", "5")
@@ -75,6 +98,14 @@ def test_knobs(stack: Any, capsys: pytest.CaptureFixture[str]) -> None:
         (["addr", "add", "10.9.0.3/24", "dev", "nothing"], 1, "nothing"),
         (["addr", "add", "10.9.0.300/24", "dev", "net0"], 1, "10.9.0.300"),
         (["addr", "flush"], 2, "flush"),
+        (["link", "add", "link", "net0", "name", "x", "type", "vxlan", "id", "5"], 2, "type vlan id"),
+        (["link", "add", "name", "x", "type", "vlan", "id", "5"], 2, "type vlan id"),
+        (["link", "add", "link", "net0", "type", "vlan"], 2, "id … is missing"),
+        (["link", "add", "link", "net0", "type", "vlan", "id", "4095"], 1, "4095"),
+        (["link", "add", "br0", "type", "bridge"], 1, "ports"),
+        (["link", "add", "type", "bridge", "net0"], 2, "name … is missing"),
+        (["link", "del", "net0"], 1, "Invalid"),
+        (["link", "del"], 2, "a name is missing"),
         (["route", "del", "198.51.100.0/24"], 1, "no route"),
         (["sysctl", "net.ipv4.nothing"], 1, "nothing"),
         (["sysctl", "net.ipv4.tcp_sack=x"], 1, "numbers"),

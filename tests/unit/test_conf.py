@@ -78,6 +78,9 @@ def test_every_key_has_its_line(pieces: list[str]) -> None:
     look(settings, ())
 
 
+VLAN = "[[vlan]]\ninterface='a'\nid=5\n"
+BRIDGE = "[[bridge]]\nname='b'\nports=['a']\n"
+NAT = "[nat]\nmasquerade = 'a'\n[[nat.forward]]\ninterface='a'\n"
 GOOD = '[[interface]]\nname = "a"\nkind = "pipe"\n'
 
 
@@ -113,6 +116,24 @@ GOOD = '[[interface]]\nname = "a"\nkind = "pipe"\n'
         ("[[publish]]\nname='a'\ntype='_http._tcp'\nport=80", ":1: nothing is published without"),
         ("[[service]]\nport = 7\nkind = 'echo'\ntext = 'a'", ":4: echo sends no text of yours"),
         ("interface = 3", ":1: interface: a list is wanted, not a number"),
+        (GOOD + "[[vlan]]\ninterface='b'\nid=5", ":5: there is no interface 'b' in this file (but a, b.5)"),
+        (GOOD + "[[vlan]]\ninterface='a'\nid=4095", ":6: vlan[0].id: 4095 is not a whole number from 1 to 4094"),
+        (GOOD + "[[vlan]]\nid=5", ":4: vlan[0]: 'interface' is missing"),
+        (GOOD + VLAN + VLAN, ":9: VLAN 5 of a is there already"),
+        (GOOD + VLAN + "[[vlan]]\ninterface='a.5'\nid=6", ":8: 'a.5' carries no VLANs: it is a VLAN itself"),
+        (GOOD + "[[vlan]]\ninterface='a'\nid=5\nname='a'", ":7: interface 'a' is there already"),
+        ("[[interface]]\nname='t'\nkind='tun'\n[[vlan]]\ninterface='t'\nid=5", ":5: 't' carries no VLANs: it is a tun"),
+        ("[[interface]]\nname='a-long-name-15'\n[[vlan]]\ninterface='a-long-name-15'\nid=5", ":3: 'a-long-name-15.5'"),
+        (GOOD + "[[bridge]]\nname='b'\nports=['a','z']", ":6: there is no interface 'z' in this file (but a, b)"),
+        (GOOD + "[[bridge]]\nname='b'\nports=[]", ":6: a bridge needs ports"),
+        (GOOD + "[[bridge]]\nname='b'\nports=['a','a']", ":6: 'a' is a port already"),
+        (GOOD + "addresses='10.0.0.1/24'\n" + BRIDGE, ":7: 'a' is a port: its addresses belong to 'b'"),
+        (GOOD + BRIDGE + "[[bridge]]\nname='c'\nports=['b']", ":9: 'b' cannot be a port: it is of a bridge"),
+        (GOOD + "[nat]\nmasquerade = ['z']", ":5: there is no interface 'z' in this file (but a)"),
+        (GOOD + "[nat]\nmasquerad = ['a']", ":5: no key 'masquerad' in nat: did you mean 'masquerade'?"),
+        (GOOD + NAT.replace("'a'", "'b'", 1) + "protocol='tcp'\nport=80\nto='10.0.0.2'", ":7: 'a' is not one that ma"),
+        (GOOD + NAT + "protocol='tpc'\nport=80\nto='10.0.0.2'", ":8: nat.forward[0].protocol: 'tpc': did you mean"),
+        (GOOD + NAT + "protocol='tcp'\nport=80\nto='fd00::1'", ":10: 'fd00::1': addresses are translated in IPv4 only"),
         ("hosts = 3", ":1: hosts: a table is wanted, not a number"),
         ("[sysctl]\nnet.ipv4.tcp_sack = 1.5", ":2: tcp_sack: a number"),
         ("[stack]\nmemory = '1k'", ":2: stack.memory: '1k' is not an amount of memory"),
@@ -139,6 +160,10 @@ def test_everything_wrong_is_said_at_once() -> None:
         (GOOD + "[[route]]\nto = '192.0.2.0/24'\nvia = '10.9.0.1'", ":4: "),
         ("[[service]]\nkind = 'echo'\nport = 7\n[[service]]\nkind = 'http'\nport = 7", ":4: "),
         ("[dns]\nservers = '10.0.0.1'\nsearch = 'a..b'", ":1: "),
+        (GOOD + "[nat]\nmasquerade = 'a'\n[[nat.forward]]\ninterface='a'\nprotocol='tcp'\nport=80\nto='10.0.0.2'\n"
+         "[[nat.forward]]\ninterface='a'\nprotocol='tcp'\nport=80\nto='10.0.0.3'", ":11: [Errno 17] File exists"),
+        (GOOD + "[[vlan]]\ninterface='a'\nid=5\nmtu=9000", ":4: mtu: 9000 is more than the 1500 bytes"),
+        (GOOD + "[[bridge]]\nname='b'\nports=['a']\nmtu=9000", ":4: mtu: 9000 is more than the 1500 bytes"),
     ],
 )  # fmt: skip
 def test_what_the_stack_refuses_has_its_line_too(text: str, complaint: str) -> None:
@@ -236,6 +261,87 @@ def test_a_whole_configuration() -> None:
             assert sock.recv(10) == b"hello\n"
 
 
+LAYERS = """
+[stack]
+forwarding = true
+[[interface]]
+name = "wan"
+kind = "pipe"
+addresses = "192.0.2.1/24"
+[[interface]]
+name = "trunk"
+kind = "pipe"
+[[interface]]
+name = "lan"
+kind = "pipe"
+[[vlan]]
+interface = "lab"
+id = 9
+name = "upper"
+addresses = "10.9.0.1/24"
+[[vlan]]
+interface = "trunk"
+id = 5
+priority = 3
+[[vlan]]
+interface = "trunk"
+id = 6
+name = "guests"
+mtu = 1400
+addresses = ["10.6.0.1/24", "fd06::1/64"]
+gateway = "10.6.0.9"
+mdns = true
+[[bridge]]
+name = "lab"
+ports = ["lan", "trunk.5"]
+mac = "02:00:00:00:00:bb"
+ageing-time = 60
+addresses = "10.5.0.1/24"
+[nat]
+masquerade = "wan"
+[[nat.forward]]
+interface = "wan"
+protocol = "tcp"
+port = 8080
+to = "10.5.0.7"
+to-port = 80
+[[route]]
+to = "10.66.0.0/16"
+via = "10.6.0.7"
+interface = "guests"
+[[neighbor]]
+interface = "lab"
+address = "10.5.0.7"
+mac = "02:00:00:00:00:07"
+"""
+
+
+def test_vlans_bridges_and_translation() -> None:
+    """The VLAN of a bridge may stand before it in the file; a port that is forwarded is found at the outer address."""
+    config = conf.parse(LAYERS)
+    with ustack.Stack() as stack:
+        ends = conf.apply(config, stack).ends
+        shown = {one.name: one for one in stack.interfaces()}
+        assert list(shown) == ["lo", "wan", "trunk", "lan", "trunk.5", "guests", "lab", "upper"]
+        assert (shown["lab"].ports, shown["lab"].mac) == (("lan", "trunk.5"), "02:00:00:00:00:bb")
+        assert (shown["guests"].parent, shown["guests"].vlan, shown["guests"].mtu) == ("trunk", 6, 1400)
+        assert shown["upper"].parent == "lab"
+        assert {"10.66.0.0/16", "0.0.0.0/0"} <= {r.destination for r in stack.routes() if r.interface == "guests"}
+        assert [type(one).__name__ for one in stack._clients] == ["Mdns"]
+        with pytest.raises(FileExistsError):
+            stack.nat.forward("wan", "tcp", 8080, ("10.5.0.7", 80))
+        stack.del_neighbor("lab", "10.5.0.7")
+        with ustack.Stack() as outside, ustack.Stack() as inside:
+            outside.attach(ends["wan"], addresses=["192.0.2.2/24"])
+            name = inside.attach(ends["trunk"])
+            inside.add_vlan(name, 5, addresses=["10.5.0.7/24"], gateway="10.5.0.1")
+            listener = inside.create_server(("10.5.0.7", 80))
+            with outside.create_connection(("192.0.2.1", 8080), timeout=10):
+                conn, peer = listener.accept()
+                assert peer[0] == "192.0.2.2"
+                conn.close()
+
+
 def test_the_far_end_of_a_pipe() -> None:
     with ustack.Stack() as stack, ustack.Stack() as other:
         applied = conf.apply(conf.parse(GOOD + "addresses = '10.9.0.2/24'"), stack)
@@ -245,9 +351,16 @@ def test_the_far_end_of_a_pipe() -> None:
             assert listener.accept()[0].getpeername() == client.getsockname()
 
 
-def test_the_example_is_a_good_one() -> None:
+def test_the_examples_are_good_ones() -> None:
     config = conf.load(Path(__file__).resolve().parents[2] / "examples" / "lab.toml")
     assert [one["name"] for one in config.list("interface")] == ["ust0", "ust1"]
+    router = (Path(__file__).resolve().parents[2] / "examples" / "router.toml").read_text()
+    # The same over wires in memory, which need no privilege.
+    pipes = "\n".join(line for line in router.splitlines() if not line.startswith("host-"))
+    pipes = pipes.replace("[[interface]]\n", '[[interface]]\nkind = "pipe"\n')
+    with conf.open_stack(conf.parse(pipes)) as stack:
+        shown = {one.name: one for one in stack.interfaces()}
+        assert (shown["office"].ports, shown["guests"].parent) == (("ust1.5", "ust2"), "ust1")
 
 
 def test_kinds_of_services() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from ustack_ext.net.testing import transmit
@@ -91,6 +91,48 @@ def test_every_frame_is_what_scapy_would_send(**drawn: Any) -> None:
     head = len(bytes(packet))
     assert {tuple(offload) for _, *offload in frames} == {(0, 0, head, head - len(bytes(packet[TCP])), 16)}
     assert counters == {"tx_packets": len(wanted), "tx_bytes": sum(map(len, wanted)), "tx_dropped": 0}
+
+
+@given(
+    data=st.integers(2, 20000),
+    size=st.integers(1, 9000),
+    cuts=st.one_of(st.just([-1]), st.lists(st.integers(0, 20000), max_size=12)),
+    six=st.booleans(),
+    tag=st.booleans(),
+    by_link=st.booleans(),
+)
+@settings(max_examples=100)
+def test_datagrams_and_frames_with_a_tag(**drawn: Any) -> None:
+    """A UDP superframe is as many datagrams; a tag is in each piece."""
+    data, size, cuts, six, tag, by_link = drawn.values()
+    size = max(size, data // 64)
+    packet = headers(six=six)
+    payload = bytes((i * 5) & 0xFF for i in range(data))
+    if tag:
+        packet = packet[Ether].copy()
+        inner = packet.payload
+        packet.remove_payload()
+        packet = packet / Dot1Q(vlan=5, prio=3) / inner
+        status, frames, _ = cut(packet, payload, size, cuts)
+        assert (status, [frame for frame, *_ in frames]) == (0, expected(packet, payload, size))
+    packet = packet.copy()
+    packet[IPv6 if six else IP].remove_payload()
+    packet = packet / UDP(sport=5000, dport=6000)
+    head = bytes(packet)
+    start = len(head) - 8
+    status, frames, _ = transmit(
+        spread(head, payload, cuts), gso_size=size, hdr_len=len(head), csum_start=start, six=six, udp=True,
+        can_checksum=by_link,
+    )  # fmt: skip
+    wanted = [bytes(packet / Raw(payload[at : at + size])) for at in range(0, data, size)]
+    assert status == 0
+    if by_link:
+        assert [frame[: start + 6] + frame[start + 8 :] for frame, *_ in frames] == [
+            frame[: start + 6] + frame[start + 8 :] for frame in wanted
+        ]
+        assert {tuple(rest) for _, *rest in frames} == {(CSUM_WANTED, 0, len(head), start, 6)}
+    else:
+        assert [frame for frame, *_ in frames] == wanted
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])

@@ -1,4 +1,4 @@
-"""`ustack addr|route|rule|neigh|stats|sysctl`: show and change a running stack from another terminal.
+"""`ustack addr|link|route|rule|neigh|stats|sysctl`: show and change a running stack from another terminal.
 
 Responsible for: words as iproute2 and sysctl(8) take them, and how answers are printed. Not for: reaching the stack
 (ustack.control), or what a change does (ustack.Stack).
@@ -17,6 +17,7 @@ from .. import control, routing
 from .errors import EXIT_USAGE, CommandError, reason
 
 Row = dict[str, Any]
+_NUMBERS = ("metric", "mtu", "vlan", "priority")
 
 
 class Verb(NamedTuple):
@@ -161,6 +162,25 @@ def _neighbor_del(words: list[str]) -> tuple[str, Row]:
     return "del_neighbor", {"address": _first(words, "an address"), **_pairs(words[1:], {"dev": "interface"}, ("dev",))}
 
 
+def _link_add(words: list[str]) -> tuple[str, Row]:
+    """[link ust0] [name] ust0.5 type vlan id 5, or [name] br0 type bridge ust1 ust2."""
+    at = words.index("type") if "type" in words else len(words)
+    kind = words[at + 1] if at + 1 < len(words) else ""
+    # As ip-link(8) has it, a name may stand without the word.
+    first = words[:at] if at % 2 == 0 else [*words[: at - 1], "name", words[at - 1]]
+    pairs = _pairs(first, {"name": "name", "link": "interface"}, ("name",) if kind == "bridge" else ())
+    if kind == "bridge":
+        return "add_bridge", {"name": pairs["name"], "ports": words[at + 2 :]}
+    if kind != "vlan" or "interface" not in pairs:
+        raise CommandError("link NAME … type vlan id N, or NAME type bridge PORT … is wanted", EXIT_USAGE)
+    known = {"id": "vlan", "priority": "priority", "mtu": "mtu"}
+    return "add_vlan", {**pairs, **_pairs(words[at + 2 :], known, ("id",))}
+
+
+def _link_del(words: list[str]) -> tuple[str, Row]:
+    return "remove_interface", {"name": _first([word for word in words if word != "dev"], "a name")}
+
+
 def _sysctl(args: argparse.Namespace, words: list[str]) -> int:
     path = _one_stack(args.stack)
     for word in words:
@@ -184,12 +204,31 @@ def _knob(name: str, value: Any) -> str:
     return f"{name} = {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
+def _heading(row: Row) -> Iterator[str]:
+    """The lines of an interface that `addr` and `link` share."""
+    state = "UP" if row["up"] else "DOWN"
+    below = f"@{row['parent']}" if row.get("parent") else ""
+    above = f" master {row['bridge']}" if row.get("bridge") else ""
+    yield f"{row['index']}: {row['name']}{below}: <{row['medium'].upper()},{state}> mtu {row['mtu']}{above}"
+    if row.get("mac"):
+        yield f"    link/ether {row['mac']}"
+
+
+def _show_links(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        yield from _heading(row)
+        if row.get("vlan"):
+            yield f"    vlan id {row['vlan']}"
+        if row.get("ports"):
+            yield f"    bridge of {' '.join(row['ports'])}"
+        for way in ("rx", "tx"):
+            counts = ", ".join(f"{row[f'{way}_{what}']} {what}" for what in ("packets", "bytes", "dropped"))
+            yield f"    {way.upper()}: {counts}"
+
+
 def _show_addresses(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        state = "UP" if row["up"] else "DOWN"
-        yield f"{row['index']}: {row['name']}: <{row['medium'].upper()},{state}> mtu {row['mtu']}"
-        if row.get("mac"):
-            yield f"    link/ether {row['mac']}"
+        yield from _heading(row)
         for one in row["addresses"]:
             family = "inet6" if ":" in one["address"] else "inet"
             extra = "" if one["state"] == "PREFERRED" else f" {one['state'].lower()}"
@@ -240,6 +279,15 @@ VERBS = (
         "show (the default), add ADDR/LEN dev NAME, or del ADDR dev NAME",
         {"add": _address_change("add_address"), "del": _address_change("remove_address")},
         _show_addresses,
+    ),
+    Verb(
+        "link",
+        "show the interfaces of a running stack, make and remove VLANs and bridges, as ip-link(8) does",
+        "interfaces",
+        "show (the default), add link NAME [name NAME] type vlan id N [priority N], add NAME type bridge PORT …, or "
+        "del NAME",
+        {"add": _link_add, "del": _link_del},
+        _show_links,
     ),
     Verb(
         "route",

@@ -14,7 +14,8 @@ import sys
 import threading
 from typing import Any
 
-from ..conf.schema import SERVICES, SERVICES_WITH_TEXT
+from ..conf.references import SERVICES_WITH_TEXT
+from ..conf.schema import SERVICES
 from .errors import CommandError
 from .httpd import StackHTTPServer, file_handler
 from .session import Session, add_stack_options, device_name, how_to_enter, note, open_session, port_number

@@ -19,7 +19,7 @@ from .lines import Path
 from .schema import Config
 
 _FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
-_ATTACHING = ("mtu", "name", "addresses", "gateway", "probe", "autoconf")
+_SETTINGS = ("mtu", "addresses", "gateway", "probe", "autoconf")
 _PIPE_MTU = 1500
 
 
@@ -50,33 +50,63 @@ def apply(config: Config, stack: ustack.Stack) -> Applied:
     try:
         for number, one in enumerate(config.list("interface")):
             with _blame(config, ("interface", number)):
-                stack.attach(links[one["name"]], **{key: one[key] for key in _ATTACHING if key in one})
+                stack.attach(links[one["name"]], name=one["name"], **_settings(one))
             del links[one["name"]]
     except BaseException:
         for link in [*links.values(), *applied.ends.values()]:
             link.close()
         raise
+    for path, one in config.interfaces():
+        if path[0] != "interface":
+            with _blame(config, path):
+                _add_layer(stack, one)
     _sysctls(config, stack, early=False)
     _routes(config, stack)
+    _nat(config, stack)
     stack.hosts.update({name.lower().rstrip("."): found for name, found in config.table("hosts").items()})
     if dns := config.table("dns"):
         with _blame(config, ("dns",)):
             stack.use_dns(dns.pop("servers"), **dns)
     _services(config, stack)
-    for number, one in enumerate(config.list("interface")):
+    for path, one in config.interfaces():
         if one.get("link_local"):
-            with _blame(config, ("interface", number, "link-local")):
+            with _blame(config, (*path, "link-local")):
                 stack.link_local(one["name"])
         if one.get("mdns") is not None:
-            _multicast_dns(config, stack, number, one)
+            _multicast_dns(config, stack, path, one)
         for key in ("dhcp", "dhcp6"):
             if one.get(key) is not None:
-                with _blame(config, ("interface", number, key)):
+                with _blame(config, (*path, key)):
                     options = dict(one[key])
                     wait = options.pop("wait", True)
                     client = getattr(stack, key)(one["name"], **options)
                     applied.waiting += [client] if wait else []
     return applied
+
+
+def _settings(one: dict[str, Any]) -> dict[str, Any]:
+    """What Stack.attach(), add_vlan() and add_bridge() all take."""
+    return {key: one[key] for key in _SETTINGS if key in one}
+
+
+def _add_layer(stack: ustack.Stack, one: dict[str, Any]) -> None:
+    """A VLAN or a bridge."""
+    more = {key: one[key] for key in ("priority", "mac", "ageing_time") if key in one}
+    if "ports" in one:
+        stack.add_bridge(one["name"], one["ports"], **more, **_settings(one))
+    else:
+        stack.add_vlan(one["interface"], one["id"], name=one["name"], **more, **_settings(one))
+
+
+def _nat(config: Config, stack: ustack.Stack) -> None:
+    nat = config.table("nat")
+    for number, name in enumerate(nat.get("masquerade", [])):
+        with _blame(config, ("nat", "masquerade", number)):
+            stack.nat.masquerade(name)
+    for number, one in enumerate(nat.get("forward", [])):
+        with _blame(config, ("nat", "forward", number)):
+            to = (one["to"], one.get("to_port", one["port"]))
+            stack.nat.forward(one["interface"], one["protocol"], one["port"], to)
 
 
 @contextlib.contextmanager
@@ -96,7 +126,7 @@ def _sysctls(config: Config, stack: ustack.Stack, early: bool) -> None:
         for name in _FORWARDING:
             if name in stack.sysctl:
                 stack.sysctl[name] = int(config.table("stack")["forwarding"])
-    names = {one["name"] for one in config.list("interface")}
+    names = {one["name"] for _, one in config.interfaces()}
     for name, value, path in config.settings.get("sysctl", []):
         if early != any(f".{one}." in name for one in names):
             with _blame(config, path):
@@ -159,8 +189,8 @@ def _routes(config: Config, stack: ustack.Stack) -> None:
             stack.add_neighbor(one["interface"], one["address"], one["mac"])
 
 
-def _multicast_dns(config: Config, stack: ustack.Stack, number: int, one: dict[str, Any]) -> None:
-    with _blame(config, ("interface", number, "mdns")):
+def _multicast_dns(config: Config, stack: ustack.Stack, path: Path, one: dict[str, Any]) -> None:
+    with _blame(config, (*path, "mdns")):
         mdns = stack.mdns(one["name"], **one["mdns"])
     for place, what in enumerate(config.list("publish")):
         with _blame(config, ("publish", place)):

@@ -1,24 +1,24 @@
 """The configuration file: which keys there are, and what they may be.
 
-Responsible for: reading a file (TOML, or the same as JSON) and holding it against the schema, each key and what refers
-to another part of the file. Not for: making a stack so (ustack/conf/applying.py), the words of errors (checks.py).
+Responsible for: reading a file (TOML, or the same as JSON) and holding it against the schema, key by key. Not for: what
+refers to another part of the file (references.py), making a stack so (applying.py), the words of errors (checks.py).
 """
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from . import checks
+from . import checks, references
 from .checks import Check, ConfigError, Report, Table, many, mapping, switch, value, whole
 from .lines import Path, lines_of
 
 # ustack.service.KINDS: that module needs the extension modules, which reading a file does without.
 SERVICES = ("echo", "discard", "chargen", "answer", "http")
-SERVICES_WITH_TEXT = ("answer", "http")
 
 _DHCP = switch(
     Table(
@@ -48,24 +48,29 @@ _DHCP6 = switch(
     )
 )
 
+# What any interface may get: that of a link, a VLAN, a bridge.
+_SETTINGS: dict[str, Check] = {
+    "addresses": many(checks.interface_address, alone=True),
+    "gateway": many(checks.address, alone=True),
+    "mtu": checks.mtu,
+    "probe": checks.boolean,
+    "autoconf": checks.boolean,
+    "link-local": checks.boolean,
+    "mdns": switch(Table({"hostname": checks.text})),
+    "dhcp": _DHCP,
+    "dhcp6": _DHCP6,
+}
+
 _INTERFACE = Table(
     {
         "name": checks.device,
         "kind": checks.one_of("tap", "tun", "pipe"),
         "device": checks.device,
         "peer": checks.device,
-        "addresses": many(checks.interface_address, alone=True),
         "host-addresses": many(checks.interface_address, alone=True),
-        "gateway": many(checks.address, alone=True),
-        "mtu": checks.mtu,
         "mac": checks.mac,
         "offload": checks.boolean,
-        "probe": checks.boolean,
-        "autoconf": checks.boolean,
-        "link-local": checks.boolean,
-        "mdns": switch(Table({"hostname": checks.text})),
-        "dhcp": _DHCP,
-        "dhcp6": _DHCP6,
+        **_SETTINGS,
     },
     required=("name",),
 )
@@ -78,6 +83,46 @@ def _table(given: Any) -> int | str:
 
 
 _ROUTING_TABLE = value('a number from 1 on, "main" or "default"', _table)
+
+_VLAN = Table(
+    {
+        "interface": checks.device,
+        "id": whole(1, 4094),
+        "name": checks.device,
+        "priority": whole(0, 7),
+        **_SETTINGS,
+    },
+    required=("interface", "id"),
+)
+
+_BRIDGE = Table(
+    {
+        "name": checks.device,
+        "ports": many(checks.device),
+        "mac": checks.mac,
+        "ageing-time": checks.seconds,
+        **_SETTINGS,
+    },
+    required=("name", "ports"),
+)
+
+_NAT = Table(
+    {
+        "masquerade": many(checks.device, alone=True),
+        "forward": many(
+            Table(
+                {
+                    "interface": checks.device,
+                    "protocol": checks.one_of("tcp", "udp"),
+                    "port": checks.port,
+                    "to": checks.address,
+                    "to-port": checks.port,
+                },
+                required=("interface", "protocol", "port", "to"),
+            )
+        ),
+    }
+)
 
 _ROUTE = Table(
     {
@@ -185,9 +230,12 @@ def _knobs(given: Any, path: Path, report: Report) -> Any:
 SCHEMA: dict[str, Check] = {
     "stack": _STACK,
     "interface": many(_INTERFACE),
+    "vlan": many(_VLAN),
+    "bridge": many(_BRIDGE),
     "route": many(_ROUTE),
     "rule": many(_RULE),
     "neighbor": many(_NEIGHBOR),
+    "nat": _NAT,
     "dns": _DNS,
     "hosts": mapping(many(checks.address, alone=True)),
     "sysctl": _knobs,
@@ -212,6 +260,10 @@ class Config:
         """One of the lists of tables."""
         return list(self.settings.get(name, []))
 
+    def interfaces(self) -> builtins.list[tuple[Path, dict[str, Any]]]:
+        """Every interface with its path, in the order in which they are made: links', VLANs, bridges."""
+        return references.interfaces(self.settings)
+
 
 def load(path: str | pathlib.Path) -> Config:
     """Read a configuration file. `*.json`: the same keys as JSON (errors have no line then).
@@ -228,7 +280,7 @@ def parse(text: str, name: str = "configuration", *, is_json: bool = False) -> C
     checked = Table(SCHEMA)(settings, (), report)
     report.finish()
     assert checked is not None
-    _references(checked, report)
+    references.check(checked, report)
     report.finish()
     return Config(checked, report)
 
@@ -253,53 +305,3 @@ def _toml(name: str) -> Any:
         except ImportError:
             continue
     raise ConfigError(name, [(None, "TOML needs Python 3.11, or `pip install ustack[cli]`")])
-
-
-def _references(settings: dict[str, Any], report: Report) -> None:
-    """What one part of the file says of another, and what does not go together."""
-    interfaces: list[dict[str, Any]] = settings.get("interface", [])
-    names: dict[str, int] = {}
-    for number, one in enumerate(interfaces):
-        path: Path = ("interface", number)
-        if one["name"] in names:
-            report.add((*path, "name"), f"interface {one['name']!r} is there already")
-        names.setdefault(one["name"], number)
-        _interface(one, path, interfaces, report)
-    for number, one in enumerate(interfaces):
-        for wanted in set((one.get("dhcp6") or {}).get("assign", {})) - set(names):
-            report.add(
-                ("interface", number, "dhcp6", "assign", wanted), f"there is no interface {wanted!r} in this file"
-            )
-    for part in ("route", "neighbor"):
-        for number, one in enumerate(settings.get(part, [])):
-            wanted = one.get("interface")
-            if wanted is not None and wanted not in names:
-                known = ", ".join(sorted(names)) or "none"
-                report.add((part, number, "interface"), f"there is no interface {wanted!r} in this file (but {known})")
-            if part == "route" and "via" not in one and wanted is None:
-                report.add((part, number), "a route needs via, interface, or both")
-    if settings.get("publish") and all(one.get("mdns") is None for one in interfaces):
-        report.add(("publish", 0), "nothing is published without an interface that has mdns = true")
-    for number, one in enumerate(settings.get("service", [])):
-        if "text" in one and one["kind"] not in SERVICES_WITH_TEXT:
-            report.add(("service", number, "text"), f"{one['kind']} sends no text of yours")
-
-
-def _interface(one: dict[str, Any], path: Path, interfaces: list[dict[str, Any]], report: Report) -> None:
-    kind = one.get("kind", "tap")
-    misplaced: tuple[str, ...]
-    if kind == "pipe":
-        misplaced = ("device", "host_addresses", "offload")
-        peers = [other for other in interfaces if other["name"] == one.get("peer", other["name"])]
-        if "peer" in one and (one["peer"] == one["name"] or [p.get("kind") for p in peers] != ["pipe"]):
-            report.add((*path, "peer"), f"{one['peer']!r} is no other interface of kind pipe in this file")
-        elif "peer" in one and peers[0].get("peer", one["name"]) != one["name"]:
-            report.add((*path, "peer"), f"{one['peer']!r} has another peer")
-    else:
-        misplaced = ("peer", "mac") if kind == "tun" else ("peer",)
-    for key in ("dhcp", "dhcp6", "link_local", "mdns"):
-        if kind == "tun" and one.get(key) not in (None, False):
-            report.add((*path, key.replace("_", "-")), "this needs Ethernet, which a tun has not")
-    for key in misplaced:
-        if key in one:
-            report.add((*path, key.replace("_", "-")), f"{key.replace('_', '-')} has no place in a {kind}")

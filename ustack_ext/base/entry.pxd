@@ -21,6 +21,7 @@ cdef enum EntryKind:
     ENTRY_NAT
     ENTRY_RAW
     ENTRY_PACKET
+    ENTRY_STATION
 
 cdef struct TimerLink:     # circular list of a wheel's slot, through the slot itself
     TimerLink *next

@@ -150,7 +150,11 @@ cdef void read_header(const virtio_net_hdr *h, uint32_t length, Offload *off) no
     cdef uint32_t checked = <uint32_t>h.csum_start + h.csum_offset + 2
     cdef int kind = h.gso_type & ~VIRTIO_NET_HDR_GSO_ECN
     # Both flags mean that nobody needs to look at the checksum: verified, or never on a wire.
-    if h.flags & VIRTIO_NET_HDR_F_DATA_VALID or (h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and checked <= length):
+    if h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and checked <= length:
+        off.flags |= OFF_CSUM_VERIFIED | OFF_CSUM_WANTED
+        off.csum_start = h.csum_start
+        off.csum_offset = h.csum_offset
+    elif h.flags & VIRTIO_NET_HDR_F_DATA_VALID:
         off.flags |= OFF_CSUM_VERIFIED
     if h.gso_size == 0 or h.gso_size >= length or h.hdr_len > length:
         return

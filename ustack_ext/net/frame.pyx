@@ -14,6 +14,7 @@ from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REQUEST, ETH_HLEN, ETHERTYPE_
 from ustack_ext.base.core cimport count
 from ustack_ext.net.gso cimport gso_transmit, gso_wanted
 from ustack_ext.net.mib cimport ArpOutReplies, ArpOutRequests, DropIfaceDown, DropTxQueueFull
+from ustack_ext.net.state cimport stands_on_others
 
 
 cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t length,
@@ -29,7 +30,8 @@ cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t l
         return gso_transmit(n, i, iov, niov, length, off)
     if i.transmit(i.link, iov, niov, off) != 0:
         i.tx_dropped += 1
-        count(n.core, DropTxQueueFull)
+        if not stands_on_others(i):
+            count(n.core, DropTxQueueFull)
         return -ENOBUFS
     i.tx_packets += 1
     i.tx_bytes += length

@@ -10,13 +10,16 @@ from libc.string cimport memcmp
 from ustack_ext.wire.addr cimport (addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast,
                                    addr_to_v4, addr_v4)
 from ustack_ext.wire.bytes cimport get_be16, get_be32
-from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP_PARAM_PROBLEM,
+from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN,
+                                      ICMP_PARAM_PROBLEM,
                                       IP4_HLEN, IP4_MF,
-                                      IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, WIRE_CHECKSUM, WIRE_OK,
-                                      WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain, ip4_options_check, ip4_parse)
+                                      IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, VLAN_HLEN, VLAN_ID_MASK,
+                                      WIRE_CHECKSUM, WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain,
+                                      ip4_options_check, ip4_parse)
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP, OFF_GSO_UDP, IoVec
 from ustack_ext.net.arp cimport arp_input
+from ustack_ext.net.bridge cimport bridge_input
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.foreign cimport foreign_takes
 from ustack_ext.net.forward cimport forward_input, reverse_path_ok
@@ -30,11 +33,13 @@ from ustack_ext.net.nat cimport nat_in
 from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated, DropEthType, DropIfaceDown,
                                  DropIpChecksum, DropIpHeader, DropIpMartianDestination, DropIpMartianSource,
                                  DropIpNotOurs, DropIpOptions, DropIpReversePath, DropIpSourceRoute,
-                                 DropIpTruncated, DropIpUnknownProtocol, DropIpVersion, IpInAddrErrors,
+                                 DropIpTruncated, DropIpUnknownProtocol, DropIpVersion, DropVlanMalformed,
+                                 DropVlanUnknown, IpInAddrErrors,
                                  IpInDelivers, IpInHdrErrors,
                                  IpInMcastPkts, IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
-from ustack_ext.net.state cimport (ACCEPTED, Accepted, Fragment, MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_DONE, NET_TCP,
-                                   NET_UDP,
+from ustack_ext.net.vlan cimport vlan_of, vlan_untag
+from ustack_ext.net.state cimport (ACCEPTED, Accepted, CARRIES_BRIDGE, CARRIES_VLANS, Fragment, MEDIUM_ETHERNET,
+                                   MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP,
                                    NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST,
                                    RX_LINK_BROADCAST, RX_LOOPBACK, RX_SEEN, RX_TAKEN)
 
@@ -87,6 +92,8 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
     if i.medium == MEDIUM_ETHERNET:
         if length < ETH_HLEN:
             return drop(n, i, DropEthTruncated)
+        if i.carries != 0 and not_its_own(n, &i, buf, off):
+            return NET_DONE if i == NULL else frame_input(n, i, buf, off, rx, err, owned)
         reason = link_filter(i, p, p + 6, rx)
         if reason != MIB_COUNT:
             return drop(n, i, reason)
@@ -101,6 +108,20 @@ cdef int frame_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, 
         if length > 0 and p[0] >> 4 == 6:
             return ip6_input(n, rx, p, length, err, owned)
     return ip4_input(n, rx, p, length, err, owned)
+
+
+cdef bint not_its_own(Net *n, Iface **i, Buf *buf, const Offload *off) noexcept nogil:
+    """Whether a frame of *i is another interface's, which *i is then: that of a VLAN, or of the bridge that *i is a
+    port of; NULL: the bridge has sent it on, and that was all."""
+    cdef Iface *vlan = vlan_of(i[0], buf) if i[0].carries & CARRIES_VLANS else NULL
+    if vlan != NULL:
+        vlan_untag(buf)
+        i[0] = vlan
+        return True
+    if not i[0].carries & CARRIES_BRIDGE:
+        return False
+    i[0] = bridge_input(n, i[0], buf, off)
+    return True
 
 
 cdef bint show_frame(Net *n, Iface *i, Buf *buf) noexcept nogil:
@@ -124,9 +145,18 @@ cdef inline int link_filter(const Iface *i, const uint8_t *dst, const uint8_t *s
     return MIB_COUNT
 
 
+cdef int priority_tag(const uint8_t *p, uint32_t length) noexcept nogil:
+    """IEEE 802.1Q: id 0 names no VLAN, so the frame is the interface's own. One tag; a Drop counter, or MIB_COUNT."""
+    if length < VLAN_HLEN:
+        return DropVlanMalformed
+    if get_be16(p) & VLAN_ID_MASK != 0:
+        return DropVlanUnknown
+    return DropVlanMalformed if get_be16(p + 2) == ETHERTYPE_VLAN else MIB_COUNT
+
+
 cdef int not_ip4(Net *n, RxPkt *rx, uint16_t ethertype, uint8_t *p, uint32_t length, IcmpError *err,
                  Buf **owned) noexcept nogil:
-    """IPv6 and ARP; or what nobody reads: also 802.3 lengths and VLAN tags."""
+    """IPv6 and ARP, also with a priority tag; or what nobody reads, 802.3 lengths among it."""
     cdef int reason = DropEthType
     if ethertype == ETHERTYPE_IPV6:
         return ip6_input(n, rx, p, length, err, owned)
@@ -134,6 +164,15 @@ cdef int not_ip4(Net *n, RxPkt *rx, uint16_t ethertype, uint8_t *p, uint32_t len
         reason = arp_input(n, rx.iface, p, length, not rx.flags & RX_LINK_BROADCAST)
     elif rx.flags & RX_SEEN:
         return NET_DONE                                # a packet socket's protocol
+    elif ethertype == ETHERTYPE_VLAN:
+        reason = priority_tag(p, length)
+        if reason == MIB_COUNT:
+            ethertype = get_be16(p + 2)
+            p += VLAN_HLEN
+            length -= VLAN_HLEN
+            if ethertype == ETHERTYPE_IPV4:
+                return ip4_input(n, rx, p, length, err, owned)
+            return not_ip4(n, rx, ethertype, p, length, err, owned)
     return NET_DONE if reason == MIB_COUNT else drop(n, rx.iface, reason)
 
 

@@ -272,6 +272,16 @@ cdef enum Mib:
     FlowRefusals
     DropFlowBacklog
     DropFlowTimeout
+    # VLANs and bridges
+    DropVlanUnknown
+    DropVlanMalformed
+    BridgeForwarded
+    BridgeFlooded
+    BridgeMoves
+    BridgeTableFull
+    DropBridgeReserved
+    DropBridgeSamePort
+    DropBridgeOwnAddress
     MIB_COUNT
 
 cdef const char *mib_name(int which) noexcept nogil      # "" past the end

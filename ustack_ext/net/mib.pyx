@@ -75,6 +75,9 @@ cdef extern from *:
     "DropSocketFilter", "DropRawChecksum", "DropRawQueueFull", "DropPacketQueueFull",
     /* flows to any destination (forwarders) */
     "FlowTcpRequests", "FlowUdpRequests", "FlowAccepts", "FlowRefusals", "DropFlowBacklog", "DropFlowTimeout",
+    /* VLANs and bridges */
+    "DropVlanUnknown", "DropVlanMalformed", "BridgeForwarded", "BridgeFlooded", "BridgeMoves", "BridgeTableFull",
+    "DropBridgeReserved", "DropBridgeSamePort", "DropBridgeOwnAddress",
     };
     _Static_assert(sizeof(USTACK_MIB_NAMES) / sizeof(USTACK_MIB_NAMES[0]) <= 384, "more counters than MAX_COUNTERS");
     """

@@ -22,6 +22,7 @@ from ustack_ext.base.slab cimport slab_destroy, slab_init
 from ustack_ext.base.table cimport table_destroy, table_init
 from ustack_ext.net.addr6 cimport addr6_add, addr6_autoconf, addr6_left, addr6_timer, iface6_timer
 from ustack_ext.net.arp cimport arp_start, arp_timer
+from ustack_ext.net.bridge cimport bridge_forget, is_port
 from ustack_ext.net.frag cimport frag_forget_iface, frag_timer
 from ustack_ext.net.icmp cimport icmp_echo_out, icmp_error_about, icmp_tell_sender
 from ustack_ext.net.icmp6 cimport icmp6_echo_out, icmp6_error_about, icmp6_tell_sender
@@ -39,6 +40,7 @@ from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
 from ustack_ext.net.route cimport route_insert, route_remove
 from ustack_ext.net.rule cimport route_for
+from ustack_ext.net.vlan cimport vlan_unlink
 from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, Igmp, MAX_IFADDRS,
                                    MEDIUM_ETHERNET, NAT_FLOWS, NatFlow, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
 
@@ -116,7 +118,7 @@ cdef void net_destroy(Net *n) noexcept nogil:
     pmtu_clear(n)
     nat_destroy(n)
     while n.n_ifaces > 0:
-        iface_free(n, n.ifaces[n.n_ifaces - 1])
+        iface_remove(n, n.ifaces[n.n_ifaces - 1])
     free(n.routes)
     n.routes = NULL
     free(n.rules)
@@ -137,6 +139,11 @@ cdef Iface *iface_add(Net *n, const char *name, int medium, const uint8_t *mac, 
 
 
 cdef void iface_remove(Net *n, Iface *i) noexcept nogil:
+    while i.vlans != NULL:
+        iface_remove(n, i.vlans)
+    if i.lower != NULL:
+        vlan_unlink(i)
+    bridge_forget(n, i)
     frag_forget_iface(n, i)
     neigh_forget_iface(n, i)
     nat_forget_iface(n, i)
@@ -147,6 +154,8 @@ cdef int iface_add_addr(Net *n, Iface *i, const Addr *a, int plen, bint probe) n
     cdef IfAddr *ia = NULL
     cdef bint wait = probe and i.medium == MEDIUM_ETHERNET
     cdef int status
+    if is_port(i):                                     # its frames are the bridge's
+        return -EINVAL
     if not addr_is_v4(a):
         return addr6_add(n, i, a, plen, wait)
     status = addr_insert(n, i, a, plen, ADDR_TENTATIVE if wait else ADDR_PREFERRED, &ia)
@@ -168,7 +177,7 @@ cdef int iface_del_addr(Net *n, Iface *i, const Addr *a) noexcept nogil:
 
 
 cdef int iface_autoconf(Net *n, Iface *i) noexcept nogil:
-    return addr6_autoconf(n, i)
+    return addr6_autoconf(n, i) if not is_port(i) else -EINVAL
 
 
 cdef Iface *iface_by_name(Net *n, const char *name) noexcept nogil:

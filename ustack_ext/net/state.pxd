@@ -192,6 +192,36 @@ cdef struct IfaceKnobs:        # net.ipv4.conf.IF.*, and net.ipv6.conf.IF.* with
     uint8_t arp_ignore         # the greater of this and all.arp_ignore
     uint8_t forwarding6        # a router to its neighbours; all.forwarding is what forwards
 
+cdef enum:
+    BRIDGE_PORTS = 15          # every interface but the bridge's own
+    BRIDGE_STATIONS = 2048     # of a port at most: a flood of addresses drives out those of its own port alone
+
+cdef struct Station:           # where a link address was seen (IEEE 802.1D §7.9)
+    Entry entry                # in bridge.table
+    uint64_t mac               # 48 bits
+    uint64_t seen              # ns
+    uint32_t port              # in bridge.ports
+    Station *older             # of the same port
+    Station *newer
+
+cdef struct BridgePort:
+    Iface *iface               # NULL: free
+    uint32_t stations
+    Station *oldest            # seen longest ago
+    Station *newest
+
+cdef struct Bridge:
+    Iface *iface               # its own: what is for the stack itself comes in there
+    Table table                # of Stations, by address
+    Slab slab
+    HashKey key
+    uint64_t ageing            # ns after which a station is forgotten
+    BridgePort ports[15]
+
+cdef enum:                     # Iface.carries
+    CARRIES_VLANS = 1
+    CARRIES_BRIDGE = 2         # it is a port of one
+
 cdef struct Iface:
     Net *net
     int index                  # 1-based, as if_nametoindex
@@ -199,6 +229,7 @@ cdef struct Iface:
     uint8_t medium             # Medium
     uint8_t up
     uint8_t masquerade         # what is forwarded out of it gets its address (net/nat)
+    uint8_t carries            # CARRIES_*: what of its frames may be other interfaces'
     uint8_t mac[6]
     uint32_t mtu               # bytes of IP
     uint32_t offloads          # OFF_* the link can do on transmit
@@ -215,6 +246,18 @@ cdef struct Iface:
     uint64_t tx_bytes
     uint64_t tx_dropped
     Igmp igmp
+    Iface *lower               # a VLAN's: the interface whose tagged frames are its own
+    Iface *vlans               # those that sit on it, linked by next_vlan
+    Iface *next_vlan
+    uint16_t vlan_id
+    uint8_t vlan_priority      # PCP of what is sent
+    Bridge *bridge             # that it is a port of, or whose own interface it is
+
+
+cdef inline bint stands_on_others(const Iface *i) noexcept nogil:
+    """A VLAN, or a bridge: what its link refuses was counted by the interface below."""
+    return i.lower != NULL or (i.bridge != NULL and i.bridge.iface == i)
+
 
 cdef enum NeighState:          # RFC 4861's names, used for ARP as Linux does
     NUD_INCOMPLETE

@@ -11,4 +11,6 @@ def transmit(
     hdr_len: int = 0,
     csum_start: int = 0,
     room: int = ...,
+    six: bool = False,
+    udp: bool = False,
 ) -> tuple[int, list[tuple[bytes, int, int, int, int, int]], dict[str, int]]: ...

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ustack_ext.base.core cimport Core
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, OFF_GSO_TCP6, IoVec, Offload
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, OFF_GSO_TCP6, OFF_GSO_UDP, IoVec, Offload
 from ustack_ext.net.frame cimport frame_transmit
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, TX_IOV_MAX, Iface, Net
@@ -24,14 +24,14 @@ cdef int collect(void *link, const IoVec *iov, int niov, const Offload *off) noe
 
 
 def transmit(pieces, *, medium="ethernet", can_checksum=False, can_segment=False, wants_checksum=True, gso_size=0,
-             hdr_len=0, csum_start=0, room=1 << 20, six=False):
+             hdr_len=0, csum_start=0, room=1 << 20, six=False, udp=False):
     """Hand one packet to a link, as the network layer does at the end.
 
     Parameters: pieces, its bytes as they lie in memory, headers first; medium, "ethernet" or "ip"; can_checksum,
     can_segment, what the link can do; the rest, the offload descriptor that goes with the packet; room, frames the link
-    takes before it refuses; six, whether it is IPv6. Returns (status, frames, counters): 0 or -errno; of each frame
-    (bytes, flags, gso_size, hdr_len, csum_start, csum_offset); the counters that are not 0, with those of the
-    interface.
+    takes before it refuses; six, whether it is IPv6; udp, no TCP. Returns (status, frames, counters): 0 or -errno; of
+    each frame (bytes, flags, gso_size, hdr_len, csum_start, csum_offset); the counters that are not 0, with those of
+    the interface.
     """
     cdef Core *core = <Core *>calloc(1, sizeof(Core))
     cdef Net *net = <Net *>calloc(1, sizeof(Net))
@@ -39,7 +39,8 @@ def transmit(pieces, *, medium="ethernet", can_checksum=False, can_segment=False
     cdef IoVec iov[TX_IOV_MAX]
     cdef Offload off
     cdef uint32_t length = 0
-    cdef int status, i, niov = len(pieces), gso = OFF_GSO_TCP6 if six else OFF_GSO_TCP4
+    cdef int status, i, niov = len(pieces), gso
+    gso = OFF_GSO_UDP if udp else OFF_GSO_TCP6 if six else OFF_GSO_TCP4
     if core == NULL or net == NULL:
         raise MemoryError
     if not 0 < niov <= TX_IOV_MAX:
@@ -63,7 +64,7 @@ def transmit(pieces, *, medium="ethernet", can_checksum=False, can_segment=False
     off.gso_size = gso_size
     off.hdr_len = hdr_len
     off.csum_start = csum_start
-    off.csum_offset = 16
+    off.csum_offset = 6 if udp else 16
     try:
         status = frame_transmit(net, &iface, iov, niov, length, &off)
         counters = {(<bytes>mib_name(i)).decode(): core.counters[i] for i in range(<int>MIB_COUNT) if core.counters[i]}

@@ -10,10 +10,10 @@ from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_SYNREQ, ENTRY_TCB, Entry
 from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.net.iface cimport iface_by_index
+from ustack_ext.net.iface cimport iface_by_index, iface_find
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.ra cimport RA_HEARD, RA_MANAGED, RA_OTHER
-from ustack_ext.net.state cimport Iface, IfAddr, NatFlow, Neigh, Route
+from ustack_ext.net.state cimport BRIDGE_PORTS, Iface, IfAddr, NatFlow, Neigh, Route, Station
 from ustack_ext.sockets.address cimport format_host
 from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
@@ -216,6 +216,45 @@ cdef tuple cut(const IfAddr *a):
     return format_host(&a.addr), a.plen - 96 if addr_is_v4(&a.addr) else a.plen, ADDRESS_STATES[a.state]
 
 
+cdef str name_of(const Iface *i):
+    return i.name.decode(errors="replace") if i != NULL else None
+
+
+cdef tuple port_names(const Iface *i):
+    """Of a bridge's own interface; empty for any other."""
+    cdef int k
+    if i.bridge == NULL or i.bridge.iface != i:
+        return ()
+    return tuple([name_of(i.bridge.ports[k].iface) for k in range(<int>BRIDGE_PORTS)
+                  if i.bridge.ports[k].iface != NULL])
+
+
+def stations(StackCore stack not None, str name not None):
+    """[(mac, port, ms since it was last seen), ...] of a bridge; None: there is none of that name."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef Station *s
+    cdef int k
+    cdef list found = []
+    collecting = hold(d)
+    try:
+        i = iface_find(&d.engine.net, cname)
+        if i == NULL or i.bridge == NULL or i.bridge.iface != i:
+            return None
+        for k in range(<int>BRIDGE_PORTS):
+            s = i.bridge.ports[k].newest
+            while s != NULL:
+                if d.engine.core.now - s.seen <= i.bridge.ageing:
+                    found.append((bytes([s.mac >> (40 - 8 * j) & 0xFF for j in range(6)]).hex(":"),
+                                  name_of(i.bridge.ports[k].iface), (d.engine.core.now - s.seen) // 1000000))
+                s = s.older
+    finally:
+        let_go(d, collecting)
+    return found
+
+
 def interfaces(StackCore stack not None):
     """A dictionary an interface, in order of index."""
     cdef Driver d = running(stack)
@@ -237,6 +276,9 @@ def interfaces(StackCore stack not None):
                 "tx_packets": i.tx_packets, "tx_bytes": i.tx_bytes, "tx_dropped": i.tx_dropped,
                 "managed": bool(i.six.ra_flags & RA_MANAGED) if i.six.ra_flags & RA_HEARD else None,
                 "other_config": bool(i.six.ra_flags & RA_OTHER) if i.six.ra_flags & RA_HEARD else None,
+                "parent": name_of(i.lower), "vlan": i.vlan_id if i.lower != NULL else None,
+                "bridge": name_of(i.bridge.iface) if i.bridge != NULL and i.bridge.iface != i else None,
+                "ports": port_names(i),
             })
     finally:
         let_go(d, collecting)

@@ -10,7 +10,8 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from ustack_ext.wire.bytes cimport get_be16, put_be16
-from ustack_ext.wire.headers cimport ETH_HLEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_MIN
+from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_MIN, ETHERTYPE_VLAN,
+                                      VLAN_HLEN)
 from ustack_ext.base.bpf cimport BpfPacket, bpf_run
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
@@ -32,8 +33,6 @@ cdef enum:
     ARPHRD_LOOPBACK = 772
     ARPHRD_NONE = 0xFFFE
     ETH_P_802_2 = 4
-    ETHERTYPE_VLAN = 0x8100
-    VLAN_HLEN = 4
     MAC_LEN = 6
     FRAME_MAX = 65536
 

@@ -22,6 +22,9 @@ cdef enum:
     ETHERTYPE_IPV4 = 0x0800
     ETHERTYPE_ARP = 0x0806
     ETHERTYPE_IPV6 = 0x86DD
+    ETHERTYPE_VLAN = 0x8100  # IEEE 802.1Q
+    VLAN_HLEN = 4            # ... its tag, behind the two addresses
+    VLAN_ID_MASK = 0x0FFF
     ETHERTYPE_MIN = 0x0600   # below: an 802.3 length
 
     ARP_LEN = 28

@@ -1,0 +1,96 @@
+"""Interfaces that stand on other ones, VLANs and bridges, made and taken away from Python.
+
+Responsible for: turning Python's values into calls of net/, under the lock, and errno into OSError. Not for: interfaces
+of links (config), addresses, or what becomes of frames (net/vlan, net/bridge).
+"""
+from libc.errno cimport EEXIST, EINVAL, ENODEV
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from ustack_ext.driver.driver cimport Driver
+from ustack_ext.net.bridge cimport bridge_add
+from ustack_ext.net.net cimport iface_by_name, iface_remove
+from ustack_ext.net.state cimport BRIDGE_PORTS, Iface, stands_on_others
+from ustack_ext.net.vlan cimport vlan_add
+from ustack_ext.sockets.config cimport answer
+from ustack_ext.sockets.stackcore cimport StackCore, running
+
+
+cdef bytes checked(str name):
+    cdef bytes raw = name.encode()
+    if not 0 < len(raw) < 16:
+        raise ValueError(f"name: an interface name has 1 to 15 bytes, not {raw!r}")
+    return raw
+
+
+def add_vlan(StackCore stack not None, str below not None, str name not None, uint32_t vlan_id, uint32_t priority):
+    """Make the interface `name` of a VLAN of the interface `below`. Raises OSError, ValueError."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = checked(name), under = below.encode()
+    cdef const char *cname = raw
+    cdef const char *cbelow = under
+    cdef Iface *lower
+    cdef int rc = 0
+    with nogil:
+        d.lock()
+        lower = iface_by_name(&d.engine.net, cbelow)
+        if lower == NULL:
+            rc = -ENODEV
+        elif iface_by_name(&d.engine.net, cname) != NULL:
+            rc = -EEXIST
+        elif vlan_add(&d.engine.net, lower, cname, vlan_id, priority, &rc) != NULL:
+            rc = 0
+        d.unlock()
+    answer(rc, f"VLAN {vlan_id} of {below}")
+
+
+def add_bridge(StackCore stack not None, str name not None, list ports not None, bytes mac, uint64_t ageing):
+    """Make a bridge, and its interface `name`. ports: names; mac: None for the first port's; ageing: ns. Raises
+    OSError, ValueError."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = checked(name)
+    cdef list names = [one.encode() for one in ports]
+    cdef bytes port
+    cdef const char *cname = raw
+    cdef const char *cports[BRIDGE_PORTS]
+    cdef const uint8_t *own = NULL
+    cdef Iface *found[BRIDGE_PORTS]
+    cdef int k, rc = 0, n = len(names)
+    if not 0 < n <= BRIDGE_PORTS or len(set(names)) != n:
+        raise ValueError(f"ports: a bridge has 1 to {<int>BRIDGE_PORTS} different ones, not {ports!r}")
+    for k in range(n):
+        port = names[k]
+        cports[k] = port
+    if mac is not None:
+        own = mac
+    with nogil:
+        d.lock()
+        for k in range(n):
+            found[k] = iface_by_name(&d.engine.net, cports[k])
+            if found[k] == NULL:
+                rc = -ENODEV
+        if rc == 0 and iface_by_name(&d.engine.net, cname) != NULL:
+            rc = -EEXIST
+        if rc == 0 and bridge_add(&d.engine.net, cname, found, n, own, ageing, &rc) != NULL:
+            rc = 0
+        d.unlock()
+    answer(rc, f"bridge of {', '.join(ports)}")
+
+
+def remove(StackCore stack not None, str name not None):
+    """Take a VLAN or a bridge away, with its addresses, routes and neighbours, and the VLANs on it. Raises OSError."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef int rc = 0
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        if i == NULL:
+            rc = -ENODEV
+        elif not stands_on_others(i):
+            rc = -EINVAL
+        else:
+            iface_remove(&d.engine.net, i)
+        d.unlock()
+    d.after()
+    answer(rc, name)
