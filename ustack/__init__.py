@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 # name: module it comes from
 _OWN = {
     "Stack": "ustack.stack",
+    "Capture": "ustack.capture",
     "Dhcp": "ustack.dhcp",
     "Dhcp6": "ustack.dhcp6",
     "Lease": "ustack.dhcp_machine",

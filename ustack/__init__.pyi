@@ -62,6 +62,7 @@ from ustack_ext.sockets.lend import Completion, View
 
 from . import conf, sim
 from .aio import EventLoop, EventLoopPolicy
+from .capture import Capture
 from .dhcp import Dhcp
 from .dhcp6 import Dhcp6
 from .dhcp6_machine import Lease6
@@ -134,6 +135,7 @@ __all__ = [
     "TCP_USER_TIMEOUT",
     "Address",
     "Callback",
+    "Capture",
     "Completion",
     "Connection",
     "Dhcp",

@@ -23,6 +23,7 @@ from ustack_ext.sockets import config, inspect
 from ustack_ext.sockets.stackcore import StackCore
 
 from . import connect, records, resolve
+from .capture import Capturing
 from .forward import Forwarder, Handler
 from .nat import Nat
 from .patch import Patched
@@ -44,7 +45,7 @@ _NO_TIMEOUT: Any = object()
 _Part = TypeVar("_Part", Service, Forwarder)
 
 
-class Stack(SelfConfiguring, StackCore):
+class Stack(SelfConfiguring, Capturing, StackCore):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
     driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
@@ -59,6 +60,7 @@ class Stack(SelfConfiguring, StackCore):
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
         self._services: list[Service | Forwarder] = []
+        self._no_captures()
         self._start_nothing()
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
@@ -105,6 +107,7 @@ class Stack(SelfConfiguring, StackCore):
             sock.close()
         self._detached.clear()
         self._driver.close()
+        self._end_captures()
         for link in self._links:
             link.close()
         self._links.clear()
