@@ -29,6 +29,7 @@ _OWN = {
     "Lease": "ustack.dhcp_machine",
     "Lease6": "ustack.dhcp6_machine",
     "LinkLocal": "ustack.linklocal",
+    "Llmnr": "ustack.llmnr",
     "Mdns": "ustack.mdns",
     "Resolver": "ustack.resolver",
     "EVENT_URGENT": "ustack.selector",

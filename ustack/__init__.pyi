@@ -69,6 +69,7 @@ from .dhcp6_machine import Lease6
 from .dhcp_machine import Lease
 from .forward import Forwarder, ForwardRequest
 from .linklocal import LinkLocal
+from .llmnr import Llmnr
 from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
@@ -149,6 +150,7 @@ __all__ = [
     "Lease6",
     "Link",
     "LinkLocal",
+    "Llmnr",
     "Mdns",
     "Nat",
     "NatFlow",

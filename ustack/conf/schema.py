@@ -64,6 +64,7 @@ _INTERFACE = Table(
         "autoconf": checks.boolean,
         "link-local": checks.boolean,
         "mdns": switch(Table({"hostname": checks.text})),
+        "llmnr": switch(Table({"hostname": checks.text})),
         "dhcp": _DHCP,
         "dhcp6": _DHCP6,
     },
@@ -274,7 +275,7 @@ def _interface(one: dict[str, Any], path: Path, interfaces: list[dict[str, Any]]
             report.add((*path, "peer"), f"{one['peer']!r} has another peer")
     else:
         misplaced = ("peer", "mac") if kind == "tun" else ("peer",)
-    for key in ("dhcp", "dhcp6", "link_local", "mdns"):
+    for key in ("dhcp", "dhcp6", "link_local", "mdns", "llmnr"):
         if kind == "tun" and one.get(key) not in (None, False):
             report.add((*path, key.replace("_", "-")), "this needs Ethernet, which a tun has not")
     for key in misplaced:

@@ -80,10 +80,16 @@ cdef struct IfAddr:
 cdef enum:
     MAX_LEARNED = 32           # routes an interface may learn: default routers, prefixes, redirects
     MAX_DNS = 3                # RFC 8106 §5.3.1 wants three at least
+    DNS_NAME_MAX = 255         # bytes of a domain name on the wire (RFC 1035 §3.1)
 
-cdef struct DnsServer:         # RFC 8106
+cdef struct DnsServer:         # RFC 8106; one whose time is over is none
     Addr addr
-    uint64_t until             # ns; 0: none here
+    uint64_t until             # ns
+
+cdef struct DnsSuffix:
+    uint64_t until             # ns
+    uint8_t length
+    uint8_t name[255]          # labels, uncompressed, with the root's
 
 # IPv6 of one interface: what its routers said, and its timer (ENTRY_IFACE6) for asking them and for what they said.
 cdef struct Iface6:
@@ -102,6 +108,7 @@ cdef struct Iface6:
     uint64_t report_at         # ns: the next MLDv2 report of that kind; 0: not running
     uint64_t answer_at         # ns: ... and of the kind that answers a query
     DnsServer dns[3]
+    DnsSuffix suffixes[3]
 
 cdef enum:
     GROUP_SOURCES = 64         # a group on an interface; with more, all sources are taken
