@@ -38,6 +38,8 @@ MODULES = (
     "rfc8200",
     "rfc4861",
     "rfc3376",
+    "rfc2131",
+    "rfc8415",
 )
 
 Scenario = Callable[["Probe"], None]
