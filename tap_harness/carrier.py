@@ -1,7 +1,8 @@
 """How the frames of a scripted peer reach the stack under test, and what time it is there.
 
 MemoryCarrier: a ustack.Stack on the manual driver behind an in-memory link; no root, virtual time, nothing left to
-luck. TapCarrier: any stack that has the other side of a TAP descriptor; real time.
+luck. SimCarrier: one in a simulated network, which runs by itself. TapCarrier: any stack that has the other side of a
+TAP descriptor; real time.
 """
 
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import ustack
+from ustack import sim
 
 SEED = bytes(range(32))  # what the stack draws its secrets from: the same ones in every run, unless a test wants others
 QUEUE = 1 << 16  # frames the stack may send at one moment: only the test loses any
@@ -152,6 +154,47 @@ class MemoryCarrier:
     def close(self) -> None:
         """Close the stack and all that is in it."""
         self.stack.close()
+
+
+class SimCarrier:
+    """A fresh stack without an address in a simulated network, on a wire whose other end is the test's: for what needs
+    a driver that runs by itself.
+
+    Attributes: stack; name, of its interface.
+    """
+
+    def __init__(self, seed: int = 1) -> None:
+        self._net = sim.Network(seed)
+        self.stack: Any = self._net.stack()
+        self._wire = self._net.wire(self.stack, None)
+        self.name = str(self.stack.interfaces()[-1].name)
+
+    def now(self) -> float:
+        """The virtual time in seconds."""
+        return self._net.now / 1e9
+
+    def send(self, frame: bytes) -> None:
+        """Put a frame on the wire."""
+        self._wire.b.send(frame)
+
+    def receive(self, within: float) -> bytes | None:
+        """The next frame; time passes until there is one or `within` seconds are over."""
+        try:
+            return bytes(self._wire.b.recv(max(within, 0.0)))
+        except TimeoutError:
+            return None
+
+    def pump(self) -> None:
+        """Let happen what is to happen now."""
+        self._net.run(0.0)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._net.run(seconds)
+
+    def close(self) -> None:
+        """Close the network and the stack."""
+        self._net.close()
 
 
 class TapCarrier:

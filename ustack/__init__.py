@@ -23,11 +23,13 @@ __version__ = "0.1.0"
 # name: module it comes from
 _OWN = {
     "Stack": "ustack.stack",
+    "Capture": "ustack.capture",
     "Dhcp": "ustack.dhcp",
     "Dhcp6": "ustack.dhcp6",
     "Lease": "ustack.dhcp_machine",
     "Lease6": "ustack.dhcp6_machine",
     "LinkLocal": "ustack.linklocal",
+    "Llmnr": "ustack.llmnr",
     "Mdns": "ustack.mdns",
     "Resolver": "ustack.resolver",
     "EVENT_URGENT": "ustack.selector",

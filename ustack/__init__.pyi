@@ -62,12 +62,14 @@ from ustack_ext.sockets.lend import Completion, View
 
 from . import conf, sim
 from .aio import EventLoop, EventLoopPolicy
+from .capture import Capture
 from .dhcp import Dhcp
 from .dhcp6 import Dhcp6
 from .dhcp6_machine import Lease6
 from .dhcp_machine import Lease
 from .forward import Forwarder, ForwardRequest
 from .linklocal import LinkLocal
+from .llmnr import Llmnr
 from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
@@ -134,6 +136,7 @@ __all__ = [
     "TCP_USER_TIMEOUT",
     "Address",
     "Callback",
+    "Capture",
     "Completion",
     "Connection",
     "Dhcp",
@@ -147,6 +150,7 @@ __all__ = [
     "Lease6",
     "Link",
     "LinkLocal",
+    "Llmnr",
     "Mdns",
     "Nat",
     "NatFlow",

@@ -6,13 +6,15 @@ connection looks like (Stack.connections()), or what a change does (Stack's meth
 
 A client sends one line, {"ask": WHAT} with one of _QUESTIONS, or {"change": METHOD, "arguments": {…}} with one of
 _CHANGES; the answer is one line about the stack ({"pid", "device", "addresses"}), then one line for each thing asked
-for, then end of file; or one line {"error": TEXT}. The
-socket has mode 0600 in a directory of mode 0700, and the peer's user id (SO_PEERCRED, unix(7)) must be this process's
-or root's.
+for, then end of file; or one line {"error": TEXT}. {"capture": {…}}, with the options of Stack.capture (programs of
+filters as base64), is answered by the line about the stack and then by a pcapng file that goes on until the client
+closes: a client that reads slower than frames come loses frames, and holds up nobody. The socket has mode 0600 in a
+directory of mode 0700, and the peer's user id (SO_PEERCRED, unix(7)) must be this process's or root's.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -23,7 +25,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _DIRECTORY_VARIABLE = "USTACK_RUNTIME_DIR"
 _QUESTIONS = ("about", "connections", "counters", "interfaces", "routes", "rules", "neighbors", "sysctl")
@@ -31,7 +33,10 @@ _CHANGES = (
     "add_address", "remove_address", "add_route", "del_route", "add_rule", "del_rule", "add_neighbor", "del_neighbor",
     "add_vlan", "add_bridge", "remove_interface", "sysctl",
 )  # fmt: skip
-_QUESTION_LIMIT = 4096  # bytes
+_QUESTION_LIMIT = 1 << 18  # bytes: the longest programs of filters are in it
+_CAPTURES = 8  # at a time
+_CAPTURE_OPTIONS = ("interface", "snaplen", "buffer")
+_BUFFER_MAX = 64 << 20  # bytes a client may ask for
 _PATIENCE = 2.0  # seconds a client may take to ask and to read
 
 
@@ -80,7 +85,9 @@ def publish(stack: Any, device: str, addresses: list[str]) -> Iterator[Path | No
     path.chmod(0o600)
     listener.listen(8)
     about = {"pid": os.getpid(), "device": device, "addresses": addresses}
-    thread = threading.Thread(target=_answer_all, args=(listener, stack, about), name="ustack-control", daemon=True)
+    watchers = _Watchers(stack)
+    arguments = (listener, stack, about, watchers)
+    thread = threading.Thread(target=_answer_all, args=arguments, name="ustack-control", daemon=True)
     thread.start()
     try:
         yield path
@@ -90,9 +97,10 @@ def publish(stack: Any, device: str, addresses: list[str]) -> Iterator[Path | No
             listener.shutdown(socket.SHUT_RDWR)  # wakes accept, which close alone would not
         thread.join()
         listener.close()
+        watchers.close()
 
 
-def _answer_all(listener: socket.socket, stack: Any, about: dict[str, Any]) -> None:
+def _answer_all(listener: socket.socket, stack: Any, about: dict[str, Any], watchers: _Watchers) -> None:
     while True:
         try:
             client, _ = listener.accept()
@@ -101,7 +109,81 @@ def _answer_all(listener: socket.socket, stack: Any, about: dict[str, Any]) -> N
         with client, contextlib.suppress(OSError):
             client.settimeout(_PATIENCE)
             if _is_allowed(client):
-                _answer(client, stack, about)
+                _answer(client, stack, about, watchers)
+
+
+class _Watchers:
+    """Clients that a capture is sent to, each by a thread of its own."""
+
+    def __init__(self, stack: Any) -> None:
+        self._stack = stack
+        self._lock = threading.Lock()
+        self._closed = False
+        self._clients: dict[socket.socket, threading.Thread] = {}
+
+    def add(self, client: socket.socket, about: dict[str, Any], options: dict[str, Any]) -> None:
+        """Begin to send. Raises OSError, ValueError, TypeError: the capture cannot be."""
+        mine = client.dup()
+        try:
+            mine.settimeout(None)
+            with self._lock:
+                if self._closed or len(self._clients) >= _CAPTURES:
+                    raise ValueError(f"{_CAPTURES} captures are going on already")
+                stream = _Behind(mine, json.dumps(about, default=str).encode() + b"\n")
+                capture = self._stack.capture(stream, **options)
+                thread = threading.Thread(
+                    target=self._attend, args=(mine, capture), name="ustack-control-capture", daemon=True
+                )
+                self._clients[mine] = thread
+                thread.start()
+        except BaseException:
+            mine.close()
+            raise
+
+    def _attend(self, client: socket.socket, capture: Any) -> None:
+        """Until the client closes, or writing to it failed, which the writer makes an end of file, too."""
+        with contextlib.suppress(OSError):
+            while client.recv(4096):
+                pass
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)  # wakes a writer that waits for the client to read
+        with contextlib.suppress(OSError):
+            capture.close()
+        with self._lock:
+            self._clients.pop(client, None)
+        client.close()
+
+    def close(self) -> None:
+        """End them all."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._clients.items())
+        for client, _ in threads:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for _, thread in threads:
+            thread.join()
+
+
+class _Behind:
+    """A file to write to whose first bytes are something else: what a client is told before the capture."""
+
+    def __init__(self, client: socket.socket, first: bytes) -> None:
+        self._client = client
+        self._first = first
+
+    def write(self, data: bytes) -> None:
+        first, self._first = self._first, b""
+        try:
+            self._client.sendall(first + data)
+        except OSError:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Nothing more will be written, and who waits for the client to read need not."""
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_RDWR)
 
 
 def _is_allowed(client: socket.socket) -> bool:
@@ -109,12 +191,15 @@ def _is_allowed(client: socket.socket) -> bool:
     return struct.unpack("iII", credentials)[1] in (0, os.geteuid())
 
 
-def _answer(client: socket.socket, stack: Any, about: dict[str, Any]) -> None:
+def _answer(client: socket.socket, stack: Any, about: dict[str, Any], watchers: _Watchers) -> None:
     try:
         question = json.loads(_read_line(client))
     except (ValueError, RecursionError):  # no JSON, or brackets within brackets
         question = None
     try:
+        if isinstance(question, dict) and "capture" in question:
+            watchers.add(client, about, _capture_options(question["capture"]))
+            return
         if isinstance(question, dict) and "change" in question:
             _change(stack, question["change"], question.get("arguments"))
             lines = [about]
@@ -122,7 +207,7 @@ def _answer(client: socket.socket, stack: Any, about: dict[str, Any]) -> None:
             lines = [about, *_look_up(stack, question.get("ask") if isinstance(question, dict) else None)]
     except KeyError as error:
         lines = [{"error": str(error.args[0] if error.args else error)}]
-    except (OSError, ValueError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, AttributeError, MemoryError) as error:
         lines = [{"error": str(error)}]
     client.sendall(b"".join(json.dumps(line, default=str).encode() + b"\n" for line in lines))
 
@@ -146,10 +231,21 @@ def _change(stack: Any, name: Any, arguments: Any) -> None:
         getattr(stack, name)(**arguments)
 
 
+def _capture_options(asked: Any) -> dict[str, Any]:
+    if not isinstance(asked, dict) or not asked.keys() <= {*_CAPTURE_OPTIONS, "filter"}:
+        raise ValueError(f"capture with an object of {', '.join(_CAPTURE_OPTIONS)}, filter")
+    options = dict(asked)
+    if not 0 < options.get("buffer", 1) <= _BUFFER_MAX:
+        raise ValueError(f"buffer: at most {_BUFFER_MAX} bytes")
+    if programs := options.pop("filter", None):
+        options["filter"] = {medium: base64.b64decode(text) for medium, text in programs.items()}
+    return options
+
+
 def _read_line(client: socket.socket) -> bytes:
     line = b""
     while not line.endswith(b"\n") and len(line) < _QUESTION_LIMIT:
-        piece = client.recv(_QUESTION_LIMIT - len(line))
+        piece = client.recv(min(65536, _QUESTION_LIMIT - len(line)))
         if not piece:
             break
         line += piece
@@ -178,9 +274,7 @@ def ask(path: Path, question: str | dict[str, Any]) -> list[dict[str, Any]]:
     question: what to ask for, or the question as it is sent. Raises OSError: ConnectionRefusedError when its process is
     gone; ValueError on nonsense.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(_PATIENCE)
-        client.connect(str(path))
+    with _connected(path) as client:
         lines = []
         # A stack that does not know this user closes at once, with the question unread.
         with contextlib.suppress(ConnectionResetError, BrokenPipeError), client.makefile("rb") as stream:
@@ -190,3 +284,38 @@ def ask(path: Path, question: str | dict[str, Any]) -> list[dict[str, Any]]:
     if not lines:
         raise PermissionError(f"the stack behind {path} does not answer this user")
     return lines
+
+
+def _connected(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        client.settimeout(_PATIENCE)
+        client.connect(str(path))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+@contextlib.contextmanager
+def watch(path: Path, options: dict[str, Any]) -> Iterator[BinaryIO]:
+    """A context manager: a capture of one stack, as a pcapng file to read that goes on until this is left.
+
+    options: of Stack.capture; filter: {"ethernet": program, "ip": program}. Raises OSError; ValueError: what the stack
+    says against it.
+    """
+    sent = dict(options)
+    if programs := sent.pop("filter", None):
+        sent["filter"] = {medium: base64.b64encode(program).decode() for medium, program in programs.items()}
+    with _connected(path) as client, client.makefile("rb") as stream:
+        client.sendall(json.dumps({"capture": sent}).encode() + b"\n")
+        try:
+            first = json.loads(stream.readline() or "null")
+        except ConnectionResetError:
+            first = None
+        if first is None:
+            raise PermissionError(f"the stack behind {path} does not answer this user")
+        if "error" in first:
+            raise ValueError(first["error"])
+        client.settimeout(None)
+        yield stream

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 PATIENCE = 0.5  # s for a release to leave, and to be answered
+ROUTERS = "routers"  # who tells of name servers, of learn_names, where it is no client
 RUNNING = ("thread", "virtual")  # drivers that run by themselves
 _LEAST = 1e-6  # s; less would be no time at all
 _LOOK_AGAIN = 0.05  # s between two looks at an address that is being probed
@@ -248,7 +249,8 @@ def find_interface(stack: Stack, name: str) -> Interface:
 
 
 def learn_names(stack: Stack, who: object, servers: Sequence[str], search: Sequence[str]) -> None:
-    """One client's name servers, in place of what it knew before; all clients' are asked, in the clients' order.
+    """One client's name servers, in place of what it knew before; all clients' are asked, in the clients' order, and
+    routers' behind them (RFC 8106 §5.3.1).
 
     A resolver that the program has set itself stays.
     """
@@ -261,7 +263,8 @@ def learn_names(stack: Stack, who: object, servers: Sequence[str], search: Seque
         return
     stack.resolver = stack._learnt_resolver = None
     if learnt:
-        every = dict.fromkeys(one for known, _ in learnt.values() for one in known)
-        domains = dict.fromkeys(one for _, known in learnt.values() for one in known)
+        in_order = [known for who, known in sorted(learnt.items(), key=lambda item: item[0] is ROUTERS)]
+        every = dict.fromkeys(one for known, _ in in_order for one in known)
+        domains = dict.fromkeys(one for _, known in in_order for one in known)
         with contextlib.suppress(ValueError):  # a search list that is none
             stack._learnt_resolver = stack.use_dns(every, search=domains)

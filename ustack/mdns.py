@@ -1,28 +1,20 @@
-"""Stack.mdns(): names and services of the link, without a server (RFC 6762, RFC 6763), over IPv4.
+"""Stack.mdns(): names and services of the link, without a server (RFC 6762, RFC 6763).
 
-Responsible for: the socket, the thread (or the task in virtual time), what a person publishes, browses and resolves.
-Not for: whose a name is and what is answered when (ustack/mdns_machine.py). Questions and answers go to 224.0.0.251;
-addresses of both families are told and taken.
+Responsible for: what a person publishes, browses and resolves. Not for: sockets and threads (ustack/linktalk.py), whose
+a name is and what is answered when (ustack/mdns_machine.py). What is said goes to both families' groups, and tells of
+addresses of both (§20).
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import ipaddress
 import re
 import socket
-import struct
-import sys
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ustack_ext.driver.world import Flag
-
 from . import clock, dns
-from .dhcp_client import find_interface
+from .linktalk import LEAST, LinkTalker
 from .mdns_machine import (
     PORT,
     Machine,
@@ -37,11 +29,6 @@ from .mdns_machine import (
 if TYPE_CHECKING:
     from .stack import Stack
 
-_GROUP = "224.0.0.251"
-_ROOM = socket.CMSG_SPACE(12)
-_IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
-_LEAST = 1e-6
-_LOOK = 2.0  # s between two looks at the interface's addresses
 _FIRST_ASK = 1.0  # s between a question and the next, which doubles; RFC 6762 §5.2
 _TYPE = re.compile(r"_[A-Za-z0-9-]{1,15}\._(tcp|udp)")
 
@@ -85,28 +72,21 @@ class Published:
         self.close()
 
 
-class Mdns:
+class Mdns(LinkTalker):
     """Multicast DNS on one interface; made by Stack.mdns(). Runs until close(), or its stack is closed."""
 
+    _what = "multicast DNS"
+    _port = PORT
+    _groups = {socket.AF_INET: "224.0.0.251", socket.AF_INET6: "ff02::fb"}  # noqa: RUF012
+
     def __init__(self, stack: Stack, interface: str, *, hostname: str | None = None) -> None:
-        found = find_interface(stack, interface)
-        if stack._driver.kind not in ("thread", "virtual"):
-            raise OSError(errno.EOPNOTSUPP, "multicast DNS needs a driver that runs by itself")
-        self._stack, self._interface, self._index = stack, interface, found.index
+        super().__init__(stack, interface)
         self._machine = Machine(clock.random_source(stack, f"mdns {interface}"))
-        self._closed = False
-        virtual = clock.is_virtual(stack)
-        self._lock: Any = contextlib.nullcontext() if virtual else threading.RLock()
-        self._changed: Any = Flag(stack._driver.world) if virtual else threading.Event()
-        label = escaped(hostname or "ustack-" + str(found.mac).replace(":", "")[-6:])
+        label = escaped(hostname or "ustack-" + self._mac.replace(":", "")[-6:])
         self._host = Name(label, "local", host_records(self._addresses), lambda name: [], self._told)
         dns.encode_name(self._host.full)
-        self._sock = self._open()
         self._machine.add(self._host, clock.now(stack))
-        if virtual:
-            stack._driver.world.spawn(self._run, (), f"mdns {interface}")
-        else:
-            threading.Thread(target=self._run, name=f"ustack-mdns-{interface}", daemon=True).start()
+        self._begin()
 
     # -- what can be asked and told
 
@@ -114,16 +94,6 @@ class Mdns:
     def hostname(self) -> str:
         """This host's name, "thing.local": another than the wanted one, where somebody else has that."""
         return f"{plain(self._host.label)}.local"
-
-    @property
-    def interface(self) -> str:
-        """The interface's name."""
-        return self._interface
-
-    @property
-    def state(self) -> str:
-        """ "RUNNING" or "STOPPED"."""
-        return "STOPPED" if self._closed else "RUNNING"
 
     def publish(
         self, name: str, type: str, port: int, txt: Mapping[str, str | bytes | None] | Iterable[bytes] = ()
@@ -169,24 +139,10 @@ class Mdns:
 
     def close(self) -> None:
         """Tell the link goodbye, and end. Can be called again."""
-        with self._lock:
-            if self._closed:
-                return
-            for name in list(self._machine._names):
-                self._send(self._machine.remove(name))
-            self._closed = True
-            self._sock.close()
-            self._changed.set()
-
-    def release(self) -> None:
-        """As close()."""
-        self.close()
+        super().close()
 
     def __enter__(self) -> Mdns:
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<ustack.Mdns {self._interface} {self.state} {self.hostname}>"
@@ -228,16 +184,16 @@ class Mdns:
             with self._lock:
                 self._check()
                 wanted = missing()
-                if not wanted or now >= deadline - _LEAST:
+                if not wanted or now >= deadline - LEAST:
                     return
                 fresh = [one for one in wanted if one not in asked]
                 if fresh or now >= asked_at + wait:
                     wait = _FIRST_ASK if asked_at == float("-inf") else wait if fresh else wait * 2
-                    self._send([self._machine.question(fresh or wanted, now, unicast)])
+                    self._say([self._machine.question(fresh or wanted, now, unicast)])
                     asked.update(wanted)
                     asked_at, unicast = now, False
                 self._changed.clear()
-            self._changed.wait(max(min(deadline, asked_at + wait) - now, _LEAST))
+            self._changed.wait(max(min(deadline, asked_at + wait) - now, LEAST))
 
     def _until(self, condition: Any, timeout: float | None) -> None:
         deadline = None if timeout is None else clock.now(self._stack) + timeout
@@ -248,85 +204,40 @@ class Mdns:
                     return
                 self._changed.clear()
             left = None if deadline is None else deadline - clock.now(self._stack)
-            if left is not None and left <= _LEAST:
+            if left is not None and left <= LEAST:
                 raise TimeoutError("multicast DNS: the name is not ours yet")
             self._changed.wait(left)
 
     # -- running
 
-    def _open(self) -> Any:
-        sock = self._stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            request = struct.pack("=4s4si", socket.inet_aton(_GROUP), bytes(4), self._index)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)  # §11
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-            sock.bind(("", PORT))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def _deadline(self) -> float | None:
+        return self._machine.deadline
 
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):  # the stack was closed
-            while not self._closed and not self._stack.closed:
-                with self._lock:
-                    sock, due = self._sock, self._machine.deadline
-                now = clock.now(self._stack)
-                sock.settimeout(min(max((now + _LOOK if due is None else due) - now, _LEAST), _LOOK))
-                with contextlib.suppress(OSError):
-                    self._take(*sock.recvmsg(65535, _ROOM))
-                with self._lock:
-                    now = clock.now(self._stack)
-                    self._send(self._machine.refresh(self._host, now) + self._machine.timer(now))
-                self._changed.set()
+    def _due(self, now: float) -> None:
+        self._say(self._machine.refresh(self._host, now) + self._machine.timer(now))
 
-    def _take(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int, peer: Any) -> None:
-        index = next((int.from_bytes(raw[:4], sys.byteorder) for _, _, raw in ancillary), self._index)
-        if index != self._index or peer is None or not self._is_on_link(peer[0]):  # §11
-            return
-        with self._lock:
-            self._send(self._machine.receive(data, (peer[0], peer[1]), clock.now(self._stack)))
+    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float) -> None:
+        self._say(self._machine.receive(data, peer, now))
 
-    def _is_on_link(self, address: str) -> bool:
-        wanted = ipaddress.ip_address(address)
-        return any(
-            wanted in ipaddress.ip_network(f"{one.address}/{one.prefix_length}", strict=False)
-            for one in self._own()
-            if ":" not in one.address
-        )
-
-    def _own(self) -> list[Any]:
-        mine = (one for one in self._stack.interfaces() if one.name == self._interface)
-        return [a for one in mine for a in one.addresses if a.state in ("PREFERRED", "DEPRECATED")]
-
-    def _addresses(self) -> list[str]:
-        return [one.address.partition("%")[0] for one in self._own()]
+    def _farewell(self) -> None:
+        for name in list(self._machine._names):
+            self._say(self._machine.remove(name))
 
     def _do(self, action: Any) -> None:
-        """Change the machine; whoever waits on the socket is to look at its deadline again, and finds another one."""
+        """Change the machine, which has another deadline then."""
         with self._lock:
             self._check()
-            self._send(action(clock.now(self._stack)))
-            before, self._sock = self._sock, self._open()
-            before.close()
+            self._say(action(clock.now(self._stack)))
+            self._rouse()
 
     def _remove(self, name: Name) -> None:
         with self._lock:
             if not self._closed:
-                self._send(self._machine.remove(name))
+                self._say(self._machine.remove(name))
 
-    def _check(self) -> None:
-        if self._closed or self._stack.closed:
-            raise OSError(errno.EBADF, "multicast DNS is closed")
-
-    def _send(self, packets: list[Packet]) -> None:
+    def _say(self, packets: list[Packet]) -> None:
         for packet in packets:
-            with contextlib.suppress(OSError):  # lost, as on the wire: it is sent again, or asked for again
-                self._sock.sendto(packet.data, packet.to or (_GROUP, PORT))
+            self._send(packet.data, packet.to)
 
     def _told(self, label: str) -> None:
         self._changed.set()

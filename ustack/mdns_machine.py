@@ -12,6 +12,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import dns
 from .dns import AAAA, ANY, PTR, SRV, TXT, A, Record
@@ -40,7 +41,7 @@ class Packet:
     """Send this to everybody, or (to) to one."""
 
     data: bytes
-    to: tuple[str, int] | None = None
+    to: tuple[Any, ...] | None = None
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Machine:
 
     # -- what comes
 
-    def receive(self, data: bytes, peer: tuple[str, int], now: float) -> list[Packet]:
+    def receive(self, data: bytes, peer: tuple[Any, ...], now: float) -> list[Packet]:
         """A message came from the link. What is none changes nothing."""
         try:
             message = dns.parse(data, multicast=True)
@@ -255,7 +256,7 @@ class Machine:
             if record.type in (A, AAAA, PTR, SRV, TXT):
                 self._remember(record, now)
 
-    def _asked(self, message: dns.Message, peer: tuple[str, int], now: float) -> list[Packet]:
+    def _asked(self, message: dns.Message, peer: tuple[Any, ...], now: float) -> list[Packet]:
         self._tie(message, now)
         legacy = peer[1] != PORT
         alone: list[Record] = []

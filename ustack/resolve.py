@@ -1,14 +1,14 @@
 """Names and services as the socket module's functions give them, for one stack.
 
 Responsible for: getaddrinfo() and its neighbours over numeric addresses, `localhost` (RFC 6761 §6.3), and the stack's
-table `Stack.hosts`. Not for: asking a DNS server (ustack/resolver.py); Stack.resolver, if set, is asked for names that
-are in no table.
+table `Stack.hosts`, and in which order others are asked for names that are in no table. Not for: asking them
+(ustack/resolver.py, mdns.py, llmnr.py).
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from socket import (
     AF_INET,
     AF_INET6,
@@ -23,6 +23,8 @@ from socket import (
 )
 from typing import TYPE_CHECKING, Any
 
+from .llmnr import Llmnr
+from .mdns import Mdns
 from .resolver import Resolver
 
 if TYPE_CHECKING:
@@ -98,6 +100,25 @@ def _has_ipv6(stack: Stack) -> bool:
     )
 
 
+def _asked(stack: Stack, name: str, wanted: Sequence[AddressFamily]) -> list[str]:
+    """The resolver's answer; then the link's, of a name with one label (RFC 4795 §3). Raises socket.gaierror."""
+    plain = name.rstrip(".").lower()
+    resolver = stack._current_resolver()
+    failed = None
+    try:
+        if isinstance(resolver, Resolver):
+            found = resolver.addresses(name.lower(), wanted)
+        else:
+            found = [] if resolver is None else list(resolver(plain))
+    except socket.gaierror as error:
+        found, failed = [], error
+    if not found and "." not in plain:
+        found = [address for one in stack._link_names(Llmnr) for address in one.resolve(plain, wanted)]
+    if failed is not None and not found:
+        raise failed
+    return found
+
+
 def _named(stack: Stack, name: str, family: int) -> list[tuple[AddressFamily, str, int]]:
     """What a name stands for, in order; empty: nothing is known of it."""
     plain = name.rstrip(".").lower()
@@ -106,12 +127,10 @@ def _named(stack: Stack, name: str, family: int) -> list[tuple[AddressFamily, st
         entry = ["127.0.0.1", "::1"]
     both = (AF_INET6, AF_INET) if _has_ipv6(stack) else (AF_INET,)
     wanted = both if family == AF_UNSPEC else (AddressFamily(family),)
-    if entry is None and plain.endswith(".local") and (link := stack._link_names()):
+    if entry is None and plain.endswith(".local") and (link := stack._link_names(Mdns)):
         entry = [address for one in link for address in one.resolve(plain, wanted)]
-    elif entry is None and isinstance(stack.resolver, Resolver):
-        entry = stack.resolver.addresses(name.lower(), wanted)
-    elif entry is None and stack.resolver is not None:
-        entry = stack.resolver(plain)
+    elif entry is None:
+        entry = _asked(stack, name, wanted)
     listed = [entry] if isinstance(entry, str) else list(entry or ())
     found = []
     for address in listed:

@@ -6,18 +6,32 @@ dhcp6.py, resolver.py). All of it is off until it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ustack_ext.sockets import inspect
+
+from . import dns
 from .dhcp import Dhcp
 from .dhcp6 import Dhcp6
-from .dhcp_client import Client
+from .dhcp_client import ROUTERS, Client, learn_names
 from .linklocal import LinkLocal
+from .linktalk import LinkTalker
+from .llmnr import Llmnr
 from .mdns import Mdns
 from .resolver import Resolver
 
 if TYPE_CHECKING:
     from .stack import Stack
+
+_Talker = TypeVar("_Talker", bound=LinkTalker)
+
+
+def _name(raw: bytes) -> str:
+    try:
+        return dns.decode_name(raw, 0)[0].rstrip(".")
+    except dns.DnsError:
+        return ""
 
 
 class SelfConfiguring:
@@ -25,7 +39,7 @@ class SelfConfiguring:
 
     def _start_nothing(self) -> None:
         """Before anything else: nothing is asked for yet."""
-        self._clients: list[Client[Any] | LinkLocal | Mdns] = []
+        self._clients: list[Client[Any] | LinkLocal | LinkTalker] = []
         # Of clients, in their order: (servers, search list); and the resolver made of them.
         self._learnt_names: dict[object, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._learnt_resolver: Resolver | None = None
@@ -91,9 +105,35 @@ class SelfConfiguring:
         first = next((one.name for one in stack.interfaces() if one.medium == "ethernet"), "")
         return self._add_client(Mdns(stack, interface or first, hostname=hostname))
 
-    def _link_names(self) -> list[Mdns]:
-        """Those that know names that end in ".local"."""
-        return [one for one in self._clients if isinstance(one, Mdns) and one.state != "STOPPED"]
+    def _current_resolver(self) -> Callable[[str], Iterable[str]] | None:
+        """`resolver`, made anew if what routers say of DNS (RFC 8106) has changed, or its time is over."""
+        stack = cast("Stack", self)
+        if stack.resolver is None or stack.resolver is self._learnt_resolver:
+            servers, suffixes = inspect.router_names(stack)
+            search = [name for name in map(_name, suffixes) if name]
+            known = self._learnt_names.get(ROUTERS, ((), ()))
+            if known != (tuple(servers), tuple(search) if servers else ()):
+                learn_names(stack, ROUTERS, servers, search)
+        return stack.resolver
+
+    def llmnr(self, interface: str | None = None, *, hostname: str | None = None) -> Llmnr:
+        """Link-local multicast name resolution on an Ethernet interface (RFC 4795) -> Llmnr.
+
+        interface: None for the first that there is. hostname: of one label, which is answered for unless somebody else
+        has it; made of the MAC otherwise. Names of one label that DNS does not know are looked up this way from now on.
+        Raises ValueError, OSError: ENODEV, EADDRINUSE, EOPNOTSUPP (a driver that does not run by itself).
+        """
+        stack = cast("Stack", self)
+        first = next((one.name for one in stack.interfaces() if one.medium == "ethernet"), "")
+        return self._add_client(Llmnr(stack, interface or first, hostname=hostname))
+
+    def _link_names(self, kind: type[_Talker]) -> list[_Talker]:
+        """Those that know names that end in ".local" (Mdns), or have one label (Llmnr)."""
+        return [one for one in self._clients if isinstance(one, kind) and one.state != "STOPPED"]
+
+    def _asks_for_names(self) -> bool:
+        """Whether looking up a name may take a while."""
+        return self._current_resolver() is not None or bool(self._link_names(LinkTalker))  # type: ignore[type-abstract]
 
     def _add_client(self, client: Any) -> Any:
         self._clients = [one for one in self._clients if one.state != "STOPPED"]

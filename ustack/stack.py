@@ -23,6 +23,7 @@ from ustack_ext.sockets import config, inspect
 
 from . import addresses as numbers
 from . import connect, records, resolve
+from .capture import Capturing
 from .forward import Forwarder, Handler
 from .links import Layered, Settings
 from .nat import Nat
@@ -45,7 +46,7 @@ _NO_TIMEOUT: Any = object()
 _Part = TypeVar("_Part", Service, Forwarder)
 
 
-class Stack(SelfConfiguring, Routing, Layered):
+class Stack(SelfConfiguring, Routing, Capturing, Layered):
     """A TCP/IP stack. As many as wanted may live in one process; each shares nothing with the others.
 
     driver: "thread" (a background thread without the GIL reads links and runs timers), "asyncio" (no thread: the event
@@ -60,6 +61,7 @@ class Stack(SelfConfiguring, Routing, Layered):
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
         self._services: list[Service | Forwarder] = []
+        self._no_captures()
         self._start_nothing()
         self._detached: dict[int, Socket] = {}
         # Names that the stack's getaddrinfo() knows, in lower case, and their addresses.
@@ -106,6 +108,7 @@ class Stack(SelfConfiguring, Routing, Layered):
             sock.close()
         self._detached.clear()
         self._driver.close()
+        self._end_captures()
         for link in self._links:
             link.close()
         self._links.clear()

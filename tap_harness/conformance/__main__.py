@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tap_harness.conformance import pcapng
 from tap_harness.conformance.docs import page
 from tap_harness.conformance.registry import MUST, Check, checks, load
 from tap_harness.conformance.remote_target import RemoteTarget, interface_exists
@@ -16,7 +15,9 @@ from tap_harness.conformance.report import as_html, as_json, line, summary
 from tap_harness.conformance.run import AT_ONCE, FAIL, Result, run_all
 from tap_harness.conformance.target import StackTarget, Target
 from tap_harness.need import missing_privilege
+from ustack import pcapng
 from ustack.cli.conformance import add_arguments
+from ustack.pcapng import INBOUND, OUTBOUND
 
 OK, FAILED, CANNOT = 0, 1, 2
 
@@ -101,7 +102,8 @@ def _write(args: argparse.Namespace, results: Sequence[Result]) -> None:
     for result in results:
         if folder is not None and result.outcome == FAIL:
             path = folder / f"{result.check.name}.pcapng"
-            pcapng.write(path, result.frames, f"{result.check.text}: {result.reason}")
+            frames = [(at, OUTBOUND if from_target else INBOUND, frame) for at, from_target, frame in result.frames]
+            pcapng.write(path, frames, "target", f"{result.check.text}: {result.reason}")
             traces[result.check.name] = Path(os.path.relpath(path, args.html.parent)) if args.html else path
     if args.html:
         args.html.write_text(as_html(args.target, results, traces), encoding="utf-8")

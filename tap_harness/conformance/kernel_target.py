@@ -119,6 +119,10 @@ class KernelTarget:
         """The TAP's index."""
         return self.carrier.namespace.call(socket.if_nametoindex, "ust0")
 
+    def dhcp(self, six: bool) -> tuple[str, Any]:
+        """There is none to be had."""
+        raise NotApplicable("the kernel's own DHCP client is for booting from the network only")
+
     def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
         """A UDP socket of the kernel."""
         made = self.socket6(socket.SOCK_DGRAM) if ":" in group else self.socket(datagram=True)

@@ -38,6 +38,9 @@ MODULES = (
     "rfc8200",
     "rfc4861",
     "rfc3376",
+    "rfc3376_sources",
+    "rfc2131",
+    "rfc8415",
 )
 
 Scenario = Callable[["Probe"], None]

@@ -127,6 +127,10 @@ class RemoteTarget:
         """Not to be seen."""
         raise NotApplicable(_NO_SOCKETS)
 
+    def dhcp(self, six: bool) -> tuple[str, Any]:
+        """There is none to be had."""
+        raise NotApplicable("a remote host's DHCP client cannot be started from here")
+
     def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
         """There are no sockets."""
         raise NotApplicable(_NO_SOCKETS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import itertools
+import socket
+import struct
 from typing import Any
 
-from scapy.contrib.igmpv3 import IGMPv3, IGMPv3mq, IGMPv3mr
+from scapy.contrib.igmpv3 import IGMPv3mr
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6MLQuery2, ICMPv6MLReport2, IPv6, IPv6ExtHdrHopByHop, RouterAlert
 from scapy.layers.l2 import Ether
@@ -15,6 +17,7 @@ from scapy.packet import Packet, Raw
 from tap_harness.conformance.probe import Probe
 from tap_harness.conformance.probe6 import ALL_NODES, PEER_LL, Six
 from tap_harness.conformance.registry import MAY, MUST, SHOULD, document
+from tap_harness.segment import checksum
 
 G = document("3376", "Internet Group Management Protocol, Version 3")
 L = document("3810", "Multicast Listener Discovery Version 2")
@@ -50,12 +53,13 @@ def must(p: Probe, packet: Packet | None, kind: int, sources: list[str]) -> Pack
 
 
 def query(p: Probe, *, group: str = "0.0.0.0", delay: int = 5, dst: str = "224.0.0.1", sources: Any = ()) -> None:
-    """A version 3 query; delay in tenths of a second."""
-    head = IP(src=p.peer.ip, dst=dst, ttl=1, options=b"\x94\x04\x00\x00")
-    outer: Any = IGMPv3(type=0x11, mrcode=delay)
-    body = outer / IGMPv3mq(gaddr=group, qrv=2, qqic=125, srcaddrs=list(sources))
+    """A version 3 query; delay: its Max Resp Code, tenths of a second below 128."""
+    named = [socket.inet_aton(one) for one in sources]
+    body = struct.pack("!BBH4sBBH", 0x11, delay, 0, socket.inet_aton(group), 2, 125, len(named)) + b"".join(named)
+    body = body[:2] + checksum(body).to_bytes(2, "big") + body[4:]
+    head = IP(src=p.peer.ip, dst=dst, ttl=1, proto=2, options=b"\x94\x04\x00\x00")
     mac = "01:00:5e:00:00:01" if dst == "224.0.0.1" else "01:00:5e:01:02:03"
-    p.peer.send_ether(Ether(src=p.peer.mac, dst=mac) / head / body)
+    p.peer.send_ether(Ether(src=p.peer.mac, dst=mac) / head / Raw(body))
     p.target.pump()
 
 

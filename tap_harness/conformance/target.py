@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tap_harness.carrier import Carrier, MemoryCarrier
+from tap_harness.carrier import Carrier, MemoryCarrier, SimCarrier
 from tap_harness.conformance.registry import NotApplicable
 
 Frame = tuple[float, bool, bytes]  # (seconds, whether it came from the target, the frame)
@@ -89,6 +89,10 @@ class Target(Protocol):
     def join(self, group: str, sources: tuple[str, ...] = ()) -> Any:
         """A socket that is in a group, of these sources only if any are named. Raises NotApplicable."""
 
+    def dhcp(self, six: bool) -> tuple[str, Any]:
+        """A DHCP client on an interface without addresses, DHCPv6's with `six`; its Ethernet address, and what ends
+        the client politely (release()). Raises NotApplicable."""
+
     def add_address(self, address: str) -> None:
         """Give the target another address, "10.9.0.7/24". Raises NotApplicable."""
 
@@ -127,7 +131,8 @@ class StackTarget:
     sink = echo = 0
 
     def __init__(self, mangle: Callable[[bool, bytes], bytes | None] | None = None, **options: Any) -> None:
-        self.carrier = MemoryCarrier(f"{self.address}/24", gateway=self.peer_address, **options)
+        self._mangle = mangle
+        self.carrier: Any = MemoryCarrier(f"{self.address}/24", gateway=self.peer_address, **options)
         self.stack = self.carrier.stack
         self.wire = Recorder(self.carrier if mangle is None else _Mangled(self.carrier, mangle))
 
@@ -188,6 +193,15 @@ class StackTarget:
         join_with(made, group, sources, self.address, self.interface())
         self.carrier.pump()
         return made
+
+    def dhcp(self, six: bool) -> tuple[str, Any]:
+        """A stack of its own, in a simulated network: a client runs by itself."""
+        self.carrier.close()
+        made = SimCarrier()
+        self.carrier, self.stack = made, made.stack
+        self.wire = Recorder(made if self._mangle is None else _Mangled(made, self._mangle))
+        mac = next(str(one.mac) for one in made.stack.interfaces() if one.name == made.name)
+        return mac, made.stack.dhcp6(made.name, mode="stateful") if six else made.stack.dhcp(made.name)
 
     def add_address(self, address: str) -> None:
         """Not while a scenario runs: probing takes longer than most."""

@@ -23,6 +23,8 @@ _RADVD = """
 interface %s {
   AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvManagedFlag on; AdvOtherConfigFlag on;
   prefix fd09::/64 { AdvOnLink on; AdvAutonomous off; };
+  RDNSS fd09::1 { AdvRDNSSLifetime 30; };
+  DNSSL corp.test { AdvDNSSLLifetime 30; };
 };
 """
 WARNING = 0x600000  # Wireshark's PI_WARN; PI_ERROR is above it
@@ -47,6 +49,7 @@ class Site:
         child = self.ns.popen([
             *_PLAIN, f"--interface={self.device}", "--dhcp-range=10.9.0.100,10.9.0.110,2m",
             "--dhcp-range=fd09::100,fd09::1ff,64,2m", "--dhcp-option=option6:dns-server,[fd09::1]",
+            "--dhcp-option=option6:domain-search,corp.test",
             f"--dhcp-leasefile={self.state / 'leases'}", *(["--enable-ra"] if self.router == "dnsmasq" else []),
         ])  # fmt: skip
         child.wait_line("started, version")
@@ -140,4 +143,14 @@ def test_name_servers_only(site: Site) -> None:
     lease = site.stack.dhcp6(site.name, mode="stateless").wait(30)
     assert lease.dns_servers == ("fd09::1",)
     assert site.stack.getaddrinfo("www.corp.test", 80, 10)[0][4][0] == "fd09::1"
+    assert site.complaints() == ""
+
+
+def test_name_servers_of_routers(site: Site) -> None:
+    """Without any DHCP: RDNSS and DNSSL (RFC 8106)."""
+    site.stack.add_address(site.name, "fd09::77/64")
+    wait_for(lambda: site.stack._current_resolver() is not None, "an advertisement", 20)
+    assert site.stack.resolver.servers == ["fd09::1"]
+    assert site.stack.resolver.search == ["corp.test"]
+    assert site.stack.getaddrinfo("www", 80, 10)[0][4][0] == "fd09::1"
     assert site.complaints() == ""

@@ -58,7 +58,7 @@ async def addresses(
 ) -> list[resolve.AddressInfo]:
     """getaddrinfo(); the stack's resolver, which may block, is asked in another thread."""
     known = host is None or not isinstance(host, str) or resolve.numeric(host) is not None
-    if stack.resolver is None or known:
+    if known or not stack._asks_for_names():
         return resolve.getaddrinfo(stack, host, port, flags=flags, **wanted)
 
     def ask() -> list[resolve.AddressInfo]:

@@ -28,6 +28,7 @@ from . import (
     run,
     serve,
     ss,
+    tcpdump,
     up,
 )
 from .errors import EXIT_FAILURE, EXIT_SIGNAL, CommandError, Terminated
@@ -35,6 +36,7 @@ from .errors import EXIT_FAILURE, EXIT_SIGNAL, CommandError, Terminated
 VERBS = (
     *(demo, doctor, up, serve, run, proxy, gateway, curl, ping, nc, ss),
     *configure.VERBS,
+    tcpdump,
     *(iperf3, packetdrill, conformance),
 )
 

@@ -45,7 +45,7 @@ class Verb(NamedTuple):
         if self.name == "sysctl" and words != ["show"]:
             return _sysctl(args, words)
         if words[0] in ("show", "list", "ls"):
-            rows = _answer(_one_stack(args.stack), {"ask": self.question})
+            rows = _answer(one_stack(args.stack), {"ask": self.question})
             if self.pick is not None:
                 rows = self.pick(rows, words[1:])
             for line in map(json.dumps, rows) if args.json else self.show(rows):
@@ -54,11 +54,11 @@ class Verb(NamedTuple):
         if words[0] not in self.changes:
             raise CommandError(f"{words[0]!r}: {self.words}", EXIT_USAGE)
         name, arguments = self.changes[words[0]](words[1:])
-        _change(_one_stack(args.stack), name, arguments)
+        _change(one_stack(args.stack), name, arguments)
         return 0
 
 
-def _one_stack(which: str | None) -> Path:
+def one_stack(which: str | None) -> Path:
     """The control socket of the stack that is meant. Raises CommandError."""
     found = []
     for path in control.sockets():
@@ -182,7 +182,7 @@ def _link_del(words: list[str]) -> tuple[str, Row]:
 
 
 def _sysctl(args: argparse.Namespace, words: list[str]) -> int:
-    path = _one_stack(args.stack)
+    path = one_stack(args.stack)
     for word in words:
         name, equals, value = word.partition("=")
         name = name.strip()

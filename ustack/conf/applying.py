@@ -74,6 +74,9 @@ def apply(config: Config, stack: ustack.Stack) -> Applied:
                 stack.link_local(one["name"])
         if one.get("mdns") is not None:
             _multicast_dns(config, stack, path, one)
+        if one.get("llmnr") is not None:
+            with _blame(config, (*path, "llmnr")):
+                stack.llmnr(one["name"], **one["llmnr"])
         for key in ("dhcp", "dhcp6"):
             if one.get(key) is not None:
                 with _blame(config, (*path, key)):

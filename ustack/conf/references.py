@@ -13,7 +13,7 @@ from .lines import Path
 
 SERVICES_WITH_TEXT = ("answer", "http")
 
-_ADDRESSING = ("addresses", "gateway", "autoconf", "link_local", "mdns", "dhcp", "dhcp6")
+_ADDRESSING = ("addresses", "gateway", "autoconf", "link_local", "mdns", "llmnr", "dhcp", "dhcp6")
 
 Table = dict[str, Any]
 
@@ -138,7 +138,7 @@ def _link(one: Table, path: Path, links: list[Table], report: Report) -> None:
             report.add((*path, "peer"), f"{one['peer']!r} has another peer")
     else:
         misplaced = ("peer", "mac") if kind == "tun" else ("peer",)
-    for key in ("dhcp", "dhcp6", "link_local", "mdns"):
+    for key in ("dhcp", "dhcp6", "link_local", "mdns", "llmnr"):
         if kind == "tun" and one.get(key) not in (None, False):
             report.add((*path, key.replace("_", "-")), "this needs Ethernet, which a tun has not")
     for key in misplaced:

@@ -57,6 +57,7 @@ _SETTINGS: dict[str, Check] = {
     "autoconf": checks.boolean,
     "link-local": checks.boolean,
     "mdns": switch(Table({"hostname": checks.text})),
+    "llmnr": switch(Table({"hostname": checks.text})),
     "dhcp": _DHCP,
     "dhcp6": _DHCP6,
 }

@@ -85,6 +85,7 @@ cdef class Driver:
     cdef settle(self, Link link, Iface *iface)
     cdef int create(self, object seed, object budget, uint64_t now) except -1
     cdef void finish(self) noexcept nogil                          # lock held: engine_poll, events to the sinks
+    cdef void tell_captures(self) noexcept nogil
     # lock held: events to the sinks; whether the native one got any
     cdef bint hand_out(self) noexcept nogil
     # lock held: takes in what waits on the links; frames taken

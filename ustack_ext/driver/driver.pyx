@@ -21,7 +21,7 @@ from ustack_ext.engine.engine cimport (engine_ahead, engine_enter, engine_free, 
                                        engine_many, engine_new, engine_next, engine_poll)
 from ustack_ext.link.link cimport FRAME_MIN_ROOM, LINK_BATCH, Home, Link, forget_fn, home_fn, inject_fn
 from ustack_ext.net.net cimport iface_add, iface_remove
-from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP
+from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, Capture
 
 cdef enum:
     NATIVE_ROUNDS = 8              # polls for native services at a time: over the loopback it could go on for ever
@@ -168,6 +168,24 @@ cdef class Driver:
             rounds -= 1
         if self.engine.core.pool.returned != NULL:
             atomic_set(self.due, 1)
+        if self.engine.net.captures != NULL:
+            self.tell_captures()
+
+    cdef void tell_captures(self) noexcept nogil:
+        """Wakes the threads that write captures down, or has Python do it, where there is something for them."""
+        cdef Capture *c = self.engine.net.captures
+        while c != NULL:
+            if c.used > 0 and c.told == 0:
+                c.told = 1
+                if c.waiter != NULL:
+                    self.fire(<Waiter *>c.waiter)
+            if c.used >= c.enough and c.told < 2:
+                c.told = 2
+                if c.waiter != NULL:
+                    self.fire(<Waiter *>c.waiter)
+                else:
+                    atomic_set(self.due, 1)
+            c = c.next
 
     cdef bint hand_out(self) noexcept nogil:
         cdef Source *s = event_pop(&self.engine.core.events)

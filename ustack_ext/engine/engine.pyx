@@ -8,11 +8,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref, bufq_clear, bufq_pop, bufq_push, pool_destroy, pool_init
+from ustack_ext.base.core cimport MAX_COUNTERS
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, ENTRY_UDP, Entry
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
 from ustack_ext.base.rng cimport rng_init
 from ustack_ext.base.wheel cimport wheel_destroy, wheel_expire, wheel_first, wheel_init, wheel_wake
 from ustack_ext.engine.gro cimport gro_clear, gro_flush, gro_input, gro_next
+from ustack_ext.net.capture cimport capture_explain, capture_in
 from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
@@ -123,12 +125,30 @@ cdef void engine_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) no
     cdef IcmpError err
     cdef Buf *owned = NULL
     cdef int verdict
+    if e.net.captures != NULL:
+        captured_input(e, iface, buf, off)
+        return
     if e.gro.count > 0 and not engine_watched(e) and gro_next(&e.gro, &e.tcp, &e.net, iface, buf, off):
         return
     verdict = net_input(&e.net, iface, buf, off, &rx, &err, &owned)
     if verdict == NET_TCP and gro_input(&e.gro, &e.tcp, &rx, owned == NULL):
         return
     deliver(e, verdict, &rx, &err)
+    if owned != NULL:
+        buf_unref(&e.core.pool, owned)
+    buf_unref(&e.core.pool, buf)
+
+
+cdef void captured_input(Engine *e, Iface *iface, Buf *buf, const Offload *off) noexcept nogil:
+    """engine_input while frames are written down: each goes its way alone, so that what is dropped is this one."""
+    cdef uint64_t before[MAX_COUNTERS]
+    cdef RxPkt rx
+    cdef IcmpError err
+    cdef Buf *owned = NULL
+    memcpy(before, e.core.counters, sizeof(before))
+    capture_in(&e.net, iface, buf)
+    deliver(e, net_input(&e.net, iface, buf, off, &rx, &err, &owned), &rx, &err)
+    capture_explain(&e.net, before)
     if owned != NULL:
         buf_unref(&e.core.pool, owned)
     buf_unref(&e.core.pool, buf)

@@ -24,7 +24,7 @@ from ustack_ext.net.mld cimport mld_changed, mld_left, mld_timer
 from ustack_ext.net.ndout cimport addr_solicited_node, nd_ask_routers, nd_solicit
 from ustack_ext.net.route cimport route_expire
 from ustack_ext.net.state cimport (
-    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, ADDR_TENTATIVE, IFA_AUTO, IFA_STATIC, IFA_TEMPORARY, MAX_DNS,
+    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, ADDR_TENTATIVE, IFA_AUTO, IFA_STATIC, IFA_TEMPORARY,
     MAX_IFADDRS, MEDIUM_ETHERNET, MEDIUM_LOOPBACK,
 )
 
@@ -319,16 +319,10 @@ cdef void ask_routers(Net *n, Iface *i) noexcept nogil:
 
 cdef void iface6_timer(Net *n, Iface *i) noexcept nogil:
     cdef uint64_t now = n.core.now, at
-    cdef int k
     if i.six.solicit_at != 0 and i.six.solicit_at <= now:
         ask_routers(n, i)
     at = min(mld_timer(n, i), route_expire(n, i))
     if i.six.solicit_at != 0:
         at = min(at, i.six.solicit_at)
-    for k in range(MAX_DNS):
-        if i.six.dns[k].until != 0 and i.six.dns[k].until <= now:
-            i.six.dns[k].until = 0
-        elif i.six.dns[k].until != 0:
-            at = min(at, i.six.dns[k].until)
     if at != UINT64_MAX:
         wheel_arm(&n.core.wheel, &i.six.entry, at)

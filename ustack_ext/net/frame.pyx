@@ -5,15 +5,16 @@ Responsible for the link-level counters and for group addresses; not for choosin
 Frames shorter than 60 bytes are sent at their exact length: the links are virtual and take them, a real device's
 driver pads them itself, and what is never written cannot leak old memory (Etherleak, CVE-2003-0001).
 """
-from libc.errno cimport ENETDOWN, ENOBUFS
+from libc.errno cimport EMSGSIZE, ENETDOWN, ENOBUFS
 from libc.string cimport memcpy, memset
 
 from ustack_ext.wire.addr cimport addr_is_multicast, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
 from ustack_ext.wire.headers cimport (ARP_LEN, ARP_REQUEST, ETH_HLEN, ETHERTYPE_ARP, ArpPkt, EthHdr, arp_emit, eth_emit)
 from ustack_ext.base.core cimport count
+from ustack_ext.net.capture cimport capture_lost
 from ustack_ext.net.gso cimport gso_transmit, gso_wanted
-from ustack_ext.net.mib cimport ArpOutReplies, ArpOutRequests, DropIfaceDown, DropTxQueueFull
+from ustack_ext.net.mib cimport ArpOutReplies, ArpOutRequests, DropIfaceDown, DropTxQueueFull, DropTxTooBig
 from ustack_ext.net.state cimport stands_on_others
 
 
@@ -21,17 +22,22 @@ cdef int frame_transmit(Net *n, Iface *i, const IoVec *iov, int niov, uint32_t l
                         const Offload *off) noexcept nogil:
     """One frame of `length` bytes to the link, or a superframe in what pieces it takes. 0, or -ENETDOWN / -ENOBUFS /
     -EMSGSIZE (it is lost, or a part of it, and counted)."""
+    cdef int status
     if not i.up:
         count(n.core, DropIfaceDown)
         return -ENETDOWN
     if n.frames != NULL:
         n.frames(n.hook_user, i, iov, niov, True)
     if gso_wanted(i, off):
-        return gso_transmit(n, i, iov, niov, length, off)
+        status = gso_transmit(n, i, iov, niov, length, off)
+        if status != 0:
+            capture_lost(n, DropTxTooBig if status == -EMSGSIZE else DropTxQueueFull)
+        return status
     if i.transmit(i.link, iov, niov, off) != 0:
         i.tx_dropped += 1
         if not stands_on_others(i):
             count(n.core, DropTxQueueFull)
+            capture_lost(n, DropTxQueueFull)
         return -ENOBUFS
     i.tx_packets += 1
     i.tx_bytes += length

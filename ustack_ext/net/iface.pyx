@@ -16,6 +16,7 @@ from ustack_ext.base.entry cimport ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP
 from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport (IFA_STATIC, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
                                    MEDIUM_LOOPBACK, ROUTER_4, ROUTER_6, RT_TABLE_MAIN, Route)
+from ustack_ext.net.capture cimport capture_forget
 from ustack_ext.net.groups cimport groups_forget
 from ustack_ext.net.source6 cimport source6
 from ustack_ext.net.route cimport (net_changed, route_forget_iface, route_forget_routers, route_forget_source,
@@ -106,6 +107,7 @@ cdef void iface_free(Net *n, Iface *i) noexcept nogil:
         wheel_cancel(&n.core.wheel, &i.addrs[k].entry)
     wheel_cancel(&n.core.wheel, &i.six.entry)
     groups_forget(n, i)
+    capture_forget(n, i)
     route_forget_iface(n, i)
     n.n_ifaces -= 1
     for k in range(at, n.n_ifaces):

@@ -1,7 +1,8 @@
 # Every struct of the net layer in one place; the functions over them are in iface, neigh, arp, route, output, icmp,
 # frag and input.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
 from ustack_ext.wire.addr cimport Addr
+from ustack_ext.base.bpf cimport Bpf
 from ustack_ext.base.buf cimport Buf, BufQueue
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.entry cimport Entry
@@ -83,10 +84,16 @@ cdef struct IfAddr:
 cdef enum:
     MAX_LEARNED = 32           # routes an interface may learn: default routers, prefixes, redirects
     MAX_DNS = 3                # RFC 8106 §5.3.1 wants three at least
+    DNS_NAME_MAX = 255         # bytes of a domain name on the wire (RFC 1035 §3.1)
 
-cdef struct DnsServer:         # RFC 8106
+cdef struct DnsServer:         # RFC 8106; one whose time is over is none
     Addr addr
-    uint64_t until             # ns; 0: none here
+    uint64_t until             # ns
+
+cdef struct DnsSuffix:
+    uint64_t until             # ns
+    uint8_t length
+    uint8_t name[255]          # labels, uncompressed, with the root's
 
 # IPv6 of one interface: what its routers said, and its timer (ENTRY_IFACE6) for asking them and for what they said.
 cdef struct Iface6:
@@ -105,6 +112,7 @@ cdef struct Iface6:
     uint64_t report_at         # ns: the next MLDv2 report of that kind; 0: not running
     uint64_t answer_at         # ns: ... and of the kind that answers a query
     DnsServer dns[3]
+    DnsSuffix suffixes[3]
 
 cdef enum:
     GROUP_SOURCES = 64         # a group on an interface; with more, all sources are taken
@@ -432,6 +440,30 @@ cdef enum:                     # Net.routers
     ROUTER_4 = 1
     ROUTER_6 = 2
 
+cdef struct CaptureIface:      # an interface as a capture file has it
+    int index                  # Iface.index; 0: none
+    int id                     # its number in the file; -1: its frames are not wanted
+
+cdef struct Capture:           # somebody writes down the frames of this stack (net/capture)
+    Capture *next
+    uint8_t *data              # blocks of pcapng, one after another, until whoever writes the file takes them
+    size_t used                # bytes
+    size_t size
+    size_t enough              # bytes that are worth being taken at once
+    uint32_t snaplen
+    int ids                    # interfaces in the file so far
+    int64_t epoch              # ns: what is added to the engine's time to be that of the calendar
+    char name[16]              # of the one interface that is wanted; empty: all
+    Bpf *ether_filter          # NULL: everything. A program knows where in a frame the packet begins, ...
+    Bpf *ip_filter             # ... so there is one for each kind of interface
+    CaptureIface known[16]
+    uint64_t frames            # written down
+    uint64_t dropped           # ... or not, for want of room
+    size_t in_at               # where in `data` the frame that is being taken in is; SIZE_MAX: nowhere
+    size_t out_at              # ... and the one that was sent last
+    void *waiter               # the driver's, of the thread that writes; NULL: there is no such thread
+    uint8_t told               # 1: it was woken for what there is, 2: ... because that is enough
+
 cdef enum:                     # Net.foreign
     FOREIGN_TCP = 1
     FOREIGN_UDP = 2
@@ -482,7 +514,9 @@ cdef struct Net:
     HashKey ident_key
     uint16_t idents[1024]
     packet_hook packets        # NULL: nobody asks, which costs what this test does
-    frame_hook frames
+    frame_hook frames          # ... net/capture's, while there are captures
+    frame_hook sockets_frames  # the one above net/
+    Capture *captures          # NULL: none, which costs what this test does
     void *hook_user
     HashKey secret6            # of stable identifiers (RFC 7217), flow labels and fragment identifications
 

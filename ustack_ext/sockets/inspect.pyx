@@ -13,7 +13,9 @@ from ustack_ext.engine.engine cimport Engine
 from ustack_ext.net.iface cimport iface_by_index, iface_find
 from ustack_ext.net.mib cimport MIB_COUNT, mib_name
 from ustack_ext.net.ra cimport RA_HEARD, RA_MANAGED, RA_OTHER
-from ustack_ext.net.state cimport BRIDGE_PORTS, Iface, IfAddr, NatFlow, Neigh, Route, Station
+from ustack_ext.net.state cimport (
+    BRIDGE_PORTS, DnsServer, DnsSuffix, Iface, IfAddr, MAX_DNS, NatFlow, Neigh, Route, Station,
+)
 from ustack_ext.sockets.address cimport format_host
 from ustack_ext.sockets.handle cimport SocketHandle
 from ustack_ext.sockets.hold cimport hold, let_go
@@ -283,6 +285,30 @@ def interfaces(StackCore stack not None):
     finally:
         let_go(d, collecting)
     return sorted(found, key=lambda one: one["index"])
+
+
+def router_names(StackCore stack not None):
+    """What routers say of DNS (RFC 8106) and holds still: ([address, ...], [domain name as on the wire, ...])."""
+    cdef Driver d = running(stack)
+    cdef DnsServer *s
+    cdef DnsSuffix *x
+    cdef uint64_t now
+    cdef list servers = [], suffixes = []
+    cdef int k, j
+    collecting = hold(d)
+    try:
+        now = d.engine.core.now
+        for k in range(d.engine.net.n_ifaces):
+            for j in range(MAX_DNS):
+                s = &d.engine.net.ifaces[k].six.dns[j]
+                x = &d.engine.net.ifaces[k].six.suffixes[j]
+                if s.until > now:
+                    servers.append(host_text(d.engine, &s.addr))
+                if x.until > now:
+                    suffixes.append((<char *>x.name)[:x.length])
+    finally:
+        let_go(d, collecting)
+    return servers, suffixes
 
 
 def routes(StackCore stack not None):

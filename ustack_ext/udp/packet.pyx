@@ -17,6 +17,7 @@ from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_PACKET
 from ustack_ext.base.iov cimport Offload
+from ustack_ext.net.capture cimport capture_watch
 from ustack_ext.net.frame cimport frame_transmit, mac_is_group
 from ustack_ext.net.iface cimport iface_by_index
 from ustack_ext.net.mib cimport DropNoBuffer, DropSocketFilter
@@ -53,10 +54,11 @@ cdef uint16_t packet_hatype(const Iface *i) noexcept nogil:
 
 
 cdef void watch(Udp *u) noexcept nogil:
-    u.net.frames = NULL
+    u.net.sockets_frames = NULL
     if u.packets != NULL:
-        u.net.frames = packet_frame
+        u.net.sockets_frames = packet_frame
     u.net.hook_user = u
+    capture_watch(u.net)
 
 
 cdef int packet_attach(Udp *u, UdpSock *s, uint16_t ethertype, bint cooked) noexcept nogil:

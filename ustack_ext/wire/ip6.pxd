@@ -51,6 +51,7 @@ cdef enum:
     ND_OPT_MTU = 5
     ND_OPT_NONCE = 14              # RFC 3971 §5.3.2, as RFC 7527 uses it
     ND_OPT_RDNSS = 25              # RFC 8106
+    ND_OPT_DNSSL = 31
     ND_NA_ROUTER = 0x80
     ND_NA_SOLICITED = 0x40
     ND_NA_OVERRIDE = 0x20
