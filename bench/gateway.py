@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
-BEGIN, END = "<!-- gateway:begin -->\n", "<!-- gateway:end -->\n"
+MARK = "gateway"
 MTU = 65520
 HOST = "10.0.2.2"  # the host's loopback, for all three
 DIRECTIONS = {"out": (), "in": ("-R",)}
@@ -121,13 +121,14 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     return text + (f"\nNot installed here: {', '.join(missing)}.\n" if missing else "")
 
 
-def put(page: Path, text: str) -> None:
-    """Put the table between the page's markers. Raises ValueError where it has none."""
+def put(page: Path, text: str, mark: str) -> None:
+    """Put the table between the page's markers of that name. Raises ValueError where it has none."""
     document = page.read_text()
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    before, after = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->\n"
+    head, begin, rest = document.partition(before)
+    _, end, tail = rest.partition(after)
     if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN.strip()} … {END.strip()}")
+        raise ValueError(f"{page} has no {before.strip()} … {after.strip()}")
     page.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
 
 
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = table(found)
     print(text, end="")
     if args.docs:
-        put(PAGE, text)
+        put(PAGE, text, MARK)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A device tunnel: IP packets of up to 16,000 bytes, each after its length, in a TLS stream; all in one event loop.
+"""A device tunnel: IPv6 packets of up to 16,000 bytes, each after its length, in a TLS stream; all in one event loop.
 
 The device's end would be another machine. Here both ends are in this process, and the TLS stream between them is the
 kernel's, over the loopback; the stacks have neither thread nor descriptor. No privilege is needed.
@@ -10,6 +10,7 @@ import ssl
 import ustack
 
 MTU = 16000
+HOST, DEVICE = "fd00::1", "fd00::2"
 
 
 def context(purpose: int) -> ssl.SSLContext:
@@ -22,28 +23,33 @@ def context(purpose: int) -> ssl.SSLContext:
     return made
 
 
-class Tunnel(asyncio.Protocol):
+class Tunnel(asyncio.BufferedProtocol):
     """One end: a stack's link over a stream of packets."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, mtu: int = MTU) -> None:
         self.stack = ustack.Stack(driver="asyncio")
         # TLS authenticates what it carries: TCP's checksums would be computed for nothing.
         self.link = ustack.Callback(
-            send_many=self.send, medium="ip", mtu=MTU, verify_checksums=False, generate_checksums=False
+            send_stream=self.send,
+            length_bytes=2,
+            medium="ip",
+            mtu=mtu,
+            verify_checksums=False,
+            generate_checksums=False,
         )
-        self.stack.attach(self.link, addresses=[address])
-        self.buffer = bytearray()
+        self.stack.attach(self.link, addresses=[f"{address}/64"])
         self.full = False
+        self.room = memoryview(bytearray(1 << 18))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
-    def send(self, packets: list[bytes]) -> int:
+    def send(self, packets: bytes) -> bool:
         if self.full:
-            return 0  # they wait for resume()
-        self.transport.writelines([len(packet).to_bytes(2, "big") + packet for packet in packets])
-        return len(packets)
+            return False  # they wait for resume()
+        self.transport.write(packets)
+        return True
 
     def pause_writing(self) -> None:
         self.full = True
@@ -52,17 +58,11 @@ class Tunnel(asyncio.Protocol):
         self.full = False
         self.link.resume()
 
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        packets, at = [], 0
-        while len(self.buffer) - at >= 2:
-            end = at + 2 + int.from_bytes(self.buffer[at : at + 2], "big")
-            if end > len(self.buffer):
-                break
-            packets.append(bytes(self.buffer[at + 2 : end]))
-            at = end
-        del self.buffer[:at]
-        self.link.receive_many(packets)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.room  # TLS decrypts to here, and the link takes its packets from here
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.link.receive_stream(self.room[:nbytes])
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,13 +76,13 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def main() -> None:
     loop = asyncio.get_running_loop()
-    device, host = Tunnel("10.9.0.2/30"), Tunnel("10.9.0.1/30")
+    device, host = Tunnel(DEVICE), Tunnel(HOST)
     listening = await loop.create_server(lambda: device, "127.0.0.1", 0, ssl=context(ssl.PROTOCOL_TLS_SERVER))
     where = listening.sockets[0].getsockname()
     await loop.create_connection(lambda: host, *where, ssl=context(ssl.PROTOCOL_TLS_CLIENT))
     service = await device.stack.start_server(serve, "", 62078)
 
-    reader, writer = await host.stack.open_connection("10.9.0.2", 62078)
+    reader, writer = await host.stack.open_connection(DEVICE, 62078)
     for _ in range(100):
         writer.write(bytes(100_000))
         await writer.drain()

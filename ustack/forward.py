@@ -39,8 +39,8 @@ _LAST4, _LAST6 = 15, 7
 class ForwardRequest:
     """Somebody wants to open a flow to a destination that nobody here listens on.
 
-    protocol: "tcp" or "udp". source, destination: (host, port), for IPv6 (host, port, 0, scope), as the sender wrote
-    them. Exactly one of accept(), reset(), unreachable() and drop() decides; the handler may call it, or whoever it
+    protocol: "tcp", "udp" or "ping". source, destination: (host, port), for IPv6 (host, port, 0, scope), as the sender
+    wrote them; of a ping the source's port is its identifier, the destination's 0. Exactly one of accept(), reset(), unreachable() and drop() decides; the handler may call it, or whoever it
     hands the request to, from any thread. Nothing has been answered before.
     """
 
@@ -50,7 +50,8 @@ class ForwardRequest:
         self._forwarder = forwarder
         self._identity = identity
         self._is_decided = False
-        self.protocol = forwarder.protocol
+        # Nothing but a ping is to port 0.
+        self.protocol = forwarder.protocol if destination[1] else "ping"
         self.source = source
         self.destination = destination
 
@@ -69,7 +70,8 @@ class ForwardRequest:
 
         TCP: the SYN is answered; the socket can be used at once, and waits in send() and recv() until the handshake is
         done. UDP: a connected socket that has received the first datagrams; idle_timeout: seconds without a datagram,
-        either way, after which it fails with ETIMEDOUT; None: never.
+        either way, after which it fails with ETIMEDOUT; None: never. A ping's datagrams are whole ICMP messages, as a
+        ping socket's: requests come, answers (type 0, for IPv6 129) are sent.
         Raises OSError: ENOENT (the request was withdrawn, or waited too long), ENOBUFS (too many handshakes are not
         done), ECONNABORTED (the stack is closed); RuntimeError: decided before.
         """
@@ -79,11 +81,12 @@ class ForwardRequest:
         return self._forwarder._make_socket(self._identity, idle_timeout)
 
     def reset(self) -> None:
-        """Refuse it as a host does where nobody listens: RST for TCP, ICMP port unreachable for UDP."""
+        """Refuse it as a host does where nobody listens: RST for TCP, ICMP port unreachable for UDP; host unreachable
+        for a ping."""
         if self.protocol == "tcp":
             self._refuse(_RESET, 0)
         else:
-            self.unreachable("port")
+            self.unreachable("port" if self.protocol == "udp" else "host")
 
     def unreachable(self, reason: str | int = "host") -> None:
         """Refuse it with an ICMP or ICMPv6 destination unreachable, within the stack's limits for those.
@@ -117,7 +120,13 @@ class Forwarder(ForwardCore):
     """
 
     def __init__(
-        self, stack: Stack, protocol: str, handler: Handler, backlog: int = _BACKLOG, timeout: float = _PATIENCE
+        self,
+        stack: Stack,
+        protocol: str,
+        handler: Handler,
+        backlog: int = _BACKLOG,
+        timeout: float = _PATIENCE,
+        pings: bool = False,
     ) -> None:
         if not callable(handler):
             raise TypeError("handler: a function is needed")
@@ -138,7 +147,7 @@ class Forwarder(ForwardCore):
                 self._loop = asyncio.get_running_loop()
             if self._loop is None:
                 raise RuntimeError("a coroutine as handler needs a running event loop")
-        self._open(stack, protocol == "tcp", backlog, int(timeout * _NS), self._dispatch)
+        self._open(stack, protocol == "tcp", backlog, int(timeout * _NS), pings, self._dispatch)
 
     def _dispatch(self) -> None:
         """Ask the handler about every request nobody has seen. One thread does it at a time; another that comes

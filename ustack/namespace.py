@@ -131,6 +131,13 @@ def join(where: str) -> None:
         _join_one(where if "/" in where else f"/run/netns/{where}", CLONE_NEWNET)
 
 
+def shares_user(process: str) -> bool:
+    """Whether the process with that id, or nobody, is in this process's user namespace."""
+    with contextlib.suppress(OSError):
+        return os.path.samefile(f"/proc/{process}/ns/user", "/proc/self/ns/user")
+    return True
+
+
 def _join_one(path: str, kind: int) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

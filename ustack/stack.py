@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ustack_ext.driver.loop import LoopDriver
 from ustack_ext.driver.manual import ManualDriver
@@ -43,7 +43,18 @@ if TYPE_CHECKING:
 _CLOSE_PATIENCE = 1.0  # s
 _CLOSE_STEP = 0.002
 _NO_TIMEOUT: Any = object()
-_Part = TypeVar("_Part", Service, Forwarder)
+
+
+class _Closes(Protocol):
+    """What is closed with its stack."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def close(self) -> Any: ...
+
+
+_Part = TypeVar("_Part", bound=_Closes)
 
 
 class Stack(SelfConfiguring, Routing, Capturing, Layered):
@@ -60,7 +71,7 @@ class Stack(SelfConfiguring, Routing, Capturing, Layered):
 
     def __init__(self, driver: Any = "thread", seed: bytes | None = None, memory: int | None = None) -> None:
         self._links: list[Link] = []
-        self._services: list[Service | Forwarder] = []
+        self._services: list[_Closes] = []
         self._no_captures()
         self._start_nothing()
         self._detached: dict[int, Socket] = {}
@@ -356,9 +367,15 @@ class Stack(SelfConfiguring, Routing, Capturing, Layered):
         """
         return self._kept(Forwarder(self, "tcp", handler, backlog, timeout))
 
-    def forward_udp(self, handler: Handler, *, backlog: int = 4096, timeout: float = 30.0) -> Forwarder:
-        """The same for datagrams: the first of each flow makes a request, and waits in it with a few that follow."""
-        return self._kept(Forwarder(self, "udp", handler, backlog, timeout))
+    def forward_udp(
+        self, handler: Handler, *, backlog: int = 4096, timeout: float = 30.0, pings: bool = False
+    ) -> Forwarder:
+        """The same for datagrams: the first of each flow makes a request, and waits in it with a few that follow.
+
+        pings: echo requests to foreign addresses are asked about, too (ForwardRequest.protocol is "ping"); otherwise
+        nobody answers them.
+        """
+        return self._kept(Forwarder(self, "udp", handler, backlog, timeout, pings))
 
     def _kept(self, part: _Part) -> _Part:
         self._services = [*(one for one in self._services if not one.closed), part]

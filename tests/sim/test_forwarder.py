@@ -365,6 +365,97 @@ def test_many_flows_to_one_port(gate: Gate) -> None:
     assert gate.gate.live()["sockets"] == 0
 
 
+# -- pings
+
+
+def ping_socket(stack: ustack.Stack, far: str) -> Any:
+    six = ":" in far
+    family, proto = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+    sock = stack.socket(family, socket.SOCK_DGRAM, proto)
+    sock.settimeout(5)
+    return sock
+
+
+@pytest.mark.parametrize("far", [FAR4, FAR6])
+def test_a_flow_of_pings(gate: Gate, far: str) -> None:
+    ask, reply = (128, 129) if ":" in far else (8, 0)
+    forwarder = gate.gate.forward_udp(gate.requests.append, pings=True)
+    sock = ping_socket(gate.client, far)
+    for number in range(3):
+        sock.sendto(bytes([ask, 0, 0, 0, 0, 0, 0, number]) + b"data", (far, 0))
+    gate.net.run(1)
+    [request] = gate.requests
+    assert request.protocol == "ping"
+    assert request.destination[:2] == (far, 0)
+    served = request.accept(idle_timeout=10)
+    assert served.getsockname()[0] == far
+    with pytest.raises(OSError) as failure:
+        served.send(bytes([ask, 0, 0, 0, 0, 0, 0, 0]))  # the flow's side answers
+    assert failure.value.errno == errno.EINVAL
+    for number in range(3):
+        message = served.recv(100)
+        assert (message[0], message[7], message[8:]) == (ask, number, b"data")
+        assert served.send(bytes([reply]) + message[1:]) == 12
+        answer, sender = sock.recvfrom(100)
+        assert (answer[0], answer[7], answer[8:], sender[0]) == (reply, number, b"data", far)
+    served.settimeout(60)
+    with pytest.raises(TimeoutError):
+        served.recv(100)
+    served.close()
+    sock.sendto(bytes([ask, 0, 0, 0, 0, 0, 0, 9]), (far, 0))
+    gate.net.run(1)
+    assert len(gate.requests) == 2
+    gate.requests[1].reset()
+    gate.net.run(1)
+    with pytest.raises(OSError) as failure:
+        sock.recv(100)
+    assert failure.value.errno == errno.EHOSTUNREACH
+    forwarder.close()
+    sock.sendto(bytes([ask, 0, 0, 0, 0, 0, 0, 9]), (far, 0))
+    gate.net.run(1)
+    assert len(gate.requests) == 2
+    assert gate.gate.live()["sockets"] == 0
+
+
+def test_flows_of_pings_are_bounded_as_datagrams_are(gate: Gate) -> None:
+    forwarder = gate.gate.forward_udp(gate.requests.append, backlog=20, pings=True)
+    for k in range(100):
+        with ping_socket(gate.client, FAR4) as sock:
+            sock.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), (f"198.51.100.{k + 1}", 0))
+    gate.net.run(0.1)
+    assert forwarder.undecided == 20
+    assert gate.counters()["DropFlowBacklog"] == 80
+    gate.gate.create_server(("", 1)).close()
+    gate.net.run(60)
+    assert forwarder.undecided == 0
+    assert gate.gate.live()["buffers"] == 0
+
+
+def test_our_own_addresses_answer_pings_themselves(gate: Gate) -> None:
+    gate.gate.forward_udp(gate.requests.append, pings=True)
+    with ping_socket(gate.client, FAR4) as sock:
+        sock.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), ("10.0.0.2", 0))
+        assert sock.recv(100)[0] == 0
+    assert not gate.requests
+
+
+# -- ECN
+
+
+@pytest.mark.parametrize(("ours", "theirs", "agreed"), [(2, 1, True), (1, 1, True), (0, 1, False), (2, 2, False)])
+def test_ecn_is_agreed_on_as_the_knob_says(gate: Gate, ours: int, theirs: int, agreed: bool) -> None:
+    gate.gate.sysctl["net.ipv4.tcp_ecn"] = ours
+    gate.client.sysctl["net.ipv4.tcp_ecn"] = theirs
+    frames: list[bytes] = []
+    gate.wire.a_to_b.filter = lambda frame, n: frames.append(bytes(frame)) or frame
+    gate.accept(echo)
+    with gate.connect() as sock:
+        sock.sendall(b"hello")
+        assert sock.recv(10) == b"hello"
+    data = [frame for frame in frames if frame.endswith(b"hello")]
+    assert [frame[15] & 3 == 2 for frame in data] == [agreed] * len(data)
+
+
 # -- asyncio
 
 

@@ -41,6 +41,37 @@ def test_a_request_without_an_answer_is_acknowledged_soon(lab: Lab) -> None:
     situation.flow.expect("A", 0.002)
 
 
+def test_who_waits_for_acks_is_not_kept_waiting(lab: Lab) -> None:
+    """Nagle's algorithm keeps the end of an answer back until its beginning is acknowledged. In an exchange that is late
+    once, by a moment, and then no more."""
+    situation = lab.established()
+    late = []
+    for _ in range(30):
+        lab.write(situation.sock, b"request")
+        situation.flow.expect("PA", data=b"request")
+        situation.flow.send("PA", b"head")
+        begin = lab.carrier.now()
+        situation.flow.expect("A", 0.002)
+        late.append(lab.carrier.now() - begin)
+        situation.flow.send("PA", b"the rest")
+        assert len(lab.read(situation.sock)) == 12
+        lab.carrier.advance(0.01)
+    assert 0.0009 < late[0] < 0.002
+    assert max(late[1:]) == 0
+
+
+def test_who_does_not_wait_is_acknowledged_as_ever(lab: Lab) -> None:
+    """What comes long after an ACK did not wait for it."""
+    situation = lab.established()
+    lab.write(situation.sock, b"x")
+    situation.flow.expect("PA", data=b"x")
+    for _ in range(5):
+        situation.flow.send("PA", b"now and then")
+        situation.flow.expect_nothing(0.0009)
+        situation.flow.expect("A", 0.001)
+        lab.carrier.advance(0.3)
+
+
 def test_a_bulk_sender_is_acknowledged_at_once(lab: Lab) -> None:
     """What slow start lives on."""
     situation = lab.established()

@@ -17,6 +17,7 @@ EXAMPLES = {
     "tunnel.py": "through the tunnel\n",
     "bad_network.py": "twice exactly so\n",
     "async_under_loss.py": "twice exactly so\n",
+    "http_in_memory.py": "hello 10.9.0.1\n1 connection, none of it the kernel's\n",
     "device_tunnel.py": "10000000 bytes through the tunnel\n",
     "recording_proxy.py": "198.51.100.7:80 < HELLO, WHOEVER YOU ARE\n",
 }

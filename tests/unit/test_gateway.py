@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import ustack
+from ustack import gateway
 from ustack.gateway import Gateway, host_resolver
 
 HOST, DNS = "10.0.2.2", "10.0.2.3"
@@ -177,6 +178,66 @@ def test_one_gateway_a_stack_and_only_with_a_thread(pair: Pair) -> None:
     with ustack.Stack() as stack:
         Gateway(stack).close()
         Gateway(stack).close()
+
+
+def may_ping(kind: int) -> bool:
+    try:
+        socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP).close()
+    except PermissionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_RAW])
+def test_pings(pair: Pair, kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not may_ping(kind):
+        pytest.skip("optional: this user may not ping")
+
+    class Chosen(socket.socket):
+        def __init__(self, family: int, type: int, proto: int = 0) -> None:
+            if proto in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6) and type & 0xFF != kind:
+                raise PermissionError
+            super().__init__(family, type, proto)
+
+    monkeypatch.setattr(gateway, "_KernelSocket", Chosen)
+    monkeypatch.setitem(pair.gateway._places, "203.0.113.7", "127.0.0.1")
+    with pair.client.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
+        sock.settimeout(10)
+        for number in range(5):
+            data = bytes([number]) * (number * 300)
+            sock.sendto(bytes([8, 0, 0, 0, 0, 0, 1, number]) + data, ("203.0.113.7", 0))
+            answer, sender = sock.recvfrom(5000)
+            assert (answer[0], answer[6:8], answer[8:]) == (0, bytes([1, number]), data)
+            assert sender[0] == "203.0.113.7"
+    assert pair.gateway.open == 1
+
+
+def test_as_many_pings_as_there_may_be(pair: Pair) -> None:
+    if not may_ping(socket.SOCK_DGRAM) and not may_ping(socket.SOCK_RAW):
+        pytest.skip("optional: this user may not ping")
+    pair.gateway._places["203.0.113.7"] = "127.0.0.1"
+    for _ in range(600):
+        with pair.client.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
+            sock.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), ("203.0.113.7", 0))
+    sock, conn = pair.joined()  # by now they have all been asked about
+    assert pair.gateway.open == 513
+    sock.close()
+    conn.close()
+
+
+def test_closing_the_stack_closes_its_gateway_and_forwarders(pair: Pair) -> None:
+    sock, conn = pair.joined()
+    held = len(os.listdir("/proc/self/fd"))
+    pair.stack.close()
+    assert pair.gateway.closed
+    with pytest.raises(ConnectionResetError):
+        conn.recv(1)
+    assert len(os.listdir("/proc/self/fd")) < held
+    conn.close()
+    sock.close()
+    with ustack.Stack() as stack:
+        forwarders = [stack.forward_tcp(print), stack.forward_udp(print)]
+    assert all(one.closed for one in forwarders)
 
 
 def test_the_host_s_resolver(tmp_path: Path) -> None:

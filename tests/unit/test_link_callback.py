@@ -222,3 +222,105 @@ def test_two_stacks_back_to_back(medium: str) -> None:
             assert got == bytes(range(256)) * 4096
         for stack, link in ((left, a), (right, b)):
             stack.detach(link)
+
+
+# -- packets in a stream
+
+
+def framed(packets: list[bytes], prefix: int) -> bytes:
+    return b"".join((len(one).to_bytes(prefix, "big") if prefix else b"") + one for one in packets)
+
+
+@pytest.mark.parametrize("prefix", [0, 2, 4])
+@pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])
+def test_a_stream_comes_in_pieces_of_any_size(stack: Any, prefix: int, piece: int) -> None:
+    sent: list[bytes] = []
+    link = ustack.Callback(send_stream=sent.append, length_bytes=prefix, medium="ip")
+    stack.attach(link, addresses=["10.0.0.2/24"])
+    packets = [echo_request(n, bytes(n % 90)) for n in range(200)]
+    data = framed(packets, prefix)
+    took = [link.receive_stream(data[at : at + piece]) for at in range(0, len(data), piece)]
+    assert sum(took) == 200
+    answers = b"".join(sent)
+    for number, packet in enumerate(packets):
+        if prefix:
+            assert int.from_bytes(answers[:prefix], "big") == len(packet)
+        answer, answers = answers[prefix : prefix + len(packet)], answers[prefix + len(packet) :]
+        assert reply_number(answer) == number
+    assert not answers
+    assert link.receive_stream(b"") == 0
+
+
+def test_a_stream_of_both_versions_without_lengths() -> None:
+    a, b = ustack.Stack(driver="manual"), ustack.Stack(driver="manual")
+    ends: list[Any] = []
+    for k, stack in enumerate((a, b)):
+        ends.append(
+            ustack.Callback(send_stream=lambda data, k=k: ends[1 - k].receive_stream(data), length_bytes=0, medium="ip")
+        )
+        stack.attach(ends[k], addresses=[f"10.0.0.{k + 1}/24", f"fd00::{k + 1}/64"])
+    with a, b:
+        for family, host in ((ustack.AF_INET, "10.0.0.2"), (ustack.AF_INET6, "fd00::2")):
+            with a.socket(family, ustack.SOCK_DGRAM) as near, b.socket(family, ustack.SOCK_DGRAM) as far:
+                far.bind((host, 9))
+                for size in (0, 1, 1000):
+                    near.sendto(bytes(size), (host, 9))
+                    assert far.recv(2000) == bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "data"),
+    [
+        (2, b"\0\0"),
+        (2, (1501).to_bytes(2, "big")),
+        (4, b"\xff\xff\xff\xff"),
+        (0, bytes(6)),
+        (0, b"\x45\0\0\x13\0\0"),
+        (0, b"\x45\0\xff\xff\0\0"),
+        (0, b"\x60\0\0\0\xff\xff"),
+    ],
+)
+def test_a_stream_out_of_step(stack: Any, prefix: int, data: bytes) -> None:
+    link = ustack.Callback(send_stream=lambda data: None, length_bytes=prefix, medium="ip")
+    stack.attach(link, addresses=["10.0.0.2/24"])
+    with pytest.raises(ValueError, match="out of step"):
+        link.receive_stream(framed([echo_request(1)], prefix) + data)
+
+
+def test_a_stream_waits_as_packets_do(stack: Any) -> None:
+    sent: list[bytes] = []
+    answers = [False, None, None]
+
+    def send(data: bytes) -> Any:
+        answer = answers.pop(0)
+        if answer is None:
+            sent.append(data)
+        return answer
+
+    link = ustack.Callback(send_stream=send, medium="ip")
+    stack.attach(link, addresses=["10.0.0.2/24"])
+    link.receive_stream(framed([echo_request(n) for n in range(3)], 2))
+    assert not sent
+    assert link.stats["send_waiting"] == 3
+    link.receive_stream(framed([echo_request(3)], 2))
+    assert link.stats["send_waiting"] == 4
+    link.resume()
+    assert [reply_number(one[2:]) for one in sent] == [0, 3]
+    assert sum(len(one) for one in sent) == 4 * (2 + len(echo_request(0)))
+    assert link.stats["send_waiting"] == 0
+
+
+def test_a_stream_has_one_reader(stack: Any) -> None:
+    link = ustack.Callback(lambda packet: None, medium="ip")
+    stack.attach(link, addresses=["10.0.0.2/24"])
+    with pytest.raises(TypeError, match="send_stream"):
+        link.receive_stream(b"")
+    for options in (
+        {"length_bytes": 1},
+        {"length_bytes": 0, "medium": "ethernet"},
+        {"length_bytes": 2, "medium": "ethernet", "mtu": 65535},
+    ):
+        with pytest.raises(ValueError, match="length_bytes"):
+            ustack.Callback(send_stream=print, **{"medium": "ip", **options})
+    with pytest.raises(TypeError, match="one of send"):
+        ustack.Callback(print, send_stream=print)

@@ -237,6 +237,24 @@ def enter_network(args: argparse.Namespace, alone_is_useful: bool) -> str:
     return _enter_own()
 
 
+@contextlib.contextmanager
+def _there_and_back(args: argparse.Namespace) -> Iterator[None]:
+    """Come back to this network namespace, whatever was entered within. Raises CommandError where that cannot be."""
+    where = args.netns
+    if where is not None and where.isdigit() and not namespace.shares_user(where):
+        raise CommandError(
+            f"--netns {where}: that process is in a user namespace of its own, and who enters it does not come back; "
+            "`ustack run -- PROGRAM` gives a program a network of its own with a gateway"
+        )
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC) if where is not None else -1
+    try:
+        yield
+    finally:
+        if home >= 0:
+            namespace.setns(home, namespace.CLONE_NEWNET)
+            os.close(home)
+
+
 def _enter_own() -> str:
     control.pin_directory()
     user = not osutil.has_capability(osutil.CAP_SYS_ADMIN)
@@ -260,11 +278,13 @@ def _wanted_device(args: argparse.Namespace) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Iterator[Session]:
+def open_session(
+    args: argparse.Namespace, alone_is_useful: bool = False, device_only: bool = False
+) -> Iterator[Session]:
     """A context manager: the stack that the options of `add_stack_options` describe, running.
 
-    alone_is_useful: see `enter_network`. On leaving, the stack is closed and a device made for it vanishes. Raises
-    CommandError.
+    alone_is_useful: see `enter_network`. device_only: --netns is where the device is, not where this process goes on to
+    run. On leaving, the stack is closed and a device made for it vanishes. Raises CommandError.
     """
     if args.dhcp and (args.address or args.gateway):
         raise CommandError("--dhcp goes with neither --address nor --gateway", EXIT_USAGE)
@@ -272,8 +292,9 @@ def open_session(args: argparse.Namespace, alone_is_useful: bool = False) -> Ite
         with _open_configured(args, alone_is_useful) as session:
             yield session
         return
-    place = enter_network(args, alone_is_useful)
-    link, host_addresses = _open_link(args)
+    with _there_and_back(args) if device_only else contextlib.nullcontext():
+        place = enter_network(args, alone_is_useful)
+        link, host_addresses = _open_link(args)
     addresses, gateway = ([], None) if args.dhcp else (args.address or [DEFAULT_ADDRESS], _gateway(args))
     with ustack.Stack() as stack:
         try:

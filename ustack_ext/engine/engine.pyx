@@ -19,14 +19,14 @@ from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
 from ustack_ext.net.state cimport (
-    MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ICMP_ERROR, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, IcmpError,
-    Iface, RxPkt,
+    MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ECHO_REQUEST, NET_ICMP_ERROR, NET_TCP, NET_UDP,
+    NET_UNKNOWN_PROTO, IcmpError, Iface, RxPkt,
 )
 from ustack_ext.tcp.tcp cimport (
     tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer, tcp_timer_settle,
 )
 from ustack_ext.udp.raw cimport raw_icmp_error
-from ustack_ext.udp.udp cimport flow_timer, ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
+from ustack_ext.udp.udp cimport flow_ping, flow_timer, ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
 from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
 from ustack_ext.wire.ip6 cimport IPPROTO_ICMPV6_
@@ -104,6 +104,8 @@ cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept no
         udp_input(&e.udp, rx)
     elif verdict == NET_ECHO_REPLY:
         ping_input(&e.udp, rx)
+    elif verdict == NET_ECHO_REQUEST:
+        flow_ping(&e.udp, rx)
     elif verdict == NET_UNKNOWN_PROTO:
         icmp_send_unreach(&e.net, rx, ICMP_UNREACH_PROTOCOL, 0)
     elif verdict == NET_ICMP_ERROR:

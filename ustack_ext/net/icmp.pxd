@@ -12,8 +12,8 @@ cdef void icmp_tell_sender(Net *n, const uint8_t *packet, uint32_t length) noexc
 # An error made elsewhere about a packet that is quoted, within the limits.
 cdef void icmp_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,
                       uint32_t length) noexcept nogil
-cdef int icmp_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
-                       uint16_t seq, TxPkt *t) noexcept nogil
+cdef int icmp_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, bint reply,
+                       uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil
 # The limits of errors, ICMPv6's too: per target, and over all.
 cdef bint icmp_target_allows(Net *n, const Addr *dst) noexcept nogil
 cdef bint icmp_global_allows(Net *n) noexcept nogil

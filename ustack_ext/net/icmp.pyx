@@ -31,8 +31,9 @@ from ustack_ext.net.mib cimport (DropIcmpMalformed, DropIcmpUnmatched, IcmpInCsu
 from ustack_ext.net.output cimport output_packet, tx_csum
 from ustack_ext.net.route cimport route_learn
 from ustack_ext.net.rule cimport route_for
-from ustack_ext.net.state cimport (Iface, IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, ROUTER_4, Route,
-                                   RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
+from ustack_ext.net.state cimport (FOREIGN_PING, Iface, IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ECHO_REQUEST,
+                                   NET_ICMP_ERROR, ROUTER_4, Route, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST,
+                                   RX_LINK_BROADCAST, RX_LOOPBACK,
                                    tx_init, tx_payload, tx_push)
 
 cdef enum:
@@ -59,13 +60,13 @@ cdef int send_icmp(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl
     return output_packet(n, d, src, dst, IPPROTO_ICMP_, ttl, tos, False, t)
 
 
-cdef int icmp_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
-                       uint16_t seq, TxPkt *t) noexcept nogil:
+cdef int icmp_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, bint reply,
+                       uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil:
     cdef Icmp4Hdr h
-    h.type = ICMP_ECHO
+    h.type = ICMP_ECHOREPLY if reply else ICMP_ECHO
     h.code = 0
     h.rest = <uint32_t>ident << 16 | seq
-    count(n.core, IcmpOutEchos)
+    count(n.core, IcmpOutEchoReps if reply else IcmpOutEchos)
     return send_icmp(n, d, src, dst, ttl, tos, &h, t)
 
 
@@ -330,7 +331,9 @@ cdef int icmp_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         return NET_DONE
     if h.type == ICMP_ECHO:
         count(n.core, IcmpInEchos)
-        if n.knobs.icmp_echo_ignore_all or rx.flags & RX_FOREIGN:
+        if rx.flags & RX_FOREIGN:
+            return NET_ECHO_REQUEST if n.foreign & FOREIGN_PING else NET_DONE
+        if n.knobs.icmp_echo_ignore_all:
             return NET_DONE
         if (rx.flags & (RX_LINK_BROADCAST | RX_IP_BROADCAST | RX_IP_MULTICAST)
                 and n.knobs.icmp_echo_ignore_broadcasts):

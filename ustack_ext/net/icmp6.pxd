@@ -13,5 +13,5 @@ cdef void icmp6_tell_sender(Net *n, Iface *i, uint8_t *packet, uint32_t length) 
 # An error made elsewhere about a packet that is quoted, within the limits.
 cdef void icmp6_refuse(Net *n, const Addr *src, const Addr *dst, uint8_t type, uint8_t code, const uint8_t *quote,
                        uint32_t length) noexcept nogil
-cdef int icmp6_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
-                        uint16_t seq, TxPkt *t) noexcept nogil
+cdef int icmp6_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, bint reply,
+                        uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil

@@ -34,8 +34,8 @@ from ustack_ext.net.nd cimport nd_input
 from ustack_ext.net.output cimport tx_csum, tx_length
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.state cimport (
-    NET_DONE, NET_ECHO_REPLY, NET_ICMP_ERROR, ROUTER_6, RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
-    tx_init, tx_payload, tx_push,
+    FOREIGN_PING, NET_DONE, NET_ECHO_REPLY, NET_ECHO_REQUEST, NET_ICMP_ERROR, ROUTER_6, RX_FOREIGN, RX_IP_MULTICAST,
+    RX_LINK_BROADCAST, RX_LOOPBACK, tx_init, tx_payload, tx_push,
 )
 
 
@@ -50,13 +50,13 @@ cdef int send_icmp(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl
     return output6_packet(n, d, src, dst, IPPROTO_ICMPV6_, ttl, tos, False, t)
 
 
-cdef int icmp6_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
-                        uint16_t seq, TxPkt *t) noexcept nogil:
+cdef int icmp6_echo_out(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, bint reply,
+                        uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil:
     cdef Icmp6Hdr h
-    h.type = ICMP6_ECHO
+    h.type = ICMP6_ECHOREPLY if reply else ICMP6_ECHO
     h.code = 0
     h.rest = <uint32_t>ident << 16 | seq
-    count(n.core, Icmp6OutEchos)
+    count(n.core, Icmp6OutEchoReplies if reply else Icmp6OutEchos)
     return send_icmp(n, d, src, dst, ttl, tos, &h, t)
 
 
@@ -264,7 +264,9 @@ cdef int icmp6_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         count(n.core, DropIcmp6Unmatched)
     elif h.type == ICMP6_ECHO:
         count(n.core, Icmp6InEchos)
-        if not n.knobs.echo_ignore_all6 and not rx.flags & RX_FOREIGN:
+        if rx.flags & RX_FOREIGN:
+            return NET_ECHO_REQUEST if n.foreign & FOREIGN_PING else NET_DONE
+        if not n.knobs.echo_ignore_all6:
             echo_reply(n, rx, &h)
     elif h.type == ICMP6_ECHOREPLY:
         count(n.core, Icmp6InEchoReplies)

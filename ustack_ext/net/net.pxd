@@ -69,7 +69,7 @@ cdef uint32_t net_room(const Dst *d, const Addr *dst) noexcept nogil
 cdef void net_confirm(Net *n, Dst *d) noexcept nogil
 
 # One frame from an interface, at buf.data[buf.off : buf.off + buf.len]. Does not take over the caller's reference to
-# `buf`. off may be NULL. On NET_TCP, NET_UDP, NET_ECHO_REPLY and NET_UNKNOWN_PROTO *rx is filled; rx.buf may be another
+# `buf`. off may be NULL. On NET_TCP, NET_UDP, NET_ECHO_* and NET_UNKNOWN_PROTO *rx is filled; rx.buf may be another
 # buffer than `buf` (a reassembled datagram): then *owned is set to it and the caller unrefs it when done. On
 # NET_ICMP_ERROR *err points into the frame.
 cdef int net_input(Net *n, Iface *i, Buf *buf, const Offload *off, RxPkt *rx, IcmpError *err,
@@ -90,6 +90,7 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil
 # ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate
 # limited).
 cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexcept nogil
-# Sends an ICMP echo request with the given id/seq and payload already in *t (for ping sockets). 0 or -errno.
-cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
-                        uint16_t seq, TxPkt *t) noexcept nogil
+# Sends an ICMP echo request (reply: the answer to one) with the given id/seq and payload already in *t, for ping
+# sockets and flows. 0 or -errno.
+cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, bint reply,
+                        uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil

@@ -316,9 +316,8 @@ cdef void icmp_send_unreach(Net *n, RxPkt *rx, uint8_t code, uint16_t mtu) noexc
         icmp6_error_about(n, rx, ICMP6_PARAM_PROBLEM, ICMP6_PARAM_NEXT, rx.next_at)
 
 
-cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, uint16_t ident,
-                        uint16_t seq,
-                        TxPkt *t) noexcept nogil:
+cdef int icmp_send_echo(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_t ttl, uint8_t tos, bint reply,
+                        uint16_t ident, uint16_t seq, TxPkt *t) noexcept nogil:
     if addr_is_v4(dst):
-        return icmp_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)
-    return icmp6_echo_out(n, d, src, dst, ttl, tos, ident, seq, t)
+        return icmp_echo_out(n, d, src, dst, ttl, tos, reply, ident, seq, t)
+    return icmp6_echo_out(n, d, src, dst, ttl, tos, reply, ident, seq, t)

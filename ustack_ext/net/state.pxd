@@ -467,6 +467,7 @@ cdef struct Capture:           # somebody writes down the frames of this stack (
 cdef enum:                     # Net.foreign
     FOREIGN_TCP = 1
     FOREIGN_UDP = 2
+    FOREIGN_PING = 4
 
 cdef struct Net:
     Core *core
@@ -580,6 +581,7 @@ cdef enum NetVerdict:          # what net_input says of a frame
     NET_UDP
     NET_ICMP_ERROR             # *err filled
     NET_ECHO_REPLY             # an ICMP echo reply to us (ping sockets); l4 is the ICMP header
+    NET_ECHO_REQUEST           # ... a request to a foreign address, for a forwarder of pings
     NET_UNKNOWN_PROTO          # nobody speaks it: the engine answers with icmp_send_unreach(PROTOCOL)
 
 

@@ -6,11 +6,16 @@ what it does (service/relay), where flows lead (ustack/gateway.py).
 import os as _os
 
 from libc.errno cimport EBADF, EBUSY
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 from ustack_ext.driver.driver cimport Driver, native_event
 from ustack_ext.net.foreign cimport FlowId
-from ustack_ext.service.relay cimport Relay, RelayCounters, relay_free, relay_join, relay_new, relay_turn
+from ustack_ext.service.relay cimport (
+    JOIN_DATAGRAMS, JOIN_PING, JOIN_RAW_PING, JOIN_STREAM, Relay, RelayCounters, relay_free, relay_join, relay_new,
+    relay_turn,
+)
+
+STREAM, DATAGRAMS, PING, RAW_PING = JOIN_STREAM, JOIN_DATAGRAMS, JOIN_PING, JOIN_RAW_PING
 
 
 cdef class RelayCore:
@@ -53,12 +58,13 @@ cdef class RelayCore:
         self.relay = made
         driver.kick()
 
-    def join(self, bytes identity not None, int fd, bint stream, uint64_t idle):
+    def join(self, bytes identity not None, int fd, int kind, uint64_t idle, uint16_t ident=0):
         """Join a forwarder's request to a socket, non-blocking, connected or connecting, which is the relay's then.
 
-        identity: of the request. idle: ns without a datagram after which such a flow ends; 0: never. The request is
-        accepted when the socket is connected, and refused when it cannot be. Raises OSError: EBADF (closed), ENOMEM,
-        ENOSPC.
+        identity: of the request. kind: STREAM, DATAGRAMS, PING (a ping socket), RAW_PING (a raw one, whose requests
+        have that ident). idle: ns without a datagram after which such a flow ends; 0: never. The request is accepted
+        when the socket is connected, and refused when it cannot be. Raises OSError: EBADF (closed), ENOMEM, ENOSPC,
+        ENOBUFS (too many pings).
         """
         cdef FlowId flow
         cdef Driver d = self.driver
@@ -69,7 +75,7 @@ cdef class RelayCore:
         with nogil:
             d.lock()
             if self.relay != NULL:
-                rc = relay_join(self.relay, &flow, fd, stream, idle)
+                rc = relay_join(self.relay, &flow, fd, kind, ident, idle)
             d.unlock()
         if rc != 0:
             raise OSError(-rc, _os.strerror(-rc))

@@ -11,6 +11,15 @@ from ustack_ext.udp.udp cimport UdpSock
 cdef enum:
     SPARES = 4                     # blocks that host data is read into at once
 
+cdef enum JoinKind:
+    JOIN_STREAM
+    JOIN_DATAGRAMS
+    JOIN_PING                      # of the host's own: it has identifiers and checksums done
+    JOIN_RAW_PING                  # a raw socket
+
+cdef enum:
+    PINGS_MAX = 512
+
 cdef struct RelayCounters:
     uint64_t flows                 # joined so far
     uint64_t refused               # the host's connect() failed
@@ -23,12 +32,14 @@ cdef struct Join:                  # one flow and one socket; Source.user of the
     Join *prev
     Join *next
     Join *ready_next
+    Join *ready_prev
     Tcb *c                         # a stream; NULL until it is accepted
     UdpSock *u                     # datagrams
     FlowId id
     uint64_t idle                  # ns, of datagrams
     int fd
-    uint8_t stream
+    uint8_t kind               # JoinKind
+    uint16_t ident             # of echo requests through a raw socket
     uint8_t ready                  # on the relay's list: there is more to carry
     uint8_t can_read               # the host's socket has not said EAGAIN since
     uint8_t can_write
@@ -43,12 +54,14 @@ cdef struct Relay:
     Join *ready_head
     Join *ready_tail
     uint32_t open
+    uint32_t pings                 # ... of them
     Buf *spares[4]
     uint8_t *datagram              # 64 KiB
     RelayCounters counters
 
 cdef Relay *relay_new(Engine *e, int *error) noexcept nogil                # NULL: *error is -errno
 cdef void relay_free(Relay *r) noexcept nogil                              # resets every flow
-# Joins a request to a socket that is connecting, or connected; the socket is the relay's then. 0 or -errno.
-cdef int relay_join(Relay *r, const FlowId *id, int fd, bint stream, uint64_t idle) noexcept nogil
+# Joins a request to a socket that is connecting, or connected; the socket is the relay's then. ident: of a raw socket's
+# requests. 0, or -errno: -ENOBUFS, there are too many pings.
+cdef int relay_join(Relay *r, const FlowId *id, int fd, int kind, uint16_t ident, uint64_t idle) noexcept nogil
 cdef bint relay_turn(void *relay) noexcept nogil                           # a host_fn

@@ -1,7 +1,7 @@
 """Flows of a stack joined to sockets of the host: the gateway's work on bytes, without Python.
 
 Responsible for: accepting a flow when the host's connect() has succeeded, or refusing it as that failed; carrying bytes
-both ways, each end of a stream and each reset too; idle flows of datagrams. Not for: where a flow leads and making
+both ways, each end of a stream and each reset too; idle flows of datagrams, and of pings. Not for: where a flow leads and making
 the host's sockets (ustack/gateway.py), system calls (driver/hostio).
 
 Nothing is copied here on bulk: what the host's socket has is read into blocks of the send queue, what came from the
@@ -21,6 +21,7 @@ from ustack_ext.driver.hostio cimport (
     host_poll, host_receive, host_send, host_watch,
 )
 from ustack_ext.net.foreign cimport FLOW_RESET, FLOW_UNREACHABLE, foreign_refuse
+from ustack_ext.service.echo cimport echo_answer, echo_ask
 from ustack_ext.tcp.tcb cimport TF_DEAD, TF_FIN_RCVD, TcpConf
 from ustack_ext.tcp.tcp cimport (
     forward_accept, forward_refuse, tcp_abort, tcp_close, tcp_consume, tcp_send, tcp_send_block, tcp_send_later,
@@ -70,16 +71,20 @@ cdef void relay_free(Relay *r) noexcept nogil:
     free(r)
 
 
-cdef int relay_join(Relay *r, const FlowId *id, int fd, bint stream, uint64_t idle) noexcept nogil:
-    cdef Join *j = <Join *>calloc(1, sizeof(Join))
+cdef int relay_join(Relay *r, const FlowId *id, int fd, int kind, uint16_t ident, uint64_t idle) noexcept nogil:
+    cdef Join *j
     cdef int rc
+    if kind >= JOIN_PING and r.pings >= PINGS_MAX:
+        return -ENOBUFS
+    j = <Join *>calloc(1, sizeof(Join))
     if j == NULL:
         return -ENOMEM
     j.head.event = join_event
     j.relay = r
     j.id = id[0]
     j.fd = fd
-    j.stream = stream
+    j.kind = kind
+    j.ident = ident
     j.idle = idle
     rc = host_watch(r.set, fd, j)
     if rc != 0:
@@ -90,24 +95,15 @@ cdef int relay_join(Relay *r, const FlowId *id, int fd, bint stream, uint64_t id
         j.next.prev = j
     r.first = j
     r.open += 1
+    r.pings += kind >= JOIN_PING
     return 0
 
 
 cdef void leave(Join *j) noexcept nogil:
     """Out of the relay's lists; the memory goes. The stack's side and the descriptor were seen to."""
     cdef Relay *r = j.relay
-    cdef Join *before = NULL
-    cdef Join *at = r.ready_head if j.ready else NULL
-    while at != NULL and at != j:
-        before = at
-        at = at.ready_next
-    if at == j and at != NULL:
-        if before == NULL:
-            r.ready_head = j.ready_next
-        else:
-            before.ready_next = j.ready_next
-        if r.ready_tail == j:
-            r.ready_tail = before
+    if j.ready:
+        unlist(j)
     if j.prev != NULL:
         j.prev.next = j.next
     else:
@@ -115,7 +111,22 @@ cdef void leave(Join *j) noexcept nogil:
     if j.next != NULL:
         j.next.prev = j.prev
     r.open -= 1
+    r.pings -= j.kind >= JOIN_PING
     free(j)
+
+
+cdef void unlist(Join *j) noexcept nogil:
+    """Off the list of those that go on in the relay's next turn."""
+    cdef Relay *r = j.relay
+    j.ready = 0
+    if j.ready_prev != NULL:
+        j.ready_prev.ready_next = j.ready_next
+    else:
+        r.ready_head = j.ready_next
+    if j.ready_next != NULL:
+        j.ready_next.ready_prev = j.ready_prev
+    else:
+        r.ready_tail = j.ready_prev
 
 
 cdef void again(Join *j) noexcept nogil:
@@ -125,6 +136,7 @@ cdef void again(Join *j) noexcept nogil:
         return
     j.ready = 1
     j.ready_next = NULL
+    j.ready_prev = r.ready_tail
     if r.ready_tail == NULL:
         r.ready_head = j
     else:
@@ -172,7 +184,7 @@ cdef uint8_t refusal_code(const Join *j, int error) noexcept nogil:
 cdef void refuse(Join *j, int error) noexcept nogil:
     """The host could not connect: neither can the stack's peer."""
     j.relay.counters.refused += 1
-    if j.stream:
+    if j.kind == JOIN_STREAM:
         forward_refuse(&j.relay.engine.tcp, &j.id, FLOW_RESET if error == ECONNREFUSED else FLOW_UNREACHABLE,
                        refusal_code(j, error))
     else:
@@ -182,8 +194,10 @@ cdef void refuse(Join *j, int error) noexcept nogil:
 
 
 cdef void tell_refused(Join *j, int error) noexcept nogil:
-    """An ICMP error came for a datagram: the sender gets one, too."""
+    """An ICMP error came for a datagram: the sender gets one, too. Pings just get no answer."""
     cdef uint8_t quoted[UDP_HLEN]
+    if j.kind != JOIN_DATAGRAMS:
+        return
     put_be16(quoted, j.id.rport)
     put_be16(quoted + 2, j.id.lport)
     put_be16(quoted + 4, UDP_HLEN)
@@ -203,7 +217,7 @@ cdef bint begin(Join *j) noexcept nogil:
     if error != 0:
         refuse(j, error)
         return False
-    if j.stream:
+    if j.kind == JOIN_STREAM:
         rc = forward_accept(&r.engine.tcp, &j.id, j, &j.c)
     else:
         rc = flow_accept(&r.engine.udp, &j.id, j.idle, j, &j.u)
@@ -214,7 +228,7 @@ cdef bint begin(Join *j) noexcept nogil:
         host_abort(j.fd)
         leave(j)
         return False
-    if j.stream:
+    if j.kind == JOIN_STREAM:
         j.c.source.native = 1
         conf = j.c.conf[0]
         conf.nodelay = 1           # what the host's side has sent is on its way at once
@@ -365,6 +379,8 @@ cdef bint datagrams_to_host(Join *j) noexcept nogil:
             finish(j)
             return False
         iov.len = n
+        if j.kind == JOIN_RAW_PING:
+            echo_ask(r.datagram, <uint32_t>n, addr_is_v4(&j.id.laddr), j.ident)
         if host_send(j.fd, &iov, 1) >= 0:
             r.counters.bytes_in += n
 
@@ -384,8 +400,9 @@ cdef void datagrams_to_stack(Join *j) noexcept nogil:
             tell_refused(j, <int>-n)
         else:
             iov.len = n
-            r.counters.bytes_out += n
-            udp_send(&r.engine.udp, j.u, &iov, 1, NULL, 0, 0)
+            if j.kind != JOIN_RAW_PING or echo_answer(&iov, addr_is_v4(&j.id.laddr), j.ident):
+                r.counters.bytes_out += iov.len
+                udp_send(&r.engine.udp, j.u, &iov, 1, NULL, 0, 0)
         left -= 1
         if left == 0 and j.can_read:
             again(j)
@@ -428,10 +445,7 @@ cdef bint relay_turn(void *relay) noexcept nogil:
     last = r.ready_tail
     while r.ready_head != NULL:
         j = r.ready_head
-        r.ready_head = j.ready_next
-        if r.ready_head == NULL:
-            r.ready_tail = NULL
-        j.ready = 0
+        unlist(j)
         i = j == last
         carry(j)
         if i:

@@ -44,9 +44,10 @@ cdef class ForwardCore:
     cdef object dispatch
     cdef object __weakref__
 
-    def _open(self, StackCore stack not None, bint stream, uint32_t backlog, uint64_t patience, object dispatch):
-        """Begin to take flows. patience: ns. dispatch: called, without arguments, when there may be requests.
-        Raises OSError: EBUSY (there is a forwarder), EBADF, ENOMEM.
+    def _open(self, StackCore stack not None, bint stream, uint32_t backlog, uint64_t patience, bint pings,
+              object dispatch):
+        """Begin to take flows. patience: ns. pings: echo requests beside datagrams. dispatch: called, without
+        arguments, when there may be requests. Raises OSError: EBUSY (there is a forwarder), EBADF, ENOMEM.
         """
         cdef Driver d = running(stack)
         cdef int rc
@@ -64,7 +65,7 @@ cdef class ForwardCore:
             if stream:
                 rc = forward_open(&d.engine.tcp, backlog, patience, &self.state)
             else:
-                rc = flows_open(&d.engine.udp, backlog, patience, &self.state)
+                rc = flows_open(&d.engine.udp, backlog, patience, pings, &self.state)
             d.unlock()
         check(rc)
         self.is_open = True

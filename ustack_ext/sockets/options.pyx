@@ -18,8 +18,8 @@ from ustack_ext.tcp.ecn cimport ECN_MASK
 from ustack_ext.tcp.md5 cimport md5_change, md5_drop
 from ustack_ext.tcp.output cimport ts_now
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Md5Key, Tcb, TcpConf,
-    tcb_notsent,
+    FASTOPEN_CLIENT, QUICK_LEFT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Md5Key, Tcb,
+    TcpConf, tcb_notsent,
 )
 from ustack_ext.tcp.tcp cimport tcp_at_mark, tcp_inq, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
 from ustack_ext.udp.udp cimport (
@@ -73,7 +73,7 @@ cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) 
     if which == OPT_USER_TIMEOUT:
         return conf.user_timeout
     if which == OPT_QUICKACK:
-        return c == NULL or c.quick != 0
+        return c == NULL or c.quick & QUICK_LEFT != 0
     if which == OPT_TOS:
         return conf.tos
     if which == OPT_TTL:

@@ -1,6 +1,7 @@
 # Explicit congestion notification (RFC 3168), both sides.
 from libc.stdint cimport uint8_t
-from ustack_ext.tcp.tcb cimport Tcb, Tcp
+from ustack_ext.tcp.tcb cimport TF_ECN_OK, Tcb, Tcp
+from ustack_ext.wire.headers cimport TH_ECE
 
 cdef enum:
     ECN_MASK = 3               # of TOS or traffic class
@@ -18,3 +19,8 @@ cdef void ecn_answered(Tcb *c, uint8_t flags) noexcept nogil
 cdef void ecn_data(Tcb *c, uint8_t flags, uint8_t tos) noexcept nogil
 # New data leaves on such a connection: the codepoint it goes with; CWR is added to *flags where it is due.
 cdef uint8_t ecn_mark(Tcb *c, uint8_t *flags) noexcept nogil
+
+
+cdef inline uint8_t ecn_answer(const Tcb *c) noexcept nogil:
+    """What a SYN-ACK of ours adds to its flags."""
+    return TH_ECE if c.flags & TF_ECN_OK else 0

@@ -9,7 +9,7 @@ and so does this.
 """
 from libc.stdint cimport uint8_t
 
-from ustack_ext.tcp.tcb cimport TF_ACK_NOW, TF_ECN_CWR, TF_ECN_ECHO, TF_ECN_OK
+from ustack_ext.tcp.tcb cimport TF_ACK_NOW, TF_ECN_CWR, TF_ECN_ECHO, TF_ECN_OK, quick_acks
 from ustack_ext.wire.headers cimport TH_ACK, TH_CWR, TH_ECE
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef void ecn_data(Tcb *c, uint8_t flags, uint8_t tos) noexcept nogil:
         c.flags |= TF_ACK_NOW                                # it may have one segment in flight, and wait
     if tos & <uint8_t>ECN_MASK == ECN_CE:
         if not c.flags & TF_ECN_ECHO:
-            c.quick = max(c.quick, <uint8_t>QUICK_ACKS)
+            quick_acks(c, QUICK_ACKS)
         c.flags |= TF_ECN_ECHO
 
 

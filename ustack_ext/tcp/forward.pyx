@@ -24,7 +24,7 @@ from ustack_ext.tcp.establish cimport ready_to_send, tcb_of_request
 from ustack_ext.tcp.listen cimport read_syn, synreq_free, synreq_insert
 from ustack_ext.tcp.output cimport send_bare, send_syn
 from ustack_ext.tcp.sendqueue cimport tx_take
-from ustack_ext.tcp.tcb cimport REQ_DEFERRED, REQ_ECN, TCP_SYN_RECV, Conn, Listener, SynReq, TcpConf
+from ustack_ext.tcp.tcb cimport REQ_DEFERRED, TCP_SYN_RECV, Conn, Listener, SynReq, TcpConf
 from ustack_ext.wire.bytes cimport put_be16, put_be32
 from ustack_ext.wire.headers cimport IPPROTO_TCP_, TH_ACK, TH_FIN, TH_RST, TH_SYN
 
@@ -86,7 +86,7 @@ cdef bint forward_syn(Tcp *t, SegIn *s, uint32_t iss) noexcept nogil:
         return True
     r.entry.kind = ENTRY_SYNREQ
     read_syn(t, l, s, r)
-    r.marks = (r.marks & ~<uint8_t>REQ_ECN) | REQ_DEFERRED   # a SYN-ACK from SYN-RECEIVED accepts no ECN
+    r.marks |= REQ_DEFERRED
     r.iss = iss if iss else isn(t, &r.laddr, r.lport, &r.raddr, r.rport)
     synreq_insert(t, r, t.forward.patience)
     if t.forward.untaken == NULL:

@@ -17,7 +17,7 @@ from ustack_ext.tcp.congestion.cc cimport cc_stale_at, cc_start
 from ustack_ext.tcp.congestion.rate cimport burst_now, pace_holds, pace_sent, rate_app_limited
 from ustack_ext.tcp.congestion.usage cimport note_usage
 from ustack_ext.tcp.conn cimport tally_take, tcb_raise, tcb_set_timer
-from ustack_ext.tcp.ecn cimport ecn_mark, ecn_syn_flags
+from ustack_ext.tcp.ecn cimport ecn_answer, ecn_mark, ecn_syn_flags
 from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_may_send
 from ustack_ext.tcp.md5 cimport md5_key, md5_sign
 from ustack_ext.tcp.mss cimport GSO_HEADERS, gso_room, mss_to_tell, update_mss
@@ -37,7 +37,7 @@ from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
     TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_ECN_ECHO, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED,
     TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST,
-    TIMER_STALE, Conn, FastopenPeer, Md5Key, Seg, SynReq, Tcb, Tcp, TcpConf, tcb_has_room, tcp_ms,
+    TIMER_STALE, Conn, FastopenPeer, Md5Key, Seg, SynReq, Tcb, Tcp, TcpConf, ack_rides, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.urgent cimport urgent_pointer
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
@@ -278,7 +278,7 @@ cdef bint send_syn(Tcp *t, Tcb *c, bint crossed) noexcept nogil:
     cdef bint reply = c.state != TCP_SYN_SENT                # SYN-RECEIVED, or closed from there already
     cdef bint first = s == NULL
     cdef uint32_t offers = c.flags if reply else syn_offers(t, c)
-    cdef uint8_t flags = TH_SYN | TH_ACK if reply else TH_SYN | ecn_syn_flags(t, c, s != NULL)
+    cdef uint8_t flags = TH_SYN | (TH_ACK | ecn_answer(c) if reply else ecn_syn_flags(t, c, s != NULL))
     if net_resolve(t.net, &c.dst, &c.laddr, &c.raddr) != 0:
         return False
     if s == NULL:
@@ -398,9 +398,7 @@ cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept
     recovery_sent(t, c, s)
     pace_sent(t, c, n)
     c.last_send = tcp_ms(t.core)
-    if c.last_send - c.last_recv < c.ato:
-        # an interactive exchange: ACKs ride on the answers from here on
-        c.quick = 0
+    ack_rides(c, c.last_send - c.last_recv < c.ato)
     if c.flags & TF_ECN_OK and n > 0:
         ecn = ecn_mark(c, &flags)
     segment(t, c, &pkt, seq, flags, ecn)

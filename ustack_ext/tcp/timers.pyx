@@ -23,8 +23,8 @@ from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent, tx_give
 from ustack_ext.tcp.tcb cimport (
-    SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD, TF_ORPHAN,
-    TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_STALE,
+    ACK_EXPIRED, SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD,
+    TF_ORPHAN, TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_STALE,
     TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
@@ -60,6 +60,7 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
     tcb_dirty(t, c)                                          # tcp_flush sends, and arms the wheel again
     if t.core.now >= tcb_delack_at(c, t.core.now):
         count(t.core, DelayedACKs)
+        c.quick |= ACK_EXPIRED
         c.flags = (c.flags & ~<uint32_t>TF_ACK_DELAYED) | TF_ACK_NOW
     if t.core.now >= c.tx.pace_at:
         c.tx.pace_at = UINT64_MAX

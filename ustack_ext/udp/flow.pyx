@@ -1,14 +1,14 @@
 """The forwarder of datagrams: flows to any destination.
 
 Responsible for datagrams that no socket takes: the first of each flow makes a socket of its own, bound to the original
-destination and connected to who sent it, in which it and a few more wait until somebody has decided. Not for which
-packets to foreign addresses come this far (net/foreign).
+destination and connected to who sent it, in which it and a few more wait until somebody has decided; the same for echo
+requests, where that is wanted. Not for which packets to foreign addresses come this far (net/foreign).
 
 A forwarder's sockets are found by four-tuple, in a table of their own (flowtable): thousands may have one port. The
 undecided are as many as the backlog at most; then the oldest makes room.
 """
 from libc.errno cimport EBUSY, ENOENT, ENOMEM, ETIMEDOUT
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_LISTENER
@@ -18,14 +18,17 @@ from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, t
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.foreign cimport FLOW_DROP, foreign_refuse, foreign_set
 from ustack_ext.net.mib cimport DropFlowBacklog, DropFlowTimeout, FlowAccepts, FlowRefusals, FlowUdpRequests
-from ustack_ext.net.state cimport FOREIGN_UDP
+from ustack_ext.net.state cimport FOREIGN_PING, FOREIGN_UDP
 from ustack_ext.udp.flowtable cimport flow_decided, flow_enter, flow_find
 from ustack_ext.udp.life cimport udp_close, udp_open
-from ustack_ext.udp.recv cimport set_error
-from ustack_ext.udp.state cimport UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UDP_LADDR_GIVEN, UdpFlow
+from ustack_ext.udp.recv cimport deliver, set_error
+from ustack_ext.udp.state cimport (
+    UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UDP_IS_PING, UDP_LADDR_GIVEN, UdpFlow,
+)
 from ustack_ext.wire.addr cimport addr_is_v4
-from ustack_ext.wire.bytes cimport put_be16
-from ustack_ext.wire.headers cimport IPPROTO_UDP_, UDP_HLEN
+from ustack_ext.wire.bytes cimport get_be16, put_be16
+from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_HLEN, IPPROTO_ICMP_, IPPROTO_UDP_, UDP_HLEN
+from ustack_ext.wire.ip6 cimport ICMP6_ECHO, IPPROTO_ICMPV6_
 
 cdef enum:
     FLOWS_MAX = 1 << 20
@@ -46,7 +49,7 @@ cdef void flows_destroy(Udp *u) noexcept nogil:
     slab_destroy(&u.flows.slab)
 
 
-cdef int flows_open(Udp *u, uint32_t backlog, uint64_t patience, void *user) noexcept nogil:
+cdef int flows_open(Udp *u, uint32_t backlog, uint64_t patience, bint pings, void *user) noexcept nogil:
     if u.flows.on:
         return -EBUSY
     u.flows.source.kind = ENTRY_LISTENER
@@ -55,7 +58,8 @@ cdef int flows_open(Udp *u, uint32_t backlog, uint64_t patience, void *user) noe
     u.flows.backlog = backlog
     u.flows.patience = patience
     u.flows.on = 1
-    foreign_set(u.net, FOREIGN_UDP, True)
+    u.flows.pings = pings
+    foreign_set(u.net, FOREIGN_UDP | (FOREIGN_PING if pings else 0), True)
     return 0
 
 
@@ -66,7 +70,7 @@ cdef Source *flows_event(Udp *u) noexcept nogil:
 cdef void flows_close(Udp *u) noexcept nogil:
     if not u.flows.on:
         return
-    foreign_set(u.net, FOREIGN_UDP, False)
+    foreign_set(u.net, FOREIGN_UDP | FOREIGN_PING, False)
     u.flows.on = 0
     while u.flows.oldest != NULL:
         udp_close(u, u.flows.oldest)
@@ -77,8 +81,6 @@ cdef void flows_close(Udp *u) noexcept nogil:
 cdef UdpSock *flow_open(Udp *u, const Addr *laddr, uint16_t lport, const Addr *raddr, uint16_t rport) noexcept nogil:
     cdef UdpFlow *f
     cdef UdpSock *s
-    if rport == 0 or lport == 0:
-        return NULL
     if u.flows.undecided >= u.flows.backlog:
         count(u.core, DropFlowBacklog)
         udp_close(u, u.flows.oldest)
@@ -104,6 +106,18 @@ cdef UdpSock *flow_open(Udp *u, const Addr *laddr, uint16_t lport, const Addr *r
     count(u.core, FlowUdpRequests)
     event_raise(&u.core.events, &u.flows.source, EV_READABLE)
     return s
+
+
+cdef void flow_ping(Udp *u, RxPkt *rx) noexcept nogil:
+    cdef uint16_t ident = get_be16(rx.l4 + 4)
+    cdef UdpSock *s = flow_find(u, &rx.dst, 0, &rx.src, ident)
+    if s == NULL:
+        s = flow_open(u, &rx.dst, 0, &rx.src, ident)
+        if s == NULL:
+            return
+        s.flags |= UDP_IS_PING
+    s.flow.active = u.core.now
+    deliver(u, s, rx, rx.l4, rx.l4_len, ident, True)
 
 
 cdef bint flow_take(Udp *u, FlowId *id) noexcept nogil:
@@ -141,6 +155,21 @@ cdef int flow_accept(Udp *u, const FlowId *id, uint64_t idle, void *user, UdpSoc
     return 0
 
 
+cdef uint8_t proto_of(const UdpSock *s) noexcept nogil:
+    if not s.flags & UDP_IS_PING:
+        return IPPROTO_UDP_
+    return IPPROTO_ICMP_ if addr_is_v4(&s.laddr) else IPPROTO_ICMPV6_
+
+
+cdef void quote_echo(const UdpSock *s, uint8_t *to) noexcept nogil:
+    """The header of the first request that waits, which is as long as UDP's."""
+    if s.queue.head != NULL:
+        memcpy(to, s.queue.head.data + s.queue.head.off, ICMP_HLEN)
+    else:
+        to[0] = ICMP_ECHO if addr_is_v4(&s.laddr) else ICMP6_ECHO
+        put_be16(to + 4, s.rport)
+
+
 cdef int flow_refuse(Udp *u, const FlowId *id, int how, uint8_t code) noexcept nogil:
     cdef UdpSock *s = undecided(u, id)
     cdef uint8_t quoted[UDP_HLEN]
@@ -148,10 +177,13 @@ cdef int flow_refuse(Udp *u, const FlowId *id, int how, uint8_t code) noexcept n
         return -ENOENT
     if how != FLOW_DROP:
         memset(quoted, 0, UDP_HLEN)
-        put_be16(quoted, s.rport)
-        put_be16(quoted + 2, s.lport)
-        put_be16(quoted + 4, <uint16_t>(UDP_HLEN + (s.queue.head.len if s.queue.head != NULL else 0)))
-        foreign_refuse(u.net, &s.raddr, &s.laddr, IPPROTO_UDP_, quoted, UDP_HLEN, code)
+        if s.flags & UDP_IS_PING:
+            quote_echo(s, quoted)
+        else:
+            put_be16(quoted, s.rport)
+            put_be16(quoted + 2, s.lport)
+            put_be16(quoted + 4, <uint16_t>(UDP_HLEN + (s.queue.head.len if s.queue.head != NULL else 0)))
+        foreign_refuse(u.net, &s.raddr, &s.laddr, proto_of(s), quoted, UDP_HLEN, code)
     udp_close(u, s)
     count(u.core, FlowRefusals)
     return 0

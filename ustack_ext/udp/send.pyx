@@ -11,8 +11,8 @@ from libc.string cimport memcpy, memset
 from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_to_v4
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_pseudo, csum_store
-from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit
-from ustack_ext.wire.ip6 cimport ICMP6_ECHO
+from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_ECHOREPLY, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit
+from ustack_ext.wire.ip6 cimport ICMP6_ECHO, ICMP6_ECHOREPLY
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_UDP
@@ -154,14 +154,21 @@ cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, 
     return status
 
 
+cdef uint8_t echo_type(bint four, bint reply) noexcept nogil:
+    if four:
+        return ICMP_ECHOREPLY if reply else ICMP_ECHO
+    return ICMP6_ECHOREPLY if reply else ICMP6_ECHO
+
+
 cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, const uint8_t *head,
                    TxPkt *t) noexcept nogil:
     """Of the header the application wrote only the sequence number is used: type and code are fixed, identifier and
-    checksum ours."""
-    if head[0] != (ICMP_ECHO if addr_is_v4(dst) else ICMP6_ECHO) or head[1] != 0:
+    checksum ours. A forwarder's flow is of those who asked, and sends the answers."""
+    cdef bint reply = s.flow != NULL
+    if head[0] != echo_type(addr_is_v4(dst), reply) or head[1] != 0:
         return -EINVAL
-    return icmp_send_echo(u.net, d, src, dst, u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, s.lport,
-                          get_be16(head + 6), t)
+    return icmp_send_echo(u.net, d, src, dst, u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, reply,
+                          s.rport if reply else s.lport, get_be16(head + 6), t)
 
 
 cdef long total_length(const IoVec *iov, int niov, size_t most) noexcept nogil:
@@ -294,7 +301,7 @@ cdef size_t most_bytes(const UdpSock *s) noexcept nogil:
     """An echo request comes with its ICMP header, a UDP datagram without one, a raw socket's packet as it likes."""
     if s.raw != NULL and s.raw.header:
         return IP_MAX
-    return DATAGRAM_MAX + (0 if s.entry.kind == ENTRY_UDP else ICMP_HLEN)
+    return DATAGRAM_MAX + (ICMP_HLEN if s.entry.kind != ENTRY_UDP or s.flags & UDP_IS_PING else 0)
 
 
 cdef long send_one(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port) noexcept nogil:

@@ -160,6 +160,7 @@ cdef struct UdpFlows:          # the forwarder: what takes datagrams that no soc
     uint32_t serial
     uint32_t live              # sockets in the table
     uint8_t on
+    uint8_t pings              # echo requests, too
 
 cdef struct Udp:
     Core *core

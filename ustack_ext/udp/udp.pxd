@@ -9,7 +9,9 @@ from ustack_ext.udp.state cimport (UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_CONNE
 
 from ustack_ext.udp.life cimport udp_close, udp_open, udp_set_family
 # A forwarder's (udp/flow): requests, and what becomes of them.
-from ustack_ext.udp.flow cimport flow_accept, flow_refuse, flow_take, flow_timer, flows_close, flows_event, flows_open
+from ustack_ext.udp.flow cimport (
+    flow_accept, flow_ping, flow_refuse, flow_take, flow_timer, flows_close, flows_event, flows_open,
+)
 
 cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil
 cdef void udp_destroy(Udp *u) noexcept nogil

@@ -208,7 +208,7 @@ cdef inline UdpSock *receiver(Udp *u, const RxPkt *rx, uint16_t sport, uint16_t 
         s = flow_find(u, &rx.dst, dport, &rx.src, sport)
     if s == NULL and not rx.flags & RX_FOREIGN:
         s = best_match(u, dport, False, &rx.dst, &rx.src, sport, rx.iface.index)
-    if s == NULL and u.flows.on:
+    if s == NULL and u.flows.on and sport != 0 and dport != 0:
         s = flow_open(u, &rx.dst, dport, &rx.src, sport)
     if s != NULL and s.flow != NULL:
         s.flow.active = u.core.now
