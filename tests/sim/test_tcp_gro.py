@@ -16,6 +16,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import ustack
+from tap_harness.md5sig import TCP_MD5SIG, md5sig
 
 OURS = {4: bytes([10, 0, 0, 2]), 6: b"\xfd" + bytes(14) + b"\2"}
 THEIRS = {family: address[:-1] + b"\1" for family, address in OURS.items()}
@@ -414,6 +415,19 @@ def test_where_nobody_listens_each_segment_is_reset(peer: Peer) -> None:
     assert merged(peer) == 2
     assert [segment[13] for segment in peer.sent()] == [RST] * 3
     assert peer.stack.counters()["DropTcpNoSocket"] == 3
+
+
+@pytest.mark.rfc("2385", "2.0")
+def test_a_run_is_no_way_around_a_signature(peer: Peer) -> None:
+    """Segments that are not signed are joined; each is then looked at, and dropped, for itself."""
+    sock = peer.connect()
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, md5sig("10.0.0.1" if peer.family == 4 else "fd00::1", b"key"))
+    assert peer.link.receive_many(segments(peer, *range(1448, 1448 * 11, 1448))) == 10
+    assert merged(peer) == 9
+    assert peer.stack.counters()["TCPMD5NotFound"] == 10
+    assert read(sock) == b""
+    assert peer.acks() == []
+    sock.close()
 
 
 def test_without_memory_the_rest_of_a_run_is_lost() -> None:

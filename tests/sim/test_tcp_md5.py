@@ -211,27 +211,6 @@ def test_a_connection_takes_nothing_unsigned(ends: tuple[str, str], flags: str) 
         conn.close()
 
 
-def test_a_run_of_segments_is_no_way_around() -> None:
-    """What receive offload would join is looked at one by one: none of it is signed."""
-    pair = Pair()
-    with pair.net:
-        client, conn = pair.connected()
-        client.sendall(b"hello")
-        assert conn.recv(10) == b"hello"
-        pair.net.run(duration=0.5)
-        seq, ack = pair.last[TCP].ack, pair.last[TCP].seq
-        for k in range(10):
-            segment = TCP(sport=5000, dport=179, flags="A", seq=seq + 1000 * k, ack=ack, window=1000)
-            packet = bytes(IP(src=V4[0], dst=V4[1]) / segment / Raw(bytes(1000)))
-            pair.forged.add(packet)
-            pair.wire.a.send(packet)
-        pair.net.run(duration=0.1)
-        assert pair.b.counters()["TCPMD5NotFound"] == 10
-        assert conn.ioctl(0x541B) == 0
-        client.close()
-        conn.close()
-
-
 def test_time_wait_is_as_strict() -> None:
     """RFC 2385 §2.0 for what a connection leaves behind: an unsigned reset or SYN does not end it."""
     pair = Pair()
