@@ -327,6 +327,7 @@ def six() -> Iterator[tuple[str, list[bytes]]]:
         [
             bytes(all_nodes / v6.ICMPv6ND_RA(routerlifetime=1800) / prefix / v6.ICMPv6NDOptMTU(mtu=1400)),
             bytes(all_nodes / v6.ICMPv6ND_RA(routerlifetime=0) / prefix / v6.ICMPv6NDOptRDNSS(dns=["fd09::1"])),
+            bytes(all_nodes / v6.ICMPv6ND_RA() / v6.ICMPv6NDOptDNSSL(searchlist=["corp.test.", "lab.test."])),
             bytes(all_nodes / v6.ICMPv6ND_RA() / v6.ICMPv6NDOptRouteInfo(prefix="fd10::", plen=48)),
         ],
     )
