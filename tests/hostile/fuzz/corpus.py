@@ -230,6 +230,13 @@ def packets_and_places() -> Iterator[tuple[str, Program]]:
     )
     yield "routes", [record(NET, 3, 0, 7, a=0x0108, wnd=0xC000, n=0x0200), record(NET, 4, 0, 1, wnd=0xC000, n=0x0200)]
     yield "unplugged", [call(0, SEND, 900), record(NET, 0xF8), call(1, SEND, 900), segment(0, n=9), deadlines(9)]
+    yield (
+        "raw-and-packet",
+        [record(DATAGRAM, 0, 3, 0x10, a=0xFF08), record(DATAGRAM, 0, 4, 0x20, a=0xFF08)]
+        + [record(DATAGRAM, 0, 5, 0x70, a=0xFF50)]
+        + [record(DATAGRAM, 0, 6, 0x40, a=0x0400), record(UDP, 0, 1, wnd=5000, n=7, options=0, x=200), *receive[:2]]
+        + [record(DATAGRAM, 4, which, a=900) for which in (3, 4, 5, 6)],
+    )
     yield "batch", [record(BATCH, 1), *receive, *receive, record(BATCH, 0), deadlines(2)]
     yield "replay", [record(REPLAY, how, back, 1 | 2 | 8, a=30, wnd=40) for how in range(8) for back in range(4)]
 
@@ -294,11 +301,59 @@ def recorded() -> Iterator[tuple[str, list[bytes]]]:
     yield "recorded", packets
 
 
+def six() -> Iterator[tuple[str, list[bytes]]]:
+    """IPv6 packets to fd09::2 and fe80::2: Neighbor Discovery, routers, MLD, extension headers, fragments, UDP, TCP."""
+    from scapy.layers import inet6 as v6
+    from scapy.layers.inet import TCP, UDP
+
+    near, far = v6.IPv6(src="fe80::1", dst="fe80::2", hlim=255), v6.IPv6(src="fd09::1", dst="fd09::2")
+    all_nodes = v6.IPv6(src="fe80::1", dst="ff02::1", hlim=255)
+    asked = v6.IPv6(src="fd09::1", dst="ff02::1:ff00:2", hlim=255)
+    mac = "06:06:06:06:06:06"
+    prefix = v6.ICMPv6NDOptPrefixInfo(prefix="2001:db8::", prefixlen=64)
+    echo = v6.ICMPv6EchoRequest(data=bytes(40))
+    whole = bytes(v6.IPv6(bytes(far / echo))[v6.ICMPv6EchoRequest])
+    yield (
+        "six-neighbours",
+        [
+            bytes(asked / v6.ICMPv6ND_NS(tgt="fd09::2") / v6.ICMPv6NDOptSrcLLAddr(lladdr=mac)),
+            bytes(near / v6.ICMPv6ND_NA(tgt="fe80::1", S=1, O=1) / v6.ICMPv6NDOptDstLLAddr(lladdr=mac)),
+            bytes(v6.IPv6(src="::", dst="ff02::1:ff00:2", hlim=255) / v6.ICMPv6ND_NS(tgt="fd09::2")),
+            bytes(near / v6.ICMPv6ND_Redirect(tgt="fe80::7", dst="2001:db8::9") / v6.ICMPv6NDOptDstLLAddr(lladdr=mac)),
+        ],
+    )
+    yield (
+        "six-routers",
+        [
+            bytes(all_nodes / v6.ICMPv6ND_RA(routerlifetime=1800) / prefix / v6.ICMPv6NDOptMTU(mtu=1400)),
+            bytes(all_nodes / v6.ICMPv6ND_RA(routerlifetime=0) / prefix / v6.ICMPv6NDOptRDNSS(dns=["fd09::1"])),
+            bytes(all_nodes / v6.ICMPv6ND_RA() / v6.ICMPv6NDOptDNSSL(searchlist=["corp.test.", "lab.test."])),
+            bytes(all_nodes / v6.ICMPv6ND_RA() / v6.ICMPv6NDOptRouteInfo(prefix="fd10::", plen=48)),
+        ],
+    )
+    alert = v6.IPv6ExtHdrHopByHop(options=[v6.RouterAlert()])
+    yield "six-groups", [bytes(v6.IPv6(src="fe80::1", dst="ff02::1", hlim=1) / alert / v6.ICMPv6MLQuery2())]
+    yield (
+        "six-headers",
+        [
+            bytes(far / echo),
+            bytes(far / v6.IPv6ExtHdrHopByHop() / v6.IPv6ExtHdrDestOpt() / echo),
+            bytes(far / v6.IPv6ExtHdrRouting(addresses=["fd09::9"]) / echo),
+            bytes(far / v6.IPv6ExtHdrFragment(nh=58, m=1, id=5) / whole[:24]),
+            bytes(far / v6.IPv6ExtHdrFragment(nh=58, offset=3, id=5) / whole[24:]),
+            bytes(far / v6.ICMPv6PacketTooBig(mtu=1280) / (v6.IPv6(src="fd09::2", dst="fd09::1") / UDP(sport=7))),
+        ],
+    )
+    yield "six-transports", [bytes(far / UDP(dport=7) / b"payload"), bytes(far / TCP(dport=80, flags="S"))]
+
+
 def raw(packet: bytes, medium: str) -> Program:
-    """The packet as a RAW record and the records that carry its bytes; everything mended on the way in."""
+    """The packet as a RAW record and the records that carry its bytes; everything mended on the way in, but IPv6's
+    addresses."""
     frame = bytes(14) + packet if medium == "ethernet" else packet
     padded = frame + bytes(-len(frame) % 16)
-    return [record(RAW, 1 | 2 | 4 | 8, a=len(frame)), *(padded[k : k + 16] for k in range(0, len(padded), 16))]
+    how = 1 | 2 | 4 | 8 if packet[0] >> 4 == 4 else 0x80 | 1 | 2 | 8
+    return [record(RAW, how, a=len(frame)), *(padded[k : k + 16] for k in range(0, len(padded), 16))]
 
 
 def write(folder: Path, medium: str) -> int:
@@ -306,12 +361,12 @@ def write(folder: Path, medium: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for name, records in programs():
-        for circumstances in ((0, 0), (0, 1), (0x53, 0), (0, 2)):
+        for circumstances in ((0, 0), (0, 1), (0x53, 4), (0, 6)):
             (folder / f"{name}-{circumstances[0]:02x}{circumstances[1]}").write_bytes(
                 bytes(circumstances) + b"".join(records)
             )
             count += 1
-    for name, packets in recorded():
+    for name, packets in (*recorded(), *six()):
         for start in range(0, len(packets), 6):
             records = [r for packet in packets[start : start + 6] for r in raw(packet, medium)]
             (folder / f"{name}-{start}").write_bytes(bytes(2) + b"".join(records))

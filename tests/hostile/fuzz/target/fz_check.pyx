@@ -173,7 +173,9 @@ cdef void check_receive_side(World *w, Tcp *t, Tcb *c, Sums *z) noexcept nogil:
     if c.reasm == NULL:
         return
     z.reasms += 1
-    if (c.reasm.count == 0 and not c.flags & TF_DSACK_PENDING) or c.reasm.count > c.reasm.cap or c.reasm.count > 2 * TCP_OFO_RANGES_MAX:
+    if c.reasm.count == 0 and c.reasm.lent == 0 and c.reasm.urgent == 0 and not c.flags & TF_DSACK_PENDING:
+        world_fail(w, b"out of order: kept, and nothing in it")
+    if c.reasm.count > c.reasm.cap or c.reasm.count > 2 * TCP_OFO_RANGES_MAX:
         world_fail(w, b"out of order: count")
     for i in range(c.reasm.count):
         r = &c.reasm.ranges[i]
@@ -413,6 +415,8 @@ cdef void check_neighbours(World *w, Net *n, Sums *z) noexcept nogil:
     if queued != n.neigh_queued or found > n.knobs.gc_thresh3 or found != n.neigh_slab.live:
         world_fail(w, b"neighbours: sums")
     for i in range(<uint32_t>n.n_ifaces):
+        note_timer(w, z, &n.ifaces[i].six.entry)
+        note_timer(w, z, &n.ifaces[i].igmp.entry)
         for k in range(16):
             if n.ifaces[i].addrs[k].used:
                 note_timer(w, z, &n.ifaces[i].addrs[k].entry)

@@ -26,5 +26,5 @@ cdef void feed_fragment(World *w, const Way *way, uint32_t offset, bint more, ui
 cdef void feed_tcp(World *w, Way *way, TcpHdr *h, const uint8_t *options, uint32_t noptions, uint32_t payload) noexcept nogil
 cdef void feed_udp(World *w, Way *way, uint16_t sport, uint16_t dport, uint32_t payload) noexcept nogil
 cdef void feed_arp(World *w, uint16_t op, const uint8_t *sha, uint32_t spa, uint32_t tpa, uint8_t flags) noexcept nogil
-# A frame of somebody's bytes at w.frame, mended: 1 link header, 2 IP lengths and checksum, 4 addresses, 8 transport checksum.
+# A frame of somebody's bytes at w.frame, mended: 1 link header, 2 IP lengths and checksum, 4 addresses, 8 transport checksum, 0x80 as IPv6.
 cdef void feed_mended(World *w, uint32_t n, uint8_t how) noexcept nogil

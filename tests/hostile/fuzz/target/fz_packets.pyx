@@ -8,6 +8,8 @@ from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo, csum
 from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, IP4_HLEN, IP4_MF, IPPROTO_ICMP_,
                                       IPPROTO_TCP_, IPPROTO_UDP_, TCP_HLEN, UDP_HLEN, ArpPkt, Ip4Hdr, TcpHdr, UdpHdr,
                                       arp_emit, ip4_emit, tcp_emit, udp_emit)
+from ustack_ext.wire.headers cimport ETHERTYPE_IPV6
+from ustack_ext.wire.ip6 cimport IP6_HLEN, IPPROTO_ICMPV6_, addr_get
 from fz_world cimport PEER, US, World, world_feed
 
 cdef enum:
@@ -126,9 +128,62 @@ cdef void mend_transport(World *w, uint8_t *p, uint32_t hlen, uint32_t n) noexce
     csum_store(p + hlen + where, csum_fold(csum_partial(p + hlen, n, sum)))
 
 
+cdef void address6(uint8_t *at, uint8_t which) noexcept nogil:
+    """One that means something here: ours and the peer's, both scopes, groups, nobody."""
+    cdef uint8_t last = which & 1
+    memset(at, 0, 16)
+    if which & 6 == 6:
+        return
+    if which & 2:
+        put_be16(at, 0xFE80)
+    elif which & 4:
+        put_be16(at, 0xFF02)
+        if last:
+            put_be32(at + 8, 1)
+            put_be32(at + 12, 0xFF000002)
+            return
+        last = 1
+        at[15] = 1
+        return
+    else:
+        put_be16(at, 0xFD09)
+    at[15] = 1 + last
+
+
+cdef void feed_mended6(World *w, uint32_t n, uint8_t how) noexcept nogil:
+    cdef uint32_t at = ETH_HLEN if w.medium == MEDIUM_ETHERNET else 0, size
+    cdef uint8_t *p = w.frame + at
+    cdef Addr src, dst
+    cdef uint8_t proto
+    cdef uint32_t where
+    if n < at + IP6_HLEN:
+        return
+    size = n - at - IP6_HLEN
+    p[0] = 0x60 | (p[0] & 0x0F)
+    if how & 2:
+        put_be16(p + 4, <uint16_t>size)
+        p[7] = 255                                     # what Neighbor Discovery wants
+    if how & 4:
+        address6(p + 8, p[8])
+        address6(p + 24, p[24])
+    if how & 1 and at:
+        link_header(w, ETHERTYPE_IPV6, TO_BROADCAST if p[24] == 0xFF else 0)
+    proto = p[6]
+    where = 16 if proto == IPPROTO_TCP_ else 6 if proto == IPPROTO_UDP_ else 2
+    if how & 8 and size >= where + 2 and (proto == IPPROTO_TCP_ or proto == IPPROTO_UDP_ or proto == IPPROTO_ICMPV6_):
+        src = addr_get(p + 8)
+        dst = addr_get(p + 24)
+        put_be16(p + IP6_HLEN + where, 0)
+        csum_store(p + IP6_HLEN + where, csum_fold(csum_partial(p + IP6_HLEN, size, csum_pseudo(&src, &dst, proto, size))))
+    world_feed(w, w.frame, n, how & 0x10)
+
+
 cdef void feed_mended(World *w, uint32_t n, uint8_t how) noexcept nogil:
     cdef uint32_t at = ETH_HLEN if w.medium == MEDIUM_ETHERNET else 0, hlen
     cdef uint8_t *p = w.frame + at
+    if how & 0x80:
+        feed_mended6(w, n, how)
+        return
     if how & 1 and at and n >= at:
         link_header(w, ETHERTYPE_ARP if how & 0x40 else ETHERTYPE_IPV4, TO_BROADCAST if how & 0x20 else 0)
     if n >= at + IP4_HLEN:

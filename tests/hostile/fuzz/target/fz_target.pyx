@@ -1,8 +1,8 @@
 """The entry of the fuzzer and of the replay: one input, one engine, from its making to its end.
 
 The first byte says what is scarce in this run (fz_world), the second how it ends: with every socket closed and time
-let pass until nothing is left, or torn down as it is (bit 0); and whether the link has offloads (bit 1). The rest is the
-program.
+let pass until nothing is left, or torn down as it is (bit 0); whether the link has offloads (bit 1), and whether frames
+are captured (bit 2). The rest is the program.
 """
 from libc.stdint cimport uint8_t, uintptr_t
 from libc.stdio cimport snprintf
@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc
 from ustack_ext.tcp.tcb cimport TCP_FIN_WAIT1
 from fz_check cimport check_world
 from fz_ops cimport run_program, set_scene
-from fz_world cimport World, world_close, world_drop, world_open
+from fz_world cimport World, world_capture, world_close, world_drop, world_open
 
 cdef World *shared = <World *>calloc(1, sizeof(World))
 if shared == NULL:
@@ -24,6 +24,9 @@ cdef const char *run_one(int medium, const uint8_t *p, size_t n) noexcept nogil:
     if n < 2:
         return NULL
     if not world_open(w, medium, p[0], p[1] & 2):
+        return NULL
+    if p[1] & 4 and not world_capture(w):
+        world_drop(w)
         return NULL
     set_scene(w)
     run_program(w, p + 2, n - 2)

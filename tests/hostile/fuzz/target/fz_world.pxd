@@ -1,7 +1,7 @@
 # What one fuzzing run works on: an engine, its one interface, the sockets a program holds, the last frames it sent.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.net.state cimport Iface
+from ustack_ext.net.state cimport Capture, Iface
 from ustack_ext.tcp.tcb cimport Listener, Tcb, TcpConf
 from ustack_ext.udp.udp cimport UdpSock
 from ustack_ext.wire.addr cimport Addr
@@ -31,6 +31,8 @@ cdef struct World:
     uint32_t captured_len[8]
     uint32_t captures
     uint32_t tx_fail           # every so many-th frame is refused; 0: none
+    Capture *capture           # frames are written down; NULL: they are not
+    uint8_t *spare             # ... the half of its room that is not in use
     bint batching              # no poll until this is off again
     bint settled               # the engine was polled since the last input
     const char *failed         # the first invariant that did not hold, NULL: none
@@ -43,6 +45,7 @@ cdef struct World:
     uint8_t data[70000]        # what applications write, and read into
 
 cdef bint world_open(World *w, int medium, uint8_t config, bint offloads) noexcept nogil      # False: no memory for an engine
+cdef bint world_capture(World *w) noexcept nogil                                # False: no memory for it
 cdef void world_plug(World *w) noexcept nogil                                  # the interface, its address, its route
 cdef void world_unplug(World *w) noexcept nogil
 cdef void world_close(World *w) noexcept nogil                                 # closes every socket, lets time pass, frees

@@ -4,23 +4,31 @@ Whatever the engine sends is checked (headers, lengths, checksums) and kept for 
 program does (fz_ops), what must hold afterwards (fz_check).
 """
 from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from ustack_ext.base.buf cimport Buf, buf_alloc
 from ustack_ext.base.event cimport Source, event_pop
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP4, IoVec, Offload
 from ustack_ext.engine.engine cimport engine_enter, engine_free, engine_input, engine_new, engine_next, engine_poll
-from ustack_ext.net.net cimport iface_add, iface_add_addr, iface_remove, net_neigh_set, route_add
+from ustack_ext.net.capture cimport capture_start, capture_stop, capture_take
+from ustack_ext.net.net cimport iface_add, iface_add_addr, iface_autoconf, iface_remove, net_neigh_set, route_add
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, Iface
 from ustack_ext.tcp.tcp cimport tcp_close, tcp_close_listener
+from ustack_ext.udp.state cimport UDP_BOUND
 from ustack_ext.udp.udp cimport udp_close
 from ustack_ext.wire.addr cimport Addr, V4_BITS, addr_none, addr_v4
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo, csum_store
-from ustack_ext.wire.headers cimport (ARP_LEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, IP4_MF, IPPROTO_ICMP_,
+from ustack_ext.wire.headers cimport (ARP_LEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP4_MF, IPPROTO_ICMP_,
                                       IPPROTO_TCP_, IPPROTO_UDP_, WIRE_OK, ArpPkt, EthHdr, Ip4Hdr, TcpHdr, UdpHdr,
                                       arp_parse, eth_parse, ip4_parse, tcp_parse, udp_parse)
+from ustack_ext.wire.ip6 cimport (
+    IP6_HLEN, IPPROTO_FRAGMENT_, IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_, Ip6Hdr, ip6_parse,
+)
 
 cdef enum:
     MTU = 1500
+    CAPTURE_ROOM = 8192
+    CAPTURE_SNAPLEN = 300
     CLOSING_POLLS = 4000           # far more than every retransmission of every held connection
     FIRST_NOW = 1000000000
     DUE_ROUNDS = 100               # what is due at one moment is done in few rounds, or never
@@ -58,8 +66,29 @@ cdef const char *bad_transport(const Ip4Hdr *h, const uint8_t *p, uint32_t n) no
     return NULL
 
 
+cdef const char *bad_packet6(const uint8_t *p, uint32_t n, uint32_t mtu) noexcept nogil:
+    cdef Ip6Hdr h
+    cdef uint32_t at = IP6_HLEN
+    if ip6_parse(p, n, &h) != WIRE_OK or IP6_HLEN + h.payload_len != n:
+        return b"sent: malformed IPv6 header"
+    if n > mtu:
+        return b"sent: longer than the MTU"
+    if h.next == IPPROTO_HOPOPTS_ and h.payload_len >= 8 and p[at + 1] == 0:     # MLD's router alert
+        h.next = p[at]
+        at += 8
+    if h.next == IPPROTO_FRAGMENT_:
+        return NULL
+    if h.next != IPPROTO_TCP_ and h.next != IPPROTO_UDP_ and h.next != IPPROTO_ICMPV6_:
+        return b"sent: unknown protocol"
+    if csum_fold(csum_partial(p + at, n - at, csum_pseudo(&h.src, &h.dst, h.next, n - at))) != 0:
+        return b"sent: checksum over IPv6"
+    return NULL
+
+
 cdef const char *bad_packet(const uint8_t *p, uint32_t n, uint32_t mtu) noexcept nogil:
     cdef Ip4Hdr h
+    if n > 0 and p[0] >> 4 == 6:
+        return bad_packet6(p, n, mtu)
     if ip4_parse(p, n, &h) != WIRE_OK:
         return b"sent: malformed IP header"
     if n > mtu:
@@ -78,7 +107,7 @@ cdef const char *bad_frame(int medium, const uint8_t *p, uint32_t n, uint32_t mt
         if arp_parse(p + ETH_HLEN, n - ETH_HLEN, &arp) != WIRE_OK:
             return b"sent: malformed ARP"
         return NULL
-    if eth.ethertype != ETHERTYPE_IPV4:
+    if eth.ethertype != ETHERTYPE_IPV4 and eth.ethertype != ETHERTYPE_IPV6:
         return b"sent: unknown EtherType"
     return bad_packet(p + ETH_HLEN, n - ETH_HLEN, mtu)
 
@@ -129,6 +158,48 @@ cdef const uint8_t *world_captured(World *w, uint8_t back, uint32_t *n) noexcept
     return w.captured[slot]
 
 
+# ---- captures ----
+
+cdef bint world_capture(World *w) noexcept nogil:
+    cdef Capture *c = <Capture *>calloc(1, sizeof(Capture))
+    if c == NULL:
+        return False
+    c.size = c.enough = CAPTURE_ROOM
+    c.snaplen = CAPTURE_SNAPLEN
+    c.data = <uint8_t *>malloc(CAPTURE_ROOM)
+    w.spare = <uint8_t *>malloc(CAPTURE_ROOM)
+    w.capture = c
+    capture_start(&w.e.net, c)
+    return c.data != NULL and w.spare != NULL
+
+
+cdef void look_at_capture(World *w) noexcept nogil:
+    """Whole blocks, one after another, each with its length on both sides."""
+    cdef size_t used, at = 0
+    cdef uint32_t length, again
+    w.spare = capture_take(w.capture, w.spare, &used)
+    while at + 12 <= used:
+        memcpy(&length, w.spare + at + 4, 4)
+        if length < 12 or length % 4 != 0 or at + length > used:
+            break
+        memcpy(&again, w.spare + at + length - 4, 4)
+        if again != length:
+            break
+        at += length
+    if at != used:
+        world_fail(w, b"captured: no whole blocks")
+
+
+cdef void end_capture(World *w) noexcept nogil:
+    if w.capture == NULL:
+        return
+    capture_stop(&w.e.net, w.capture)
+    free(w.capture.data)
+    free(w.capture)
+    free(w.spare)
+    w.capture = NULL
+
+
 # ---- life ----
 
 cdef void limit_memory(World *w, uint8_t config) noexcept nogil:
@@ -152,10 +223,17 @@ cdef void limit_memory(World *w, uint8_t config) noexcept nogil:
 
 cdef void world_plug(World *w) noexcept nogil:
     cdef Addr us = addr_v4(US), peer = addr_v4(PEER), none = addr_none(), any4 = addr_v4(0)
+    cdef Addr us6, link6
     cdef bint ethernet = w.medium == MEDIUM_ETHERNET
+    us6.hi = <uint64_t>0xFD09 << 48                    # fd09::2, fe80::2
+    link6.hi = <uint64_t>0xFE80 << 48
+    us6.lo = link6.lo = 2
     w.iface = iface_add(&w.e.net, b"fuzz0", w.medium, OUR_MAC if ethernet else NULL, MTU,
                         OFF_CSUM_WANTED | OFF_GSO_TCP4 if w.offloads else 0, transmit, w)
     iface_add_addr(&w.e.net, w.iface, &us, V4_BITS + 24, False)
+    iface_add_addr(&w.e.net, w.iface, &us6, 64, False)
+    iface_add_addr(&w.e.net, w.iface, &link6, 64, False)
+    iface_autoconf(&w.e.net, w.iface)
     if ethernet:
         net_neigh_set(&w.e.net, w.iface, &peer, PEER_MAC)
     route_add(&w.e.net, &any4, V4_BITS, &peer if ethernet else &none, w.iface, 0, 0, &none)
@@ -227,6 +305,8 @@ cdef void world_poll(World *w) noexcept nogil:
         s.pending = 0
         s = event_pop(&w.e.core.events)
     w.settled = True
+    if w.capture != NULL:
+        look_at_capture(w)
 
 
 cdef Tcb *world_tcb(World *w, uint8_t which) noexcept nogil:
@@ -283,5 +363,10 @@ cdef void world_close(World *w) noexcept nogil:
 
 
 cdef void world_drop(World *w) noexcept nogil:
+    cdef int i
+    for i in range(UDPS):                          # the engine knows of those that are bound; the others are who opened them's
+        if w.udps[i] != NULL and not w.udps[i].flags & UDP_BOUND:
+            udp_close(&w.e.udp, w.udps[i])
+    end_capture(w)
     engine_free(w.e)
     w.e = NULL
