@@ -156,7 +156,7 @@ cdef void redirect_input(Net *n, RxPkt *rx, const uint8_t *options, uint32_t len
         count(n.core, DropNdMalformed)
         return
     r = route_lookup(n, &dst, i)
-    if not n.knobs.accept_redirects or r == NULL or not addr_eq(&r.gateway, &rx.src):
+    if not rx.iface.six.conf.accept_redirects or r == NULL or not addr_eq(&r.gateway, &rx.src):
         count(n.core, DropNdNotOurs)
         return
     if mac != NULL:

@@ -1,6 +1,7 @@
 """Socket calls and changes of configuration, as records of a fuzzing program (fz_ops)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
+from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.net.net cimport iface_add_addr, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del
 from ustack_ext.net.state cimport MEDIUM_ETHERNET
@@ -195,11 +196,11 @@ cdef void op_call(World *w, const uint8_t *r) noexcept nogil:
 
 cdef void open_datagram(World *w, const uint8_t *r, UdpSock **slot) noexcept nogil:
     cdef Addr a = addr_none()
-    slot[0] = udp_open(&w.e.udp, (r[1] % 8) == 2)
+    slot[0] = udp_open(&w.e.udp, ENTRY_PING if (r[1] % 8) == 2 else ENTRY_UDPLITE if r[1] & 128 else ENTRY_UDP)
     if slot[0] == NULL:
         return
     slot[0].source.user = w
-    slot[0].want_err = r[3] & 1
+    slot[0].want_err = r[3] & 3
     if r[1] & 64:
         slot[0].rcvbuf = 4096
     if (r[1] % 8) == 0:
