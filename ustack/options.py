@@ -76,6 +76,8 @@ _NAMES = {
         "IPV6_RECVTCLASS": Opt.OPT_RECVTOS,
         "IPV6_RECVPKTINFO": Opt.OPT_PKTINFO,
         "IPV6_MTU": Opt.OPT_MTU,
+        "IPV6_MTU_DISCOVER": Opt.OPT_MTU_DISCOVER,
+        "IPV6_RECVERR": Opt.OPT_RECVERR,
     },
 }
 # Linux's numbers, for names that the socket module of this Python does not have.
@@ -85,7 +87,8 @@ IP_NUMBERS = {
 }  # fmt: skip
 _NUMBERS = {
     "SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, "TCP_NOTSENT_LOWAT": 25, "TCP_FASTOPEN_CONNECT": 30,
-    "TCP_FASTOPEN_NO_COOKIE": 34, "TCP_TIMESTAMP": 24, "IPV6_MTU": 24, **IP_NUMBERS,
+    "TCP_FASTOPEN_NO_COOKIE": 34, "TCP_TIMESTAMP": 24, "IPV6_MTU": 24, "IPV6_MTU_DISCOVER": 23, "IPV6_RECVERR": 25,
+    **IP_NUMBERS,
 }  # fmt: skip
 _OPTIONS = {
     (getattr(socket, level), number): which
@@ -190,6 +193,10 @@ def put(sock: Any, level: int, name: int, value: Any, length: int | None) -> Non
     if which is None:
         sock.getsockname()
         raise _error(errno.ENOPROTOOPT)
+    if level == socket.IPPROTO_IPV6 and which == Opt.OPT_TOS:
+        if not -1 <= value <= 255:  # ipv6(7); IP_TOS takes the lowest byte of anything
+            raise _error(errno.EINVAL)
+        value = max(value, 0)
     sock._set_option(which, value)
 
 

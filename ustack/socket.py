@@ -13,8 +13,6 @@ import mmap
 import os
 import socket
 import stat
-import struct
-import sys
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -24,16 +22,12 @@ from typing import IO, Any
 from ustack_ext.sockets import udpcalls
 from ustack_ext.sockets.core import SocketCore
 
-from . import ipoptions, options
+from . import ancillary, options
 
 _SENDFILE_PIECE = 1 << 20
 _MAPPED_PIECE = 4 << 20
-_INT = struct.Struct("i")
-# What _recvmsg says the receiver wants of a datagram (CMSG_* of ustack_ext/sockets/state.pxd).
-_WANTS_TTL, _WANTS_TOS, _WANTS_PKTINFO, _WANTS_ORIGDST, _WANTS_GRO = 1, 2, 4, 8, 16
 _MSG_ERRQUEUE = getattr(socket, "MSG_ERRQUEUE", 0)
 _SIOCATMARK = 0x8905
-_IP = options.IP_NUMBERS
 AF_PACKET = getattr(socket, "AF_PACKET", 17)
 
 
@@ -179,15 +173,17 @@ class Socket(SocketCore):
 
         Ancillary data of datagrams, where asked for with IP_RECVTTL, IP_RECVTOS, IP_PKTINFO, IP_RECVORIGDSTADDR,
         UDP_GRO: IP_TTL (int), IP_TOS (1 byte), IP_PKTINFO (struct in_pktinfo), IP_ORIGDSTADDR (struct sockaddr_in),
-        UDP_GRO (int). With MSG_ERRQUEUE: what IP_RECVERR has kept, as struct sock_extended_err.
+        UDP_GRO (int); with IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_RECVPKTINFO: IPV6_HOPLIMIT, IPV6_TCLASS (int),
+        IPV6_PKTINFO (struct in6_pktinfo). With MSG_ERRQUEUE: what IP_RECVERR or IPV6_RECVERR has kept, as struct
+        sock_extended_err.
         """
         _check_ancillary_size(ancbufsize, "recvmsg")
         if flags & _MSG_ERRQUEUE and self.type != socket.SOCK_STREAM:
             return self._recvmsg_error(bufsize, ancbufsize)
         data, full, details, address = self._recvmsg(bufsize, flags)
-        ancillary, message_flags = self._ancillary(details, ancbufsize)
+        messages, message_flags = self._ancillary(details, ancbufsize)
         message_flags |= flags & socket.MSG_OOB if self.type == socket.SOCK_STREAM else 0
-        return data, ancillary, message_flags | (socket.MSG_TRUNC if full > len(data) else 0), address
+        return data, messages, message_flags | (socket.MSG_TRUNC if full > len(data) else 0), address
 
     def recvmsg_into(
         self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0, /
@@ -195,23 +191,25 @@ class Socket(SocketCore):
         """recvmsg into several buffers, one after another -> (bytes, ancillary data, flags, address)."""
         _check_ancillary_size(ancbufsize, "recvmsg_into")
         count, full, details, address = self._recvmsg_into(buffers, flags)
-        ancillary, message_flags = self._ancillary(details, ancbufsize)
+        messages, message_flags = self._ancillary(details, ancbufsize)
         message_flags |= flags & socket.MSG_OOB if self.type == socket.SOCK_STREAM else 0
-        return count, ancillary, message_flags | (socket.MSG_TRUNC if full > count else 0), address
+        return count, messages, message_flags | (socket.MSG_TRUNC if full > count else 0), address
 
     def _ancillary(
-        self, details: tuple[int, int, int, int, str, int] | None, room: int
+        self, details: tuple[int, int, int, int, bytes, int] | None, room: int
     ) -> tuple[list[tuple[int, int, bytes]], int]:
-        port = self._names()[0][1] if details is not None and details[0] & _WANTS_ORIGDST else 0
-        return _fitting(_messages(details, port), room)
+        wants = details[0] if details is not None else 0
+        port = self._names()[0][1] if (wants | wants >> 8) & ancillary.ORIGDST else 0
+        return ancillary.fitting(ancillary.received(details, port), room)
 
     def _recvmsg_error(
         self, size: int, room: int
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int] | None]:
         data, full, details, offender, sent_to = udpcalls.recv_error(self, size)
-        ancillary, flags = _fitting([ipoptions.extended_error(details, offender)], room)
+        six = ":" in sent_to[0] and not sent_to[0].startswith("::ffff:")
+        messages, flags = ancillary.fitting([ancillary.extended_error(details, offender, six)], room)
         flags |= _MSG_ERRQUEUE | (socket.MSG_TRUNC if full > len(data) else 0)
-        return data, ancillary, flags, sent_to
+        return data, messages, flags, sent_to
 
     def recv_many(self, count: int, size: int = 65535, flags: int = 0) -> list[tuple[bytes, tuple[str, int]]]:
         """Datagrams that are there, at most `count` of them -> [(data, address), …]; waits for the first as recv().
@@ -239,25 +237,14 @@ class Socket(SocketCore):
     ) -> int:
         """sendmsg(buffers[, ancillary data[, flags[, address]]]) -> bytes sent: as socket.socket.sendmsg.
 
-        Ancillary data may give a datagram's IP_TTL, IP_TOS and IP_PKTINFO (its source and interface), and UDP_SEGMENT;
-        anything else of IPPROTO_IP is OSError (EINVAL).
+        Ancillary data may give a datagram's IP_TTL, IP_TOS and IP_PKTINFO (its source and interface), IPV6_HOPLIMIT,
+        IPV6_TCLASS, IPV6_PKTINFO and IPV6_DONTFRAG, and UDP_SEGMENT; anything else of IPPROTO_IP, or of IPPROTO_IPV6 on
+        an AF_INET6 socket, is OSError (EINVAL).
         """
-        ttl, tos, source, index, segment = 0, -1, 0, 0, 0
-        for level, kind, data in ancdata:
-            raw = bytes(data)
-            if level == socket.IPPROTO_UDP and kind == ipoptions.UDP_SEGMENT and len(raw) == 2:
-                segment = int.from_bytes(raw, sys.byteorder)
-            if level != socket.IPPROTO_IP:
-                continue
-            if kind == _IP["IP_TTL"] and len(raw) == _INT.size and 1 <= _INT.unpack(raw)[0] <= 255:
-                ttl = _INT.unpack(raw)[0]
-            elif kind == _IP["IP_TOS"] and len(raw) in (1, _INT.size) and not any(raw[1:]):
-                tos = raw[0]  # a little-endian int's first byte is its value
-            elif kind == _IP["IP_PKTINFO"] and self.type != socket.SOCK_STREAM:
-                index, source = ipoptions.packet_info(raw)
-            else:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self._sendmsg(buffers, flags, address, ttl, tos, source, index, segment)
+        how = ancillary.sending(self, ancdata)
+        return self._sendmsg(
+            buffers, flags, address, how.ttl, how.tos, how.source, how.index, how.segment, how.dont_frag
+        )
 
     def sendmsg_afalg(self, *arguments: Any, **keywords: Any) -> int:
         """For sockets of the kernel's crypto interface only. Raises OSError."""
@@ -394,32 +381,3 @@ def _check_sendfile(sock: Socket, file: IO[bytes], offset: int, count: int | Non
 def _check_ancillary_size(size: int, caller: str) -> None:
     if size < 0:
         raise ValueError(f"invalid ancillary data buffer length in {caller}()")
-
-
-def _messages(details: tuple[int, int, int, int, str, int] | None, port: int) -> list[tuple[int, int, bytes]]:
-    messages: list[tuple[int, int, bytes]] = []
-    if details is None:
-        return messages
-    wants, ttl, tos, index, destination, gro_size = details
-    if wants & _WANTS_PKTINFO:
-        here = socket.inet_aton(destination)
-        messages.append((socket.IPPROTO_IP, _IP["IP_PKTINFO"], _INT.pack(index) + here + here))
-    if wants & _WANTS_TTL:
-        messages.append((socket.IPPROTO_IP, _IP["IP_TTL"], _INT.pack(ttl)))
-    if wants & _WANTS_TOS:
-        messages.append((socket.IPPROTO_IP, _IP["IP_TOS"], bytes([tos])))
-    if wants & _WANTS_ORIGDST:
-        there = ipoptions.sockaddr_in((destination, port))
-        messages.append((socket.IPPROTO_IP, ipoptions.IP_ORIGDSTADDR, there))
-    if wants & _WANTS_GRO and gro_size:
-        messages.append((socket.IPPROTO_UDP, ipoptions.UDP_GRO, _INT.pack(gro_size)))
-    return messages
-
-
-def _fitting(messages: list[tuple[int, int, bytes]], room: int) -> tuple[list[tuple[int, int, bytes]], int]:
-    """(messages that fit into `room` bytes as CMSG_SPACE counts, MSG_CTRUNC or 0)."""
-    for i, (_, _, data) in enumerate(messages):
-        if room < socket.CMSG_LEN(len(data)):
-            return messages[:i], socket.MSG_CTRUNC
-        room -= socket.CMSG_SPACE(len(data))
-    return messages, 0

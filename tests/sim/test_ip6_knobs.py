@@ -74,7 +74,8 @@ def test_hop_limit_and_flow_labels() -> None:
 
 def test_the_names_and_their_defaults() -> None:
     with ustack.Stack(driver="manual") as stack:
-        found: dict[str, Any] = {name: value for name, value in stack.sysctl.items() if name.startswith("net.ipv6.")}
+        six: dict[str, Any] = {name: value for name, value in stack.sysctl.items() if name.startswith("net.ipv6.")}
+    found = {name: value for name, value in six.items() if name.startswith(ALL) or ".conf." not in name}
     assert found == {
         ALL + "hop_limit": 64,
         ALL + "dad_transmits": 1,
@@ -90,10 +91,16 @@ def test_the_names_and_their_defaults() -> None:
         "net.ipv6.conf.lo.forwarding": 0,
         ALL + "router_solicitations": 3,
         ALL + "router_solicitation_interval": 4,
+        ALL + "force_mld_version": 0,
+        ALL + "disable_ipv6": 0,
+        "net.ipv6.mld_max_msf": 64,
+        "net.ipv6.mld_qrv": 2,
         "net.ipv6.icmp.echo_ignore_all": 0,
         "net.ipv6.auto_flowlabels": 1,
         "net.ipv6.ip6frag_time": 60,
     }
+    scopes = {name.split(".")[3] for name in six if name.startswith("net.ipv6.conf.")}
+    assert scopes == {"all", "default", "lo"}
 
 
 @pytest.mark.parametrize(

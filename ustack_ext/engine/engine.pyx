@@ -19,16 +19,19 @@ from ustack_ext.net.net cimport (
     icmp_send_unreach, iface_add, iface_add_addr, net_destroy, net_init, net_input, net_timer,
 )
 from ustack_ext.net.state cimport (
-    MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ECHO_REQUEST, NET_ICMP_ERROR, NET_TCP, NET_UDP,
+    MEDIUM_ETHERNET, MEDIUM_LOOPBACK, NET_ECHO_REPLY, NET_ECHO_REQUEST, NET_ICMP_ERROR, NET_TCP, NET_UDP, NET_UDPLITE,
     NET_UNKNOWN_PROTO, IcmpError, Iface, RxPkt,
 )
 from ustack_ext.tcp.tcp cimport (
     tcp_ahead, tcp_destroy, tcp_flush, tcp_icmp_error, tcp_init, tcp_input, tcp_timer, tcp_timer_settle,
 )
+from ustack_ext.udp.lite cimport lite_input
 from ustack_ext.udp.raw cimport raw_icmp_error
 from ustack_ext.udp.udp cimport flow_ping, flow_timer, ping_input, udp_destroy, udp_icmp_error, udp_init, udp_input
 from ustack_ext.wire.addr cimport V4_BITS, Addr, addr_v4
-from ustack_ext.wire.headers cimport ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_
+from ustack_ext.wire.headers cimport (
+    ETH_HLEN, ICMP_UNREACH_PROTOCOL, IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDPLITE_, IPPROTO_UDP_,
+)
 from ustack_ext.wire.ip6 cimport IPPROTO_ICMPV6_
 
 cdef enum:
@@ -102,6 +105,8 @@ cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept no
         tcp_input(&e.tcp, rx)
     elif verdict == NET_UDP:
         udp_input(&e.udp, rx)
+    elif verdict == NET_UDPLITE:
+        lite_input(&e.udp, rx)
     elif verdict == NET_ECHO_REPLY:
         ping_input(&e.udp, rx)
     elif verdict == NET_ECHO_REQUEST:
@@ -113,7 +118,7 @@ cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept no
             raw_icmp_error(&e.udp, err)
         if err.proto == IPPROTO_TCP_:
             tcp_icmp_error(&e.tcp, err)
-        elif err.proto == IPPROTO_UDP_ or err.proto == IPPROTO_ICMP_ or err.proto == IPPROTO_ICMPV6_:
+        elif err.proto in (IPPROTO_UDP_, IPPROTO_UDPLITE_, IPPROTO_ICMP_, IPPROTO_ICMPV6_):
             udp_icmp_error(&e.udp, err)
 
 

@@ -8,10 +8,11 @@ from ustack_ext.net.state cimport IfAddr, Iface, Net
 cdef int addr6_add(Net *n, Iface *i, const Addr *a, int plen, bint check) noexcept nogil
 # From now on routers' advertisements are listened to and asked for (RFC 4861 §6.3.7, RFC 4862).
 cdef int addr6_autoconf(Net *n, Iface *i) noexcept nogil
+# net.ipv6.conf.IF.disable_ipv6.
+cdef void addr6_disable(Net *n, Iface *i, bint disable) noexcept nogil
 # A router's prefix with the autonomous flag (RFC 4862 §5.5.3); lifetimes in s, all ones: for ever.
 cdef void addr6_prefix(Net *n, Iface *i, const Addr *prefix, uint32_t preferred, uint32_t valid) noexcept nogil
 cdef void addr6_conflict(Net *n, IfAddr *ia) noexcept nogil       # somebody else has, or wants, it
-cdef void addr6_left(Net *n, Iface *i, const Addr *a) noexcept nogil       # it was taken away
 cdef void addr6_timer(Net *n, IfAddr *ia) noexcept nogil
 cdef void iface6_timer(Net *n, Iface *i) noexcept nogil
 cdef void iface6_arm(Net *n, Iface *i) noexcept nogil             # something of Iface6 changed that has a time

@@ -9,7 +9,7 @@ Responsible for making addresses, for duplicate address detection, for lifetimes
 - Temporary addresses come with use_tempaddr, one at a time a prefix, the next REGEN_ADVANCE before the last is
   deprecated.
 """
-from libc.errno cimport EINVAL
+from libc.errno cimport EACCES, EINVAL
 from libc.stdint cimport UINT64_MAX, uint8_t
 
 from ustack_ext.wire.addr cimport addr_is_link_local, addr_is_v4, addr_none, addr_zoned
@@ -20,11 +20,11 @@ from ustack_ext.base.table cimport siphash
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.iface cimport addr_activate, addr_deprecate, addr_disable, addr_insert, addr_remove, addr_usable
 from ustack_ext.net.mib cimport Ip6DadFailures
-from ustack_ext.net.mld cimport mld_changed, mld_left, mld_timer
-from ustack_ext.net.ndout cimport addr_solicited_node, nd_ask_routers, nd_solicit
+from ustack_ext.net.mld cimport mld_addresses, mld_announce
+from ustack_ext.net.ndout cimport nd_ask_routers, nd_solicit
 from ustack_ext.net.route cimport route_expire
 from ustack_ext.net.state cimport (
-    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, ADDR_TENTATIVE, IFA_AUTO, IFA_STATIC, IFA_TEMPORARY,
+    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, ADDR_TENTATIVE, Conf6, IFA_AUTO, IFA_STATIC, IFA_TEMPORARY,
     MAX_IFADDRS, MEDIUM_ETHERNET, MEDIUM_LOOPBACK,
 )
 
@@ -100,10 +100,10 @@ cdef int make(Net *n, Iface *i, const Addr *prefix, int kind, uint32_t conflicts
 
 cdef void begin(Net *n, IfAddr *ia, bint check) noexcept nogil:
     """Check the address, or use it right away."""
-    mld_changed(n, ia.iface)
+    mld_addresses(n, ia.iface)
     iface6_arm(n, ia.iface)
-    if check and ia.iface.medium == MEDIUM_ETHERNET and n.knobs.dad_transmits > 0:
-        ia.probes_left = n.knobs.dad_transmits
+    if check and ia.iface.medium == MEDIUM_ETHERNET and ia.iface.six.conf.dad_transmits > 0:
+        ia.probes_left = ia.iface.six.conf.dad_transmits
         wheel_arm(&n.core.wheel, &ia.entry, n.core.now + <uint64_t>rng_below(&n.core.rng, DAD_DELAY_MS) * MS)
     else:
         settle(n, ia)
@@ -115,6 +115,8 @@ cdef void settle(Net *n, IfAddr *ia) noexcept nogil:
         addr_disable(n, ia, ADDR_CONFLICT)
         return
     arm_lifetime(n, ia)
+    if addr_is_link_local(&ia.addr):
+        mld_announce(n, ia.iface)
     if addr_is_link_local(&ia.addr) and ia.iface.six.autoconf and ia.iface.six.solicits == 0:
         ia.iface.six.solicit_at = n.core.now + <uint64_t>rng_below(&n.core.rng, DAD_DELAY_MS) * MS + 1
         iface6_arm(n, ia.iface)
@@ -139,7 +141,10 @@ cdef int addr6_add(Net *n, Iface *i, const Addr *a, int plen, bint check) noexce
     cdef IfAddr *ia = NULL
     cdef Addr zoned = addr_zoned(a, i.index)
     cdef bint first = not i.six.on
-    cdef int status = addr_insert(n, i, &zoned, plen, ADDR_TENTATIVE, &ia)
+    cdef int status
+    if i.six.conf.disable_ipv6:
+        return -EACCES
+    status = addr_insert(n, i, &zoned, plen, ADDR_TENTATIVE, &ia)
     if status != 0:
         return status
     ia.kind = IFA_STATIC
@@ -154,8 +159,10 @@ cdef int addr6_autoconf(Net *n, Iface *i) noexcept nogil:
     cdef int status = 0
     if i.mtu < IP6_MIN_MTU:
         return -EINVAL
-    i.six.on = 1
     i.six.autoconf = 1
+    if i.six.conf.disable_ipv6:
+        return 0
+    i.six.on = 1
     if not has_link_local(i):
         status = add_link_local(n, i, True)
     elif i.six.solicits == 0:
@@ -164,21 +171,41 @@ cdef int addr6_autoconf(Net *n, Iface *i) noexcept nogil:
     return status
 
 
+cdef void addr6_disable(Net *n, Iface *i, bint disable) noexcept nogil:
+    """As Linux: every address goes, also those given by hand; only what the interface makes itself comes again."""
+    cdef Addr a
+    cdef int k
+    i.six.conf.disable_ipv6 = disable
+    if not disable:
+        if i.six.autoconf:
+            i.six.solicits = 0
+            addr6_autoconf(n, i)
+        return
+    for k in range(MAX_IFADDRS):
+        if i.addrs[k].used and not addr_is_v4(&i.addrs[k].addr):
+            a = i.addrs[k].addr
+            addr_remove(n, i, &a)
+    i.six.on = 0
+    i.six.solicit_at = 0
+    mld_addresses(n, i)
+
+
 # --- prefixes of routers ---
 
 cdef void make_temporary(Net *n, Iface *i, const Addr *prefix, uint64_t preferred, uint64_t valid) noexcept nogil:
     """RFC 8981 §3.4: no longer than its prefix, nor than the knobs say; less a random part, so that hosts do not renew
     together."""
     cdef uint64_t now = n.core.now
-    cdef uint32_t most = n.knobs.temp_prefered_lft, desync = rng_below(&n.core.rng, most * 2 // 5 + 1)
+    cdef uint32_t most = i.six.conf.temp_prefered_lft, desync = rng_below(&n.core.rng, most * 2 // 5 + 1)
     preferred = min(preferred, now + <uint64_t>(most - desync) * SECOND)
-    valid = min(valid, now + <uint64_t>n.knobs.temp_valid_lft * SECOND)
+    valid = min(valid, now + <uint64_t>i.six.conf.temp_valid_lft * SECOND)
     if preferred > now + REGEN_ADVANCE * <uint64_t>SECOND:
         make(n, i, prefix, IFA_TEMPORARY, 0, preferred, valid, True)
 
 
 cdef bint renew(Net *n, IfAddr *ia, uint32_t preferred, uint32_t valid) noexcept nogil:
     """RFC 4862 §5.5.3 (e): the valid lifetime is not cut below two hours by who can't prove that he may."""
+    cdef const Conf6 *conf = &ia.iface.six.conf
     cdef uint64_t now = n.core.now, until = lifetime_until(now, valid)
     cdef uint64_t guard = now + <uint64_t>TWO_HOURS * SECOND
     if until > guard or until > ia.valid_until:
@@ -187,8 +214,8 @@ cdef bint renew(Net *n, IfAddr *ia, uint32_t preferred, uint32_t valid) noexcept
         ia.valid_until = guard
     ia.preferred_until = min(lifetime_until(now, preferred), ia.valid_until)
     if ia.kind == IFA_TEMPORARY:
-        ia.valid_until = min(ia.valid_until, ia.created + <uint64_t>n.knobs.temp_valid_lft * SECOND)
-        ia.preferred_until = min(ia.preferred_until, ia.created + <uint64_t>n.knobs.temp_prefered_lft * SECOND)
+        ia.valid_until = min(ia.valid_until, ia.created + <uint64_t>conf.temp_valid_lft * SECOND)
+        ia.preferred_until = min(ia.preferred_until, ia.created + <uint64_t>conf.temp_prefered_lft * SECOND)
     if ia.state == ADDR_DEPRECATED and ia.preferred_until > now:
         addr_activate(n, ia)
     if addr_usable(ia):
@@ -207,11 +234,11 @@ cdef void addr6_prefix(Net *n, Iface *i, const Addr *prefix, uint32_t preferred,
         if i.addrs[k].addr.hi == prefix.hi:
             there = there or i.addrs[k].kind == IFA_AUTO
             temporary = renew(n, &i.addrs[k], preferred, valid) or temporary
-    if valid == 0 or made >= n.knobs.max_addresses:
+    if valid == 0 or made >= i.six.conf.max_addresses:
         return
     if not there:
         make(n, i, prefix, IFA_AUTO, 0, lifetime_until(now, preferred), lifetime_until(now, valid), True)
-    if n.knobs.use_tempaddr > 0 and not temporary:
+    if i.six.conf.use_tempaddr > 0 and not temporary:
         make_temporary(n, i, prefix, lifetime_until(now, preferred), lifetime_until(now, valid))
 
 
@@ -228,19 +255,10 @@ cdef void addr6_conflict(Net *n, IfAddr *ia) noexcept nogil:
         return
     if kind == IFA_STATIC or tries >= DAD_TRIES:
         addr_disable(n, ia, ADDR_CONFLICT)
+        mld_addresses(n, i)
         return
     addr_remove(n, i, &bad)
     make(n, i, &prefix, kind, tries, preferred, valid, True)
-
-
-cdef void addr6_left(Net *n, Iface *i, const Addr *a) noexcept nogil:
-    cdef Addr group = addr_solicited_node(a, i.index)
-    cdef int k
-    for k in range(MAX_IFADDRS):                       # another address may be in the same group
-        if (i.addrs[k].used and not addr_is_v4(&i.addrs[k].addr)
-                and ((i.addrs[k].addr.lo ^ a.lo) & 0xFFFFFF) == 0):
-            return
-    mld_left(n, i, &group)
 
 
 cdef void arm_lifetime(Net *n, IfAddr *ia) noexcept nogil:
@@ -285,11 +303,11 @@ cdef void addr6_timer(Net *n, IfAddr *ia) noexcept nogil:
         return
     if ia.valid_until <= now:
         addr_remove(n, i, &a)
-        addr6_left(n, i, &a)
+        mld_addresses(n, i)
         return
     if ia.state == ADDR_PREFERRED and ia.preferred_until <= now:
         addr_deprecate(n, ia)
-    elif ia.state == ADDR_PREFERRED and ia.kind == IFA_TEMPORARY and n.knobs.use_tempaddr > 0:
+    elif ia.state == ADDR_PREFERRED and ia.kind == IFA_TEMPORARY and i.six.conf.use_tempaddr > 0:
         next_temporary(n, ia)
         wheel_arm(&n.core.wheel, &ia.entry, ia.preferred_until)
         return
@@ -309,19 +327,19 @@ cdef void ask_routers(Net *n, Iface *i) noexcept nogil:
     cdef const Addr *src = link_local(i)
     cdef Addr none = addr_none()
     i.six.solicit_at = 0
-    if i.six.solicits >= n.knobs.router_solicitations or n.knobs.accept_ra <= i.conf.forwarding6:
+    if i.six.solicits >= i.six.conf.router_solicitations or i.six.conf.accept_ra <= i.conf.forwarding6:
         return
     i.six.solicits += 1
     if i.medium == MEDIUM_ETHERNET:
         nd_ask_routers(n, i, src if src != NULL else &none)
-        i.six.solicit_at = n.core.now + <uint64_t>n.knobs.router_solicitation_interval * SECOND
+        i.six.solicit_at = n.core.now + <uint64_t>i.six.conf.router_solicitation_interval * SECOND
 
 
 cdef void iface6_timer(Net *n, Iface *i) noexcept nogil:
     cdef uint64_t now = n.core.now, at
     if i.six.solicit_at != 0 and i.six.solicit_at <= now:
         ask_routers(n, i)
-    at = min(mld_timer(n, i), route_expire(n, i))
+    at = route_expire(n, i)
     if i.six.solicit_at != 0:
         at = min(at, i.six.solicit_at)
     if at != UINT64_MAX:

@@ -1,7 +1,7 @@
-"""The multicast groups of an interface (RFC 3376 §3.2, §5.1).
+"""The multicast groups of an interface, of either family (RFC 3376 §3.2, §5.1; RFC 3810 §4.2, §6.1).
 
 Responsible for each group's filter as all sockets together want it, and for the bookkeeping of changes: which sources
-and which change of mode have to be reported how many times still. Not for the messages (igmp), nor for the sockets'
+and which change of mode have to be reported how many times still. Not for the messages (reports), nor for the sockets'
 own filters (udp/member).
 """
 from libc.errno cimport ENOMEM
@@ -12,15 +12,15 @@ from ustack_ext.base.wheel cimport wheel_cancel
 from ustack_ext.net.state cimport GROUP_SOURCES
 
 
-cdef Group *group_find(Iface *i, const Addr *group) noexcept nogil:
-    cdef Group *g = i.igmp.groups
+cdef Group *group_find(Groups *m, const Addr *group) noexcept nogil:
+    cdef Group *g = m.first
     while g != NULL and not addr_eq(&g.addr, group):
         g = g.next
     return g
 
 
 cdef bint group_joined(Iface *i, const Addr *group) noexcept nogil:
-    cdef Group *g = group_find(i, group)
+    cdef Group *g = group_find(groups_of(i, group), group)
     return g != NULL and group_open(g)
 
 
@@ -67,21 +67,19 @@ cdef void list_sources(Group *g, const Addr *sources, int count, uint8_t reports
             changed[0] = True
 
 
-cdef int group_set(Net *n, Iface *i, const Addr *group, bint exclude, const Addr *sources, int count, uint8_t reports,
-                   bint *changed) noexcept nogil:
-    cdef Group *g = group_find(i, group)
-    cdef int k
-    changed[0] = False
+cdef Group *obtain(Groups *m, const Addr *group) noexcept nogil:
+    cdef Group *g = group_find(m, group)
     if g == NULL:
-        if not exclude and count == 0:
-            return 0
         g = <Group *>calloc(1, sizeof(Group))
-        if g == NULL:
-            return -ENOMEM
-        g.addr = group[0]
-        g.next = i.igmp.groups
-        i.igmp.groups = g
-        i.igmp.n_groups += 1
+        if g != NULL:
+            g.addr = group[0]
+            g.next = m.first
+            m.first = g
+    return g
+
+
+cdef void change(Group *g, bint exclude, const Addr *sources, int count, uint8_t reports, bint *changed) noexcept nogil:
+    cdef int k
     if count > GROUP_SOURCES:                          # more than is kept count of: all of them, sockets filter
         exclude = True
         count = 0
@@ -98,28 +96,49 @@ cdef int group_set(Net *n, Iface *i, const Addr *group, bint exclude, const Addr
     for k in range(g.n_sources):
         if g.mode_left > 0:
             g.sources[k].left = 0
+
+
+cdef int group_set(Groups *m, const Addr *group, bint exclude, const Addr *sources, int count, uint8_t reports,
+                   bint *changed) noexcept nogil:
+    cdef bint wanted = exclude or count > 0
+    cdef Group *g = obtain(m, group) if wanted else group_find(m, group)
+    changed[0] = False
+    if g == NULL:
+        return -ENOMEM if wanted else 0
+    g.asked_for = wanted
+    if not g.own:
+        change(g, exclude, sources, count, reports, changed)
     return 0
 
 
-cdef void groups_sweep(Iface *i) noexcept nogil:
-    cdef Group **at = &i.igmp.groups
+cdef int group_own(Groups *m, const Addr *group, bint on, uint8_t reports, bint *changed) noexcept nogil:
+    """What sockets want of it beside is all of it until they say something else: their filters are theirs."""
+    cdef Group *g = obtain(m, group) if on else group_find(m, group)
+    if g == NULL:
+        return -ENOMEM if on else 0
+    g.own = on
+    if on or not g.asked_for:
+        change(g, on, NULL, 0, reports, changed)
+    return 0
+
+
+cdef void groups_sweep(Groups *m) noexcept nogil:
+    cdef Group **at = &m.first
     cdef Group *g
     while at[0] != NULL:
         g = at[0]
         purge(g)
         if not group_open(g) and g.mode_left == 0 and g.n_sources == 0:
             at[0] = g.next
-            i.igmp.n_groups -= 1
             free(g)
         else:
             at = &g.next
 
 
-cdef void groups_forget(Net *n, Iface *i) noexcept nogil:
+cdef void groups_forget(Net *n, Groups *m) noexcept nogil:
     cdef Group *g
-    wheel_cancel(&n.core.wheel, &i.igmp.entry)
-    while i.igmp.groups != NULL:
-        g = i.igmp.groups
-        i.igmp.groups = g.next
+    wheel_cancel(&n.core.wheel, &m.entry)
+    while m.first != NULL:
+        g = m.first
+        m.first = g.next
         free(g)
-    i.igmp.n_groups = 0

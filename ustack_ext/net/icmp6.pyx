@@ -13,14 +13,13 @@ from ustack_ext.wire.addr cimport (
 from ustack_ext.wire.checksum cimport csum_fold, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport WIRE_CHECKSUM, WIRE_OK
 from ustack_ext.wire.ip6 cimport (
-    EXT6_MAX, FRAG6_HLEN, ICMP6_ECHO, ICMP6_ECHOREPLY, ICMP6_HLEN, ICMP6_INFO, ICMP6_MLD_QUERY, ICMP6_PARAM_OPTION,
-    ICMP6_PARAM_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG, ICMP6_UNREACH, ICMP6_UNREACH_ADDRESS, ICMP6_UNREACH_ADMIN,
-    ICMP6_UNREACH_NOROUTE, ICMP6_UNREACH_PORT, IP6_HLEN, IP6_MIN_MTU, IPPROTO_DSTOPTS_, IPPROTO_FRAGMENT_,
-    IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_, IPPROTO_ROUTING_, ND_REDIRECT, ND_ROUTER_SOLICIT, Frag6Hdr, Icmp6Hdr, addr_get,
-    addr_put, ext6_length, frag6_parse, icmp6_emit, icmp6_parse,
+    EXT6_MAX, FRAG6_HLEN, ICMP6_ECHO, ICMP6_ECHOREPLY, ICMP6_HLEN, ICMP6_INFO, ICMP6_MLD_QUERY, ICMP6_MLD_REPORT,
+    ICMP6_PARAM_OPTION, ICMP6_PARAM_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG, ICMP6_UNREACH, ICMP6_UNREACH_ADDRESS,
+    ICMP6_UNREACH_ADMIN, ICMP6_UNREACH_NOROUTE, ICMP6_UNREACH_PORT, IP6_HLEN, IP6_MIN_MTU, IPPROTO_DSTOPTS_,
+    IPPROTO_FRAGMENT_, IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_, IPPROTO_ROUTING_, ND_REDIRECT, ND_ROUTER_SOLICIT, Frag6Hdr,
+    Icmp6Hdr, addr_get, addr_put, ext6_length, frag6_parse, icmp6_emit, icmp6_parse,
 )
 from ustack_ext.base.core cimport count
-from ustack_ext.net.addr6 cimport iface6_arm
 from ustack_ext.net.icmp cimport icmp_global_allows, icmp_target_allows
 from ustack_ext.net.iface cimport is_ours, sends_as, source_for
 from ustack_ext.net.mib cimport (
@@ -256,10 +255,8 @@ cdef int icmp6_input(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         return NET_DONE
     if ND_ROUTER_SOLICIT <= h.type <= ND_REDIRECT:
         nd_input(n, rx, &h)
-    elif h.type == ICMP6_MLD_QUERY:
+    elif h.type == ICMP6_MLD_QUERY or h.type == ICMP6_MLD_REPORT:
         mld_input(n, rx)
-        if rx.iface.six.answer_at != 0:
-            iface6_arm(n, rx.iface)
     elif addr_is_any(&rx.src):
         count(n.core, DropIcmp6Unmatched)
     elif h.type == ICMP6_ECHO:

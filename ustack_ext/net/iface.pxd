@@ -1,9 +1,8 @@
 # Interfaces and our own addresses: what is local, what is broadcast, which source to use.
 from libc.stdint cimport uint8_t, uint32_t
-from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_broadcast, addr_is_loopback, addr_is_v4
+from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_broadcast, addr_is_loopback
 from ustack_ext.net.state cimport (
-    ADDR_CONFLICT, ADDR_DEPRECATED, ADDR_PREFERRED, MAX_IFADDRS, AddrState, IfAddr, Iface, IfaceKnobs, Net,
-    transmit_fn,
+    ADDR_DEPRECATED, ADDR_PREFERRED, AddrState, IfAddr, Iface, IfaceKnobs, Net, transmit_fn,
 )
 
 cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
@@ -31,24 +30,6 @@ cdef void addr_deprecate(Net *n, IfAddr *ia) noexcept nogil      # nothing new b
 
 cdef inline bint addr_usable(const IfAddr *ia) noexcept nogil:
     return ia.used and (ia.state == ADDR_PREFERRED or ia.state == ADDR_DEPRECATED)
-
-
-cdef inline bint is_our_group(const Iface *i, const Addr *group) noexcept nogil:
-    """All nodes (RFC 4291 §2.7.1), and the solicited-node groups of the interface's addresses, tentative ones too."""
-    cdef int k
-    if not i.six.on:
-        return False
-    if group.lo == 1:
-        return group.hi >> 48 == 0xFF02 or group.hi >> 48 == 0xFF01
-    if group.lo == 2 and i.conf.forwarding6:           # all routers
-        return group.hi >> 48 == 0xFF02 or group.hi >> 48 == 0xFF01 or group.hi >> 48 == 0xFF05
-    if group.hi >> 48 != 0xFF02 or <uint32_t>group.hi != 0 or group.lo >> 24 != 0x1FF:
-        return False
-    for k in range(MAX_IFADDRS):
-        if (i.addrs[k].used and i.addrs[k].state != ADDR_CONFLICT and not addr_is_v4(&i.addrs[k].addr)
-                and ((i.addrs[k].addr.lo ^ group.lo) & 0xFFFFFF) == 0):
-            return True
-    return False
 
 
 cdef inline bint is_ours(const Net *n, const Addr *a) noexcept nogil:

@@ -12,10 +12,12 @@ from ustack_ext.wire.addr cimport (addr_has_zone, addr_in_prefix, addr_is_any, a
                                    addr_is_multicast, addr_is_v4,
                                    addr_mask, addr_none, addr_v4, addr_zone, V4_BITS)
 from ustack_ext.wire.ip6 cimport IP6_MIN_MTU
-from ustack_ext.base.entry cimport ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP
+from ustack_ext.base.entry cimport ENTRY_GROUPS, ENTRY_IFACE6, ENTRY_IFADDR
 from ustack_ext.base.wheel cimport wheel_cancel
-from ustack_ext.net.state cimport (IFA_STATIC, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES,
-                                   MEDIUM_LOOPBACK, ROUTER_4, ROUTER_6, RT_TABLE_MAIN, Route)
+from ustack_ext.net.state cimport (
+    ADDR_CONFLICT, IFA_STATIC, IFNAME_MAX, IPMTU_MIN, IP_MAX, MAX_IFACES, MAX_IFADDRS, MEDIUM_LOOPBACK, ROUTER_4,
+    ROUTER_6, RT_TABLE_MAIN, Route,
+)
 from ustack_ext.net.capture cimport capture_forget
 from ustack_ext.net.groups cimport groups_forget
 from ustack_ext.net.source6 cimport source6
@@ -24,7 +26,7 @@ from ustack_ext.net.route cimport (net_changed, route_forget_iface, route_forget
 from ustack_ext.net.rule cimport route_for
 
 cdef enum:
-    ACCEPT_RA_ALWAYS = 2           # net.ipv6.conf.all.accept_ra: routers, too
+    ACCEPT_RA_ALWAYS = 2           # net.ipv6.conf.IF.accept_ra: routers, too
 
 
 cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *mac, uint32_t mtu, uint32_t offloads,
@@ -40,8 +42,12 @@ cdef Iface *iface_insert(Net *n, const char *name, int medium, const uint8_t *ma
     i.net = n
     i.six.iface = i
     i.six.entry.kind = ENTRY_IFACE6
+    i.six.conf = n.knobs.conf6
     i.igmp.iface = i
-    i.igmp.entry.kind = ENTRY_IGMP
+    i.igmp.entry.kind = ENTRY_GROUPS
+    i.mld.iface = i
+    i.mld.entry.kind = ENTRY_GROUPS
+    i.mld.six = 1
     i.index = 1
     for k in range(n.n_ifaces):              # an index is not used again while a later interface lives
         if n.ifaces[k].index >= i.index:
@@ -92,7 +98,7 @@ cdef void forwarding_changed(Net *n, Iface *only, bint six) noexcept nogil:
             i.conf.forwarding = n.knobs.ip_forward
         elif only == NULL:
             i.conf.forwarding6 = n.knobs.forwarding6
-        if six and i.conf.forwarding6 and n.knobs.accept_ra < ACCEPT_RA_ALWAYS:
+        if six and i.conf.forwarding6 and i.six.conf.accept_ra < ACCEPT_RA_ALWAYS:
             route_forget_routers(n, i)
 
 
@@ -106,7 +112,8 @@ cdef void iface_free(Net *n, Iface *i) noexcept nogil:
     for k in range(MAX_IFADDRS):
         wheel_cancel(&n.core.wheel, &i.addrs[k].entry)
     wheel_cancel(&n.core.wheel, &i.six.entry)
-    groups_forget(n, i)
+    groups_forget(n, &i.igmp)
+    groups_forget(n, &i.mld)
     capture_forget(n, i)
     route_forget_iface(n, i)
     n.n_ifaces -= 1

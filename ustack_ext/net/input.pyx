@@ -10,12 +10,11 @@ from libc.string cimport memcmp
 from ustack_ext.wire.addr cimport (addr_is_any, addr_is_broadcast, addr_is_loopback, addr_is_multicast,
                                    addr_to_v4, addr_v4)
 from ustack_ext.wire.bytes cimport get_be16, get_be32
-from ustack_ext.wire.headers cimport (ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN,
-                                      ICMP_PARAM_PROBLEM,
-                                      IP4_HLEN, IP4_MF,
-                                      IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, Ip4Hdr, VLAN_HLEN, VLAN_ID_MASK,
-                                      WIRE_CHECKSUM, WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain,
-                                      ip4_options_check, ip4_parse)
+from ustack_ext.wire.headers cimport (
+    ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMP_PARAM_PROBLEM, IP4_HLEN, IP4_MF,
+    IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDPLITE_, IPPROTO_UDP_, Ip4Hdr, VLAN_HLEN, VLAN_ID_MASK, WIRE_CHECKSUM,
+    WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION, ip4_is_plain, ip4_options_check, ip4_parse,
+)
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_GSO_TCP, OFF_GSO_UDP, IoVec
 from ustack_ext.net.arp cimport arp_input
@@ -39,7 +38,7 @@ from ustack_ext.net.mib cimport (DropEthNotOurs, DropEthSource, DropEthTruncated
                                  IpInMcastPkts, IpInOctets, IpInReceives, IpInUnknownProtos, MIB_COUNT)
 from ustack_ext.net.vlan cimport vlan_of, vlan_untag
 from ustack_ext.net.state cimport (ACCEPTED, Accepted, CARRIES_BRIDGE, CARRIES_VLANS, Fragment, MEDIUM_ETHERNET,
-                                   MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP,
+                                   MEDIUM_LOOPBACK, NET_DONE, NET_TCP, NET_UDP, NET_UDPLITE,
                                    NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST,
                                    RX_LINK_BROADCAST, RX_LOOPBACK, RX_SEEN, RX_TAKEN)
 
@@ -139,7 +138,7 @@ cdef inline int link_filter(const Iface *i, const uint8_t *dst, const uint8_t *s
         return MIB_COUNT
     if (memcmp(dst, USTACK_MAC_BROADCAST, 6) != 0 and memcmp(dst, USTACK_MAC_ALL_HOSTS, 6) != 0
             and (dst[0] != 0x33 or dst[1] != 0x33)     # IPv6's groups (RFC 2464 §7): which are ours, input6 says
-            and (i.igmp.groups == NULL or memcmp(dst, USTACK_MAC_ALL_HOSTS, 3) != 0)):
+            and (i.igmp.first == NULL or memcmp(dst, USTACK_MAC_ALL_HOSTS, 3) != 0)):
         return DropEthNotOurs
     rx.flags |= RX_LINK_BROADCAST
     return MIB_COUNT
@@ -362,6 +361,9 @@ cdef inline int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
         count(n.core, IpInDelivers)
         igmp_input(n, rx)
         return NET_DONE
+    if rx.proto == IPPROTO_UDPLITE_:
+        count(n.core, IpInDelivers)
+        return NET_UDPLITE
     if rx.flags & RX_TAKEN:
         count(n.core, IpInDelivers)
         return NET_DONE

@@ -15,7 +15,7 @@ from ustack_ext.wire.addr cimport (
     addr_eq, addr_has_zone, addr_is_any, addr_is_loopback, addr_is_multicast, addr_is_v4, addr_zone, addr_zoned,
 )
 from ustack_ext.wire.headers cimport (
-    IPPROTO_TCP_, IPPROTO_UDP_, TCP_HLEN, UDP_HLEN, WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION,
+    IPPROTO_TCP_, IPPROTO_UDPLITE_, IPPROTO_UDP_, TCP_HLEN, UDP_HLEN, WIRE_OK, WIRE_TRUNCATED, WIRE_VERSION,
 )
 from ustack_ext.wire.ip6 cimport (
     EXT6_MAX, FRAG6_HLEN, ICMP6_HLEN, ICMP6_PARAM_CHAIN, ICMP6_PARAM_HEADER, ICMP6_PARAM_NEXT, ICMP6_PARAM_OPTION,
@@ -28,16 +28,17 @@ from ustack_ext.net.foreign cimport foreign_takes
 from ustack_ext.net.forward6 cimport forward6_input
 from ustack_ext.net.frag cimport frag_input
 from ustack_ext.net.icmp6 cimport icmp6_error_about, icmp6_input
-from ustack_ext.net.iface cimport addr_find, is_our_group, is_ours
+from ustack_ext.net.iface cimport addr_find, is_ours
 from ustack_ext.net.mib cimport (
-    DropFragMalformed, DropFragTooBig, DropIp6Extension, DropIp6Header, DropIp6Martian, DropIp6NoNextHeader,
-    DropIp6Option, DropIp6Routing, DropIpMartianDestination, DropIpNotOurs, DropIpTruncated, DropIpUnknownProtocol,
-    DropIpVersion, Ip6InAddrErrors, Ip6InDelivers, Ip6InHdrErrors, Ip6InOctets, Ip6InReceives, Ip6InUnknownProtos,
-    MIB_COUNT,
+    DropFragMalformed, DropFragTooBig, DropIp6Disabled, DropIp6Extension, DropIp6Header, DropIp6Martian,
+    DropIp6NoNextHeader, DropIp6Option, DropIp6Routing, DropIpMartianDestination, DropIpNotOurs, DropIpTruncated,
+    DropIpUnknownProtocol, DropIpVersion, Ip6InAddrErrors, Ip6InDelivers, Ip6InHdrErrors, Ip6InMcastPkts, Ip6InOctets,
+    Ip6InReceives, Ip6InUnknownProtos, MIB_COUNT,
 )
+from ustack_ext.net.mld cimport mld_listens
 from ustack_ext.net.state cimport (
-    ACCEPTED, Accepted, Fragment, Iface, NET_DONE, NET_TCP, NET_UDP, NET_UNKNOWN_PROTO, RX_CSUM_OK, RX_FOREIGN,
-    RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, RX_TAKEN,
+    ACCEPTED, Accepted, Fragment, Iface, NET_DONE, NET_TCP, NET_UDP, NET_UDPLITE, NET_UNKNOWN_PROTO, RX_CSUM_OK,
+    RX_FOREIGN, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK, RX_TAKEN,
 )
 
 cdef enum:
@@ -86,8 +87,9 @@ cdef int destination_check(Net *n, RxPkt *rx) noexcept nogil:
         return DropIpMartianDestination if rx.flags & RX_LINK_BROADCAST else MIB_COUNT
     if addr_is_any(&rx.dst) or addr_is_v4(&rx.dst):
         return DropIpMartianDestination
-    if addr_is_multicast(&rx.dst) and is_our_group(rx.iface, &rx.dst):
+    if addr_is_multicast(&rx.dst) and mld_listens(rx.iface, &rx.dst):
         rx.flags |= RX_IP_MULTICAST
+        count(n.core, Ip6InMcastPkts)
         return MIB_COUNT
     return MIB_COUNT if n.foreign != 0 and foreign_takes(n, rx) else DropIpNotOurs
 
@@ -140,6 +142,8 @@ cdef int ip6_input(Net *n, RxPkt *rx, uint8_t *p, uint32_t length, IcmpError *er
     cdef int status, reason
     count(n.core, Ip6InReceives)
     count_add(n.core, Ip6InOctets, length)
+    if rx.iface.six.conf.disable_ipv6:
+        return drop(n, rx.iface, DropIp6Disabled)
     status = ip6_parse(p, length, &h)
     if status != WIRE_OK:
         return header_error(n, rx.iface, status)
@@ -252,6 +256,9 @@ cdef int dispatch(Net *n, RxPkt *rx, IcmpError *err) noexcept nogil:
     if rx.proto == IPPROTO_ICMPV6_:
         count(n.core, Ip6InDelivers)
         return icmp6_input(n, rx, err)
+    if rx.proto == IPPROTO_UDPLITE_:
+        count(n.core, Ip6InDelivers)
+        return NET_UDPLITE
     if rx.flags & RX_TAKEN:
         count(n.core, Ip6InDelivers)
         return NET_DONE

@@ -78,6 +78,7 @@ cdef enum Mib:
     Icmp6InEchos
     Icmp6InEchoReplies
     Icmp6InGroupMembQueries
+    Icmp6InGroupMembResponses
     Icmp6InRouterAdvertisements
     Icmp6InNeighborSolicits
     Icmp6InNeighborAdvertisements
@@ -92,6 +93,8 @@ cdef enum Mib:
     Icmp6OutRouterSolicits
     Icmp6OutNeighborSolicits
     Icmp6OutNeighborAdvertisements
+    Icmp6OutGroupMembResponses
+    Icmp6OutGroupMembReductions
     Icmp6OutMLDv2Reports
     Ip6DadFailures
     # UDP
@@ -102,6 +105,18 @@ cdef enum Mib:
     UdpRcvbufErrors
     UdpSndbufErrors
     UdpInCsumErrors
+    UdpIgnoredMulti
+    UdpMemErrors
+    # UDP-Lite, in the same order
+    UdpLiteInDatagrams
+    UdpLiteNoPorts
+    UdpLiteInErrors
+    UdpLiteOutDatagrams
+    UdpLiteRcvbufErrors
+    UdpLiteSndbufErrors
+    UdpLiteInCsumErrors
+    UdpLiteIgnoredMulti
+    UdpLiteMemErrors
     # TCP (snmp)
     TcpActiveOpens
     TcpPassiveOpens
@@ -213,6 +228,7 @@ cdef enum Mib:
     DropIcmpMalformed
     DropIcmpUnmatched
     DropIp6Header
+    DropIp6Disabled
     DropIp6Martian
     DropIp6Extension
     DropIp6Option
@@ -224,6 +240,7 @@ cdef enum Mib:
     DropNdHopLimit
     DropNdNotOurs
     DropUdpMalformed
+    DropUdpLiteCoverage
     DropTcpMalformed
     DropTcpBroadcast
     DropTcpNoSocket
@@ -246,11 +263,11 @@ cdef enum Mib:
     Icmp6OutRedirects
     IpInMcastPkts
     IpOutMcastPkts
+    Ip6InMcastPkts
+    Ip6OutMcastPkts
     IgmpInQueries
     IgmpInReports
     IgmpOutReports
-    UdpIgnoredMulti
-    UdpMemErrors
     DropIgmpMalformed
     DropIpReversePath
     DropForwardTtl

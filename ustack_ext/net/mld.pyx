@@ -1,28 +1,30 @@
-"""Multicast Listener Discovery, version 2 (RFC 3810): reports of the solicited-node groups of an interface's addresses.
+"""Multicast Listener Discovery as a listener hears it: version 2 (RFC 3810), and version 1 (RFC 2710) where a querier
+speaks no more; and the solicited-node groups (RFC 4291 §2.7.1).
 
-Responsible for when a report is sent and what stands in it: all groups, without sources. All nodes (ff02::1) is never
-reported (§6). A query is believed only from a link-local address with hop limit 1 (§6.2); one answer, after a random
-part of the time it allows, serves all that are open, and a flood of them costs no more than that.
+Responsible for reading queries and other listeners' reports, and for joining the group of each address, so that
+switches that snoop let neighbour solicitations through. What is said, and when, is reports'. A message is believed only
+from a link-local address, with hop limit 1 and a router alert (§6.2).
 """
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from ustack_ext.wire.addr cimport addr_eq, addr_is_any, addr_is_link_local, addr_is_v4, addr_none, addr_zoned
+from ustack_ext.wire.addr cimport addr_bare_hi, addr_eq, addr_is_link_local, addr_is_v4, addr_zoned
 from ustack_ext.wire.bytes cimport get_be16
-from ustack_ext.wire.ip6 cimport addr_get
-from ustack_ext.base.core cimport count
-from ustack_ext.base.rng cimport rng_below
-from ustack_ext.net.iface cimport addr_usable, is_our_group
-from ustack_ext.net.mib cimport DropIcmp6Malformed, Icmp6InGroupMembQueries
-from ustack_ext.net.ndout cimport (
-    MLD_IS_EXCLUDE, MLD_TO_EXCLUDE, MLD_TO_INCLUDE, addr_solicited_node, mld_report,
+from ustack_ext.wire.ip6 cimport (
+    ICMP6_MLD_QUERY, ICMP6_MLD_REPORT, IP6_HLEN, IPPROTO_HOPOPTS_, addr_get, ip6_has_option,
 )
-from ustack_ext.net.state cimport ADDR_CONFLICT, MAX_IFADDRS, MEDIUM_ETHERNET
+from ustack_ext.base.core cimport count
+from ustack_ext.net.groups cimport group_find, group_joined
+from ustack_ext.net.mib cimport DropIcmp6Malformed, Icmp6InGroupMembQueries, Icmp6InGroupMembResponses
+from ustack_ext.net.ndout cimport addr_solicited_node
+from ustack_ext.net.reports cimport (
+    LEVEL_2, reports_again, reports_asked, reports_heard, reports_older, reports_own,
+)
+from ustack_ext.net.state cimport ADDR_CONFLICT, MAX_IFADDRS, MEDIUM_ETHERNET, Group, Groups
 
 cdef enum:
-    MS = 1000000
-    QUERY_LEN = 24             # version 1's; version 2 adds to it
-    ROBUSTNESS = 2             # times a change is reported (§9.1)
-    UNSOLICITED_MS = 1000      # ... at random within this (§9.11)
+    QUERY_LEN = 24             # version 1's, and that of its reports
+    QUERY2_LEN = 28
+    ROUTER_ALERT = 5           # the option's type (RFC 2711)
 
 
 cdef uint32_t response_ms(uint32_t code) noexcept nogil:
@@ -30,72 +32,98 @@ cdef uint32_t response_ms(uint32_t code) noexcept nogil:
     return code if code < 0x8000 else (code & 0xFFF | 0x1000) << ((code >> 12 & 7) + 3)
 
 
+cdef void query(Net *n, Groups *m, const Addr *group, const uint8_t *p, uint32_t length) noexcept nogil:
+    cdef uint32_t most = response_ms(get_be16(p + 4)), many = 0
+    if length == QUERY_LEN:                            # §8.1
+        most = get_be16(p + 4)
+        reports_older(n, m, LEVEL_2, most)
+    else:
+        many = get_be16(p + 26) if length >= QUERY2_LEN else 0
+        if length < QUERY2_LEN or QUERY2_LEN + 16 * many > length:
+            count(n.core, DropIcmp6Malformed)
+            return
+        if p[24] & 7:
+            m.robustness = p[24] & 7
+    reports_asked(n, m, group, p + QUERY2_LEN, many, most)
+
+
+cdef bint is_alerting(const RxPkt *rx) noexcept nogil:
+    return rx.l3[6] == IPPROTO_HOPOPTS_ and ip6_has_option(rx.l3 + IP6_HLEN, rx.l3_len - IP6_HLEN, ROUTER_ALERT)
+
+
 cdef void mld_input(Net *n, RxPkt *rx) noexcept nogil:
-    cdef Iface *i = rx.iface
-    cdef uint64_t at
+    cdef bint asks = rx.l4[0] == ICMP6_MLD_QUERY
     cdef Addr group
-    count(n.core, Icmp6InGroupMembQueries)
-    if rx.l4_len < QUERY_LEN or rx.ttl != 1 or not addr_is_link_local(&rx.src):
+    count(n.core, Icmp6InGroupMembQueries if asks else Icmp6InGroupMembResponses)
+    if rx.l4_len < QUERY_LEN or rx.ttl != 1 or not addr_is_link_local(&rx.src) or not is_alerting(rx):
         count(n.core, DropIcmp6Malformed)
         return
     group = addr_get(rx.l4 + 8)
-    group = addr_zoned(&group, i.index)
-    if i.medium != MEDIUM_ETHERNET or not (addr_is_any(&group) or is_our_group(i, &group)):
-        return
-    at = n.core.now + <uint64_t>rng_below(&n.core.rng, response_ms(get_be16(rx.l4 + 4)) + 1) * MS
-    if i.six.answer_at == 0 or at < i.six.answer_at:
-        i.six.answer_at = at
+    group = addr_zoned(&group, rx.iface.index)
+    if asks:
+        query(n, &rx.iface.mld, &group, rx.l4, rx.l4_len)
+    elif rx.l4[0] == ICMP6_MLD_REPORT:
+        reports_heard(n, &rx.iface.mld, &group)
 
 
-cdef void mld_changed(Net *n, Iface *i) noexcept nogil:
-    if i.medium == MEDIUM_ETHERNET:
-        i.six.reports_left = ROBUSTNESS
-        i.six.report_at = n.core.now if n.core.now != 0 else 1
+# --- the groups of addresses ---
+
+cdef inline Addr all_routers(const Iface *i) noexcept nogil:
+    cdef Addr a
+    a.hi = <uint64_t>0xFF02 << 48
+    a.lo = 2
+    return addr_zoned(&a, i.index)
 
 
-cdef Addr own_address(Iface *i) noexcept nogil:
-    """§5.2.13: link-local, or `::` while there is none."""
+cdef bint needs(const Iface *i, const Addr *group) noexcept nogil:
+    """Whether it is the solicited-node group of an address, a tentative one included; or a router's, of all routers."""
+    cdef Addr one = all_routers(i)
     cdef int k
+    if i.conf.forwarding6 and addr_eq(&one, group):
+        return True
     for k in range(MAX_IFADDRS):
-        if addr_usable(&i.addrs[k]) and addr_is_link_local(&i.addrs[k].addr):
-            return i.addrs[k].addr
-    return addr_none()
+        if i.addrs[k].used and i.addrs[k].state != ADDR_CONFLICT and not addr_is_v4(&i.addrs[k].addr):
+            one = addr_solicited_node(&i.addrs[k].addr, i.index)
+            if addr_eq(&one, group):
+                return True
+    return False
 
 
-cdef void mld_left(Net *n, Iface *i, const Addr *group) noexcept nogil:
-    cdef Addr src = own_address(i)
-    if i.medium == MEDIUM_ETHERNET and i.up:
-        mld_report(n, i, &src, group, 1, MLD_TO_INCLUDE)
+cdef void join(Net *n, Iface *i, const Addr *group, bint silent) noexcept nogil:
+    cdef Group *g = group_find(&i.mld, group)
+    if g == NULL or not g.own:
+        reports_own(n, i, group, True, silent)
 
 
-cdef void report(Net *n, Iface *i, uint8_t record) noexcept nogil:
-    cdef Addr src = own_address(i)
-    cdef Addr groups[MAX_IFADDRS]
+cdef void mld_addresses(Net *n, Iface *i) noexcept nogil:
+    cdef bint silent = i.medium != MEDIUM_ETHERNET     # nobody resolves addresses there
+    cdef Group *g = i.mld.first
     cdef Addr one
-    cdef int k, j, found = 0
+    cdef int k
+    while g != NULL:
+        if g.own and not needs(i, &g.addr):
+            reports_own(n, i, &g.addr, False, silent)
+        g = g.next
     for k in range(MAX_IFADDRS):
         if not i.addrs[k].used or i.addrs[k].state == ADDR_CONFLICT or addr_is_v4(&i.addrs[k].addr):
             continue
         one = addr_solicited_node(&i.addrs[k].addr, i.index)
-        j = 0
-        while j < found and not addr_eq(&groups[j], &one):
-            j += 1
-        groups[j] = one
-        found = max(found, j + 1)
-    if found > 0:
-        mld_report(n, i, &src, groups, found, record)
+        join(n, i, &one, silent)
+    if i.conf.forwarding6:
+        one = all_routers(i)
+        join(n, i, &one, silent)
 
 
-cdef uint64_t mld_timer(Net *n, Iface *i) noexcept nogil:
-    cdef uint64_t now = n.core.now
-    if i.six.report_at != 0 and i.six.report_at <= now:
-        report(n, i, MLD_TO_EXCLUDE)
-        i.six.reports_left -= 1
-        i.six.report_at = 0
-        if i.six.reports_left > 0:
-            i.six.report_at = now + 1 + <uint64_t>rng_below(&n.core.rng, UNSOLICITED_MS) * MS
-    if i.six.answer_at != 0 and i.six.answer_at <= now:
-        report(n, i, MLD_IS_EXCLUDE)
-        i.six.answer_at = 0
-    return min(i.six.report_at if i.six.report_at != 0 else UINT64_MAX,
-               i.six.answer_at if i.six.answer_at != 0 else UINT64_MAX)
+cdef void mld_announce(Net *n, Iface *i) noexcept nogil:
+    if i.medium == MEDIUM_ETHERNET:
+        reports_again(n, &i.mld)
+
+
+cdef bint mld_listens(Iface *i, const Addr *group) noexcept nogil:
+    cdef uint64_t prefix = addr_bare_hi(group.hi) >> 48
+    if (prefix == 0xFF02 or prefix == 0xFF01 or prefix == 0xFF05) and addr_bare_hi(group.hi) << 16 == 0:
+        if group.lo == 1 and prefix != 0xFF05:
+            return i.six.on                            # all nodes (RFC 4291 §2.7.1)
+        if group.lo == 2 and i.conf.forwarding6:
+            return i.six.on                            # all routers
+    return group_joined(i, group)

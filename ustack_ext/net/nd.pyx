@@ -160,7 +160,8 @@ cdef void redirect_input(Net *n, RxPkt *rx, const uint8_t *options, uint32_t len
         count(n.core, DropNdMalformed)
         return
     r = route_lookup(n, &dst, i)
-    if not n.knobs.accept_redirects or i.conf.forwarding6 or r == NULL or not addr_eq(&r.gateway, &rx.src):
+    if (not i.six.conf.accept_redirects or i.conf.forwarding6 or r == NULL
+            or not addr_eq(&r.gateway, &rx.src)):
         count(n.core, DropNdNotOurs)
         return
     if mac != NULL:

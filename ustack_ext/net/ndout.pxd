@@ -1,4 +1,4 @@
-# Neighbor Discovery and MLD messages out, on Ethernet, to a link address that is known: below the neighbour table.
+# Neighbor Discovery's messages out, on Ethernet, to a link address that is known: below the neighbour table.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ustack_ext.wire.addr cimport Addr
 from ustack_ext.net.state cimport Iface, Net
@@ -11,14 +11,8 @@ cdef void nd_solicit(Net *n, Iface *i, const Addr *src, const Addr *target, cons
 cdef void nd_advertise(Net *n, Iface *i, const Addr *target, const Addr *dst, const uint8_t *mac,
                        uint8_t flags) noexcept nogil
 cdef void nd_ask_routers(Net *n, Iface *i, const Addr *src) noexcept nogil
-# An MLDv2 report (RFC 3810 §5.2) of `count` groups, with one record type for all; at most MLD_RECORDS.
-cdef void mld_report(Net *n, Iface *i, const Addr *src, const Addr *groups, int count, uint8_t record) noexcept nogil
 
 cdef enum:
-    MLD_RECORDS = 64
-    MLD_IS_EXCLUDE = 2
-    MLD_TO_INCLUDE = 3
-    MLD_TO_EXCLUDE = 4
     ND_HOP_LIMIT = 255
 
 

@@ -1,4 +1,4 @@
-"""Emits Neighbor Discovery (RFC 4861 §4, RFC 7527 §4.1 for the nonce) and MLDv2 reports (RFC 3810 §5.2).
+"""Emits Neighbor Discovery (RFC 4861 §4, RFC 7527 §4.1 for the nonce).
 
 Responsible for the bytes; not for when, nor for link addresses that have to be found out first: such messages go
 through output6 like any packet.
@@ -7,11 +7,11 @@ from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
 from ustack_ext.wire.addr cimport addr_bare_hi, addr_is_any
-from ustack_ext.wire.bytes cimport put_be32, put_be64
+from ustack_ext.wire.bytes cimport put_be64
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport ETH_HLEN, ETHERTYPE_IPV6, EthHdr, eth_emit
 from ustack_ext.wire.ip6 cimport (
-    ICMP6_HLEN, ICMP6_MLD2_REPORT, IP6_HLEN, IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_, ND_NEIGHBOR_ADVERT,
+    ICMP6_HLEN, IP6_HLEN, IPPROTO_ICMPV6_, ND_NEIGHBOR_ADVERT,
     ND_NEIGHBOR_SOLICIT, ND_OPT_NONCE, ND_OPT_SOURCE, ND_OPT_TARGET, ND_ROUTER_SOLICIT, Icmp6Hdr, Ip6Hdr, addr_put,
     icmp6_emit, ip6_emit,
 )
@@ -19,24 +19,22 @@ from ustack_ext.base.core cimport count
 from ustack_ext.base.iov cimport IoVec, Offload
 from ustack_ext.net.frame cimport frame_transmit, mac_for_group
 from ustack_ext.net.mib cimport (
-    Icmp6OutMLDv2Reports, Icmp6OutMsgs, Icmp6OutNeighborAdvertisements, Icmp6OutNeighborSolicits,
+    Icmp6OutMsgs, Icmp6OutNeighborAdvertisements, Icmp6OutNeighborSolicits,
     Icmp6OutRouterSolicits, Ip6OutRequests,
 )
 
 cdef enum:
-    ALERT_LEN = 8              # hop-by-hop header with a router alert (RFC 2711): MLD's messages carry one
-    RECORD_LEN = 20            # of a group without sources
-    MESSAGE_MAX = ICMP6_HLEN + MLD_RECORDS * RECORD_LEN
+    MESSAGE_MAX = ICMP6_HLEN + 16 + 8 + 8
 
 cdef struct Message:
-    uint8_t frame[ETH_HLEN + IP6_HLEN + ALERT_LEN + MESSAGE_MAX]
+    uint8_t frame[ETH_HLEN + IP6_HLEN + MESSAGE_MAX]
     uint8_t *icmp              # where the ICMPv6 header is
     uint32_t n                 # its bytes and those behind it
 
 
-cdef void begin(Message *m, uint8_t type, uint32_t rest, bint alert) noexcept nogil:
+cdef void begin(Message *m, uint8_t type, uint32_t rest) noexcept nogil:
     cdef Icmp6Hdr h
-    m.icmp = m.frame + ETH_HLEN + IP6_HLEN + (ALERT_LEN if alert else 0)
+    m.icmp = m.frame + ETH_HLEN + IP6_HLEN
     h.type = type
     h.code = 0
     h.rest = rest
@@ -57,9 +55,8 @@ cdef void add_link(Message *m, const Iface *i, uint8_t option) noexcept nogil:
     m.n += 8
 
 
-cdef void send(Net *n, Iface *i, Message *m, const Addr *src, const Addr *dst, const uint8_t *mac, uint8_t hop_limit,
-               bint alert) noexcept nogil:
-    cdef uint32_t before = ALERT_LEN if alert else 0, length
+cdef void send(Net *n, Iface *i, Message *m, const Addr *src, const Addr *dst, const uint8_t *mac) noexcept nogil:
+    cdef uint32_t length = ETH_HLEN + IP6_HLEN + m.n
     cdef uint8_t *ip = m.frame + ETH_HLEN
     cdef EthHdr eth
     cdef Ip6Hdr h
@@ -67,17 +64,14 @@ cdef void send(Net *n, Iface *i, Message *m, const Addr *src, const Addr *dst, c
     cdef Offload off
     csum_store(m.icmp + 2, csum_fold(csum_partial(m.icmp, m.n, csum_pseudo(src, dst, IPPROTO_ICMPV6_, m.n))))
     memset(&h, 0, sizeof(h))
-    h.next = IPPROTO_HOPOPTS_ if alert else IPPROTO_ICMPV6_
-    h.hop_limit = hop_limit
-    h.payload_len = <uint16_t>(before + m.n)
+    h.next = IPPROTO_ICMPV6_
+    h.hop_limit = ND_HOP_LIMIT
+    h.payload_len = <uint16_t>m.n
     h.src = src[0]
     h.src.hi = addr_bare_hi(src.hi)
     h.dst = dst[0]
     h.dst.hi = addr_bare_hi(dst.hi)
     ip6_emit(ip, &h)
-    if alert:
-        put_be32(ip + IP6_HLEN, <uint32_t>IPPROTO_ICMPV6_ << 24 | 0x0502)     # router alert, two bytes: MLD, PadN
-        put_be32(ip + IP6_HLEN + 4, 0x00000100)
     if mac != NULL:
         memcpy(eth.dst, mac, 6)
     else:
@@ -85,7 +79,6 @@ cdef void send(Net *n, Iface *i, Message *m, const Addr *src, const Addr *dst, c
     memcpy(eth.src, i.mac, 6)
     eth.ethertype = ETHERTYPE_IPV6
     eth_emit(m.frame, &eth)
-    length = ETH_HLEN + IP6_HLEN + before + m.n
     iov.base = m.frame
     iov.len = length
     memset(&off, 0, sizeof(off))
@@ -98,7 +91,7 @@ cdef void nd_solicit(Net *n, Iface *i, const Addr *src, const Addr *target, cons
                      uint64_t nonce) noexcept nogil:
     cdef Message m
     cdef Addr dst = target[0] if mac != NULL else addr_solicited_node(target, i.index)
-    begin(&m, ND_NEIGHBOR_SOLICIT, 0, False)
+    begin(&m, ND_NEIGHBOR_SOLICIT, 0)
     add_address(&m, target)
     if not addr_is_any(src):
         add_link(&m, i, ND_OPT_SOURCE)
@@ -108,39 +101,25 @@ cdef void nd_solicit(Net *n, Iface *i, const Addr *src, const Addr *target, cons
         m.icmp[m.n + 1] = 1
         m.n += 8
     count(n.core, Icmp6OutNeighborSolicits)
-    send(n, i, &m, src, &dst, mac, ND_HOP_LIMIT, False)
+    send(n, i, &m, src, &dst, mac)
 
 
 cdef void nd_advertise(Net *n, Iface *i, const Addr *target, const Addr *dst, const uint8_t *mac,
                        uint8_t flags) noexcept nogil:
     cdef Message m
-    begin(&m, ND_NEIGHBOR_ADVERT, <uint32_t>flags << 24, False)
+    begin(&m, ND_NEIGHBOR_ADVERT, <uint32_t>flags << 24)
     add_address(&m, target)
     add_link(&m, i, ND_OPT_TARGET)
     count(n.core, Icmp6OutNeighborAdvertisements)
-    send(n, i, &m, target, dst, mac, ND_HOP_LIMIT, False)
+    send(n, i, &m, target, dst, mac)
 
 
 cdef void nd_ask_routers(Net *n, Iface *i, const Addr *src) noexcept nogil:
     cdef Message m
     cdef Addr dst = addr_all_nodes(i.index)
     dst.lo = 2
-    begin(&m, ND_ROUTER_SOLICIT, 0, False)
+    begin(&m, ND_ROUTER_SOLICIT, 0)
     if not addr_is_any(src):
         add_link(&m, i, ND_OPT_SOURCE)
     count(n.core, Icmp6OutRouterSolicits)
-    send(n, i, &m, src, &dst, NULL, ND_HOP_LIMIT, False)
-
-
-cdef void mld_report(Net *n, Iface *i, const Addr *src, const Addr *groups, int count_, uint8_t record) noexcept nogil:
-    cdef Message m
-    cdef Addr dst = addr_all_nodes(i.index)
-    cdef int k
-    dst.lo = 0x16
-    begin(&m, ICMP6_MLD2_REPORT, <uint32_t>count_, True)
-    for k in range(count_):
-        put_be32(m.icmp + m.n, <uint32_t>record << 24)
-        m.n += 4
-        add_address(&m, &groups[k])
-    count(n.core, Icmp6OutMLDv2Reports)
-    send(n, i, &m, src, &dst, NULL, 1, True)
+    send(n, i, &m, src, &dst, NULL)

@@ -84,7 +84,7 @@ cdef inline void net_count_in(Net *n, Iface *i, bint six, uint32_t frame, uint32
     count(n.core, Ip6InDelivers if six else IpInDelivers)
 
 
-# A timer of ENTRY_NEIGH, ENTRY_IFADDR, ENTRY_FRAG, ENTRY_PMTU or ENTRY_IGMP fired.
+# A timer of ENTRY_NEIGH, ENTRY_IFADDR, ENTRY_FRAG, ENTRY_PMTU or ENTRY_GROUPS fired.
 cdef void net_timer(Net *n, Entry *e) noexcept nogil
 
 # ICMP errors about a received packet (never about ICMP errors, broadcasts, non-first fragments, bad sources; rate

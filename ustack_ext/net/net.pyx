@@ -14,13 +14,13 @@ from ustack_ext.wire.ip6 cimport (
 )
 from ustack_ext.base.buf cimport BufQueue, buf_unref, bufq_pop
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport (ENTRY_FRAG, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_IGMP, ENTRY_NAT, ENTRY_NEIGH,
+from ustack_ext.base.entry cimport (ENTRY_FRAG, ENTRY_GROUPS, ENTRY_IFACE6, ENTRY_IFADDR, ENTRY_NAT, ENTRY_NEIGH,
                                     ENTRY_PMTU)
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.rng cimport rng_key, rng_u64
 from ustack_ext.base.slab cimport slab_destroy, slab_init
 from ustack_ext.base.table cimport table_destroy, table_init
-from ustack_ext.net.addr6 cimport addr6_add, addr6_autoconf, addr6_left, addr6_timer, iface6_timer
+from ustack_ext.net.addr6 cimport addr6_add, addr6_autoconf, addr6_timer, iface6_timer
 from ustack_ext.net.arp cimport arp_start, arp_timer
 from ustack_ext.net.bridge cimport bridge_forget, is_port
 from ustack_ext.net.frag cimport frag_forget_iface, frag_timer
@@ -29,20 +29,23 @@ from ustack_ext.net.icmp6 cimport icmp6_echo_out, icmp6_error_about, icmp6_tell_
 from ustack_ext.net.iface cimport (addr_activate, addr_insert, addr_remove, iface_find, iface_free, iface_insert,
                                    is_our_broadcast,
                                    is_ours, source_for)
-from ustack_ext.net.igmp cimport igmp_timer
 from ustack_ext.net.input cimport frame_input
 from ustack_ext.net.mib cimport NeighQueueDrops
+from ustack_ext.net.mld cimport mld_addresses
 from ustack_ext.net.nat cimport nat_destroy, nat_forget_iface, nat_timer
 from ustack_ext.net.neigh cimport (neigh_confirm, neigh_find, neigh_forget_iface, neigh_remove, neigh_set_permanent,
                                    neigh_timer)
 from ustack_ext.net.output cimport output_packet, output_resolve_anew
 from ustack_ext.net.output6 cimport output6_packet
 from ustack_ext.net.pmtu cimport pmtu_clear, pmtu_timer
+from ustack_ext.net.reports cimport reports_timer
 from ustack_ext.net.route cimport route_insert, route_remove
 from ustack_ext.net.rule cimport route_for
 from ustack_ext.net.vlan cimport vlan_unlink
-from ustack_ext.net.state cimport (ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, Iface6, IP_IDENTS, Igmp, MAX_IFADDRS,
-                                   MEDIUM_ETHERNET, NAT_FLOWS, NatFlow, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route)
+from ustack_ext.net.state cimport (
+    ADDR_PREFERRED, ADDR_TENTATIVE, FragQueue, GROUP_SOURCES, Groups, Iface6, IP_IDENTS, MAX_IFADDRS, MEDIUM_ETHERNET,
+    NAT_FLOWS, NatFlow, Neigh, NetKnobs, PMTUS_MAX, Pmtu, Route,
+)
 
 cdef enum:
     NEIGH_LIMIT = 65536        # the slab's; gc_thresh3 is what holds
@@ -72,19 +75,21 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.mcast_solicit = 3
     k.ucast_solicit = 3
     k.delay_first_probe_time = 5
-    k.hop_limit = 64
-    k.dad_transmits = 1
-    k.accept_ra = 1
-    k.max_addresses = MAX_IFADDRS
+    k.conf6.hop_limit = 64
+    k.conf6.dad_transmits = 1
+    k.conf6.accept_ra = 1
+    k.conf6.max_addresses = MAX_IFADDRS
     k.auto_flowlabels = 1
     k.ip6frag_time = 60
-    k.router_solicitations = 3
-    k.router_solicitation_interval = 4
-    k.temp_valid_lft = 604800
-    k.temp_prefered_lft = 86400
+    k.conf6.router_solicitations = 3
+    k.conf6.router_solicitation_interval = 4
+    k.conf6.temp_valid_lft = 604800
+    k.conf6.temp_prefered_lft = 86400
     k.igmp_max_memberships = 20
     k.igmp_max_msf = 10
     k.igmp_qrv = 2
+    k.mld_max_msf = GROUP_SOURCES
+    k.mld_qrv = 2
     k.nf_conntrack_max = NAT_FLOWS
     k.send_redirects = 1
     k.send_redirects6 = 1
@@ -172,7 +177,7 @@ cdef int iface_del_addr(Net *n, Iface *i, const Addr *a) noexcept nogil:
     cdef Addr zoned = addr_zoned(a, i.index)
     cdef int status = addr_remove(n, i, &zoned)
     if status == 0 and not addr_is_v4(a):
-        addr6_left(n, i, &zoned)
+        mld_addresses(n, i)
     return status
 
 
@@ -299,8 +304,8 @@ cdef void net_timer(Net *n, Entry *e) noexcept nogil:
         frag_timer(n, <FragQueue *>e)
     elif e.kind == ENTRY_PMTU:
         pmtu_timer(n, <Pmtu *>e)
-    elif e.kind == ENTRY_IGMP:
-        igmp_timer(n, <Igmp *>e)
+    elif e.kind == ENTRY_GROUPS:
+        reports_timer(n, <Groups *>e)
     elif e.kind == ENTRY_NAT:
         nat_timer(n, <NatFlow *>e)
 

@@ -123,7 +123,7 @@ cdef void parameters(Net *n, Iface *i, const uint8_t *p, const uint8_t *options,
     cdef uint32_t reachable = get_be32(p + ICMP6_HLEN), retrans = get_be32(p + ICMP6_HLEN + 4), mtu
     cdef const uint8_t *o = nd_option(options, length, ND_OPT_MTU, 8)
     if p[4] >= HOP_LIMIT_MIN:
-        i.six.hop_limit = p[4]
+        i.six.conf.hop_limit = p[4]
     i.six.ra_flags = p[5] & (RA_MANAGED | RA_OTHER) | RA_HEARD
     if 0 < reachable <= REACHABLE_MAX:
         i.six.reachable_ms = reachable
@@ -146,7 +146,7 @@ cdef void ra_input(Net *n, RxPkt *rx, const Icmp6Hdr *h, const uint8_t *options,
     if not addr_is_link_local(&rx.src):
         count(n.core, DropNdMalformed)
         return
-    if not i.six.autoconf or n.knobs.accept_ra <= i.conf.forwarding6:      # a router listens only where it is 2
+    if not i.six.autoconf or i.six.conf.accept_ra <= i.conf.forwarding6:   # a router listens only where it is 2
         count(n.core, DropNdNotOurs)
         return
     i.six.solicit_at = 0                               # §6.3.7: heard one

@@ -50,7 +50,7 @@ cdef bint is_better(const Net *n, const IfAddr *a, const IfAddr *b, const Iface 
     if (label(&a.addr) == label(dst)) != (label(&b.addr) == label(dst)):     # 6
         return label(&a.addr) == label(dst)
     if (a.kind == IFA_TEMPORARY) != (b.kind == IFA_TEMPORARY):               # 7, with Linux's knob
-        return (a.kind == IFA_TEMPORARY) == (n.knobs.use_tempaddr > 1)
+        return (a.kind == IFA_TEMPORARY) == (a.iface.six.conf.use_tempaddr > 1)
     return common_length(a, dst) > common_length(b, dst)                     # 8
 
 

@@ -81,6 +81,20 @@ cdef struct IfAddr:
     uint64_t valid_until
     uint64_t created           # ns: of a temporary one
 
+cdef struct Conf6:             # net.ipv6.conf.IF.*, with Linux's defaults
+    uint8_t hop_limit                      # 64, or what a router said
+    uint8_t dad_transmits                  # 1
+    uint8_t use_tempaddr                   # 0; 1: made, 2: and preferred
+    uint8_t accept_ra                      # 1: where autoconfiguration was asked for
+    uint8_t accept_redirects               # 0; 1: from the router that is used
+    uint8_t max_addresses                  # an interface may get by itself: 16
+    uint8_t force_mld_version              # 0; 1: MLDv1, 2: MLDv2
+    uint8_t disable_ipv6                   # 0
+    uint32_t router_solicitations          # 3
+    uint32_t router_solicitation_interval  # s: 4
+    uint32_t temp_valid_lft                # s: 604800
+    uint32_t temp_prefered_lft             # s: 86400
+
 cdef enum:
     MAX_LEARNED = 32           # routes an interface may learn: default routers, prefixes, redirects
     MAX_DNS = 3                # RFC 8106 §5.3.1 wants three at least
@@ -99,18 +113,15 @@ cdef struct DnsSuffix:
 cdef struct Iface6:
     Entry entry
     Iface *iface
+    Conf6 conf
     uint8_t on                 # there is, or was, an IPv6 address
     uint8_t autoconf           # listen to router advertisements
     uint8_t solicits           # router solicitations sent
-    uint8_t hop_limit          # 0: the stack's
     uint8_t ra_flags           # of the last advertisement: 0x80 managed, 0x40 other configuration
-    uint8_t reports_left       # MLDv2 state-change reports still to be sent
     uint32_t mtu               # bytes, as a router said; 0: the interface's
     uint32_t reachable_ms      # 0: the stack's
     uint32_t retrans_ms
     uint64_t solicit_at        # ns; 0: not running
-    uint64_t report_at         # ns: the next MLDv2 report of that kind; 0: not running
-    uint64_t answer_at         # ns: ... and of the kind that answers a query
     DnsServer dns[3]
     DnsSuffix suffixes[3]
 
@@ -123,9 +134,11 @@ cdef struct GroupSource:
     uint8_t left               # state-change reports that have to name it still
     uint8_t asked              # by a query that is not answered yet
 
-cdef struct Group:             # a group that sockets want on an interface (RFC 3376 §3.2), or that was just left
+cdef struct Group:             # a group that is wanted on an interface (RFC 3376 §3.2), or that was just left
     Group *next
-    Addr addr
+    Addr addr                  # with its zone
+    uint8_t own                # the solicited-node group of an address: all of it is wanted, whatever sockets say
+    uint8_t asked_for          # sockets want something of it
     uint8_t exclude            # filter mode: EXCLUDE the listed sources, or INCLUDE them only
     uint8_t mode_left          # reports of a change of the mode still due
     uint8_t ask_sources        # answer_at's query asks for the sources marked `asked` only
@@ -133,14 +146,14 @@ cdef struct Group:             # a group that sockets want on an interface (RFC 
     uint64_t answer_at         # ns: when a query about it is answered; 0: none asked
     GroupSource sources[64]
 
-cdef struct Igmp:              # of an interface
-    Entry entry                # ENTRY_IGMP: the earliest of what is due
+cdef struct Groups:            # of one family on an interface: what IGMP, or MLD, tells routers of
+    Entry entry                # ENTRY_GROUPS: the earliest of what is due
     Iface *iface
-    Group *groups
-    uint32_t n_groups
+    Group *first
+    uint8_t six                # MLD's
     uint8_t robustness         # a querier's; 0: none said
-    uint64_t v1_until          # ns: a version 1 (2) querier was heard, and counts so long (RFC 3376 §7.2.1)
-    uint64_t v2_until
+    uint64_t v1_until          # ns: an IGMPv1 querier was heard, and counts so long (RFC 3376 §7.2.1)
+    uint64_t v2_until          # ... an IGMPv2 one or, RFC 3810 §8.2.1, one of MLDv1
     uint64_t answer_at         # ns: when a general query is answered; 0: none
     uint64_t change_at         # ns: the next state-change report; 0: none
 
@@ -253,7 +266,8 @@ cdef struct Iface:
     uint64_t tx_packets
     uint64_t tx_bytes
     uint64_t tx_dropped
-    Igmp igmp
+    Groups igmp
+    Groups mld
     Iface *lower               # a VLAN's: the interface whose tagged frames are its own
     Iface *vlans               # those that sit on it, linked by next_vlan
     Iface *next_vlan
@@ -399,23 +413,16 @@ cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint8_t ucast_solicit                  # 3
     uint32_t delay_first_probe_time        # s: 5
     # net.ipv6.*
-    uint8_t hop_limit                      # 64
-    uint8_t dad_transmits                  # 1
-    uint8_t use_tempaddr                   # 0; 1: made, 2: and preferred
-    uint8_t accept_ra                      # 1: where autoconfiguration was asked for
-    uint8_t accept_redirects               # 0; 1: from the router that is used
-    uint8_t max_addresses                  # an interface may get by itself: 16
+    Conf6 conf6                            # of interfaces to come
     uint8_t echo_ignore_all6               # 0
     uint8_t auto_flowlabels                # 1
     uint32_t ip6frag_time                  # s: 60
-    uint32_t router_solicitations          # 3
-    uint32_t router_solicitation_interval  # s: 4
-    uint32_t temp_valid_lft                # s: 604800
-    uint32_t temp_prefered_lft             # s: 86400
     uint32_t igmp_max_memberships          # a socket's groups: 20
     uint32_t igmp_max_msf                  # ... and a group's sources: 10
     uint8_t igmp_qrv                       # the robustness variable (RFC 3376 §8.1) until a querier says another: 2
     uint8_t force_igmp_version             # 0: by what queries are heard
+    uint32_t mld_max_msf                   # a group's sources, over IPv6: 64
+    uint8_t mld_qrv                        # 2
     uint8_t ip_forward                     # 0: conf.all.forwarding
     uint8_t rp_filter                      # 0; 1: strict, 2: loose (RFC 3704)
     uint8_t send_redirects                 # 1
@@ -558,6 +565,7 @@ cdef enum NetVerdict:          # what net_input says of a frame
     NET_ICMP_ERROR             # *err filled
     NET_ECHO_REPLY             # an ICMP echo reply to us (ping sockets); l4 is the ICMP header
     NET_ECHO_REQUEST           # ... a request to a foreign address, for a forwarder of pings
+    NET_UDPLITE
     NET_UNKNOWN_PROTO          # nobody speaks it: the engine answers with icmp_send_unreach(PROTOCOL)
 
 

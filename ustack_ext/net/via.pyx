@@ -5,17 +5,20 @@ Responsible for the same answers as output_resolve's, with the interface given.
 from libc.errno cimport EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOBUFS
 from libc.string cimport memset
 
-from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_v4
+from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_v4, addr_zoned
 from ustack_ext.net.iface cimport iface_address, is_our_broadcast, is_ours
 from ustack_ext.net.neigh cimport neigh_create, neigh_find
 from ustack_ext.net.rule cimport route_for
+from ustack_ext.net.source6 cimport source6
 from ustack_ext.net.state cimport MEDIUM_ETHERNET, NUD_FAILED, Route
 
 
 cdef int resolve_via(Net *n, Dst *d, Iface *i, Addr *src, const Addr *dst) noexcept nogil:
     cdef const Addr *own
-    cdef const Addr *hop = dst
+    cdef Addr there = addr_zoned(dst, i.index)
+    cdef const Addr *hop = &there
     cdef Route *r = NULL
+    cdef int status
     memset(d, 0, sizeof(d[0]))
     if not i.up:
         return -ENETDOWN
@@ -28,7 +31,7 @@ cdef int resolve_via(Net *n, Dst *d, Iface *i, Addr *src, const Addr *dst) noexc
         if addr_is_any(src):
             src[0] = dst[0]
     elif not (is_our_broadcast(n, dst) or addr_is_multicast(dst)):
-        r = route_for(n, src, dst, NULL, i)
+        r = route_for(n, src, &there, NULL, i)
         if r == NULL:
             return -ENETUNREACH
         if not addr_is_any(&r.gateway):
@@ -43,12 +46,16 @@ cdef int resolve_via(Net *n, Dst *d, Iface *i, Addr *src, const Addr *dst) noexc
                 return -ENOBUFS
             if d.neigh.state == NUD_FAILED:
                 return -EHOSTUNREACH
-    if addr_is_any(src):
+    if addr_is_any(src) and not addr_is_v4(dst):
+        status = source6(n, i, &there, src)
+        if status != 0:
+            return status
+    elif addr_is_any(src):
         own = iface_address(i, hop)
         if own != NULL:
             src[0] = own[0]
         else:
-            src[0] = addr_v4(0) if addr_is_v4(dst) else addr_none()
+            src[0] = addr_v4(0)
     d.iface = i
     d.generation = n.generation
     return 0

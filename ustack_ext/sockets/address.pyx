@@ -179,10 +179,14 @@ cdef str quad(uint32_t ip):
     return text[:n].decode("ascii")
 
 
-cdef str format6(const Addr *a):
+cdef bytes addr_to_bytes(const Addr *a):
     cdef uint64_t lo = 0 if addr_is_any(a) and not addr_is_v4(a) else a.lo
     cdef uint64_t hi = addr_bare_hi(a.hi)
-    return _socket.inet_ntop(_socket.AF_INET6, (int(hi) << 64 | int(lo)).to_bytes(16, "big"))
+    return (int(hi) << 64 | int(lo)).to_bytes(16, "big")
+
+
+cdef str format6(const Addr *a):
+    return _socket.inet_ntop(_socket.AF_INET6, addr_to_bytes(a))
 
 
 cdef str format_host(const Addr *a):

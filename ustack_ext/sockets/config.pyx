@@ -6,7 +6,7 @@ them.
 """
 import os as _os
 
-from libc.errno cimport ENODEV
+from libc.errno cimport EINVAL, ENODEV
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.link.link cimport Link
@@ -14,7 +14,7 @@ from ustack_ext.net.net cimport (
     iface_add_addr, iface_autoconf, iface_by_name, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del,
 )
 from ustack_ext.net.nat cimport nat_forward_add, nat_forward_del, nat_masquerade
-from ustack_ext.net.state cimport RT_TABLE_MAIN, Iface
+from ustack_ext.net.state cimport RT_TABLE_MAIN, Iface, Net
 from ustack_ext.sockets.address cimport addr_from_int
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.wire.addr cimport Addr
@@ -23,6 +23,35 @@ from ustack_ext.wire.addr cimport Addr
 cdef object answer(int rc, str what):
     if rc < 0:
         raise OSError(-rc, f"{_os.strerror(-rc)}: {what}")
+
+
+cdef struct Change:                # what is to be done with an interface: of these, what it takes
+    Addr address
+    int plen
+    uint32_t mtu
+    bint on
+    const uint8_t *mac
+    uint8_t proto
+    uint16_t port
+    uint16_t to_port
+
+ctypedef int (*change_fn)(Net *n, Iface *i, Change *c) noexcept nogil
+
+
+cdef object change_interface(StackCore stack, str name, change_fn change, Change *c, str what=None):
+    """Finds the interface and changes it, under the lock. OSError: ENODEV, and what the change says."""
+    cdef Driver d = running(stack)
+    cdef bytes raw = name.encode()
+    cdef const char *cname = raw
+    cdef Iface *i
+    cdef int rc
+    with nogil:
+        d.lock()
+        i = iface_by_name(&d.engine.net, cname)
+        rc = change(&d.engine.net, i, c) if i != NULL else -ENODEV
+        d.unlock()
+    d.after()
+    answer(rc, what or name)
 
 
 def attach(StackCore stack not None, Link link not None, str name not None):
@@ -35,75 +64,59 @@ def detach(StackCore stack not None, Link link not None):
     running(stack).detach_link(link)
 
 
+cdef int mtu_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    cdef uint32_t most = i.mtu
+    if c.mtu > most:
+        c.mtu = most
+        return -EINVAL
+    i.mtu = c.mtu
+    n.generation += 1                              # what was resolved with the old one is stale
+    return 0
+
+
 def set_mtu(StackCore stack not None, str name not None, uint32_t mtu):
     """Make an interface's MTU less than its link's. Raises OSError, ValueError."""
-    cdef Driver d = running(stack)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef Iface *i
-    cdef uint32_t most = 0
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        if i != NULL:
-            most = i.mtu
-            if mtu <= most:
-                i.mtu = mtu
-                d.engine.net.generation += 1       # what was resolved with the old one is stale
-        d.unlock()
-    answer(0 if i != NULL else -ENODEV, name)
-    if mtu > most:
-        raise ValueError(f"mtu: {mtu} is more than the {most} bytes that the link takes")
+    cdef Change c
+    c.mtu = mtu
+    try:
+        change_interface(stack, name, mtu_change, &c)
+    except OSError as caught:
+        if caught.errno != EINVAL:
+            raise
+        raise ValueError(f"mtu: {mtu} is more than the {c.mtu} bytes that the link takes") from None
+
+
+cdef int add_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    return iface_add_addr(n, i, &c.address, c.plen, c.on)
 
 
 def add_address(StackCore stack not None, str name not None, object address, int plen, bint probe):
     """Give an interface an address. Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef Addr a = addr_from_int(address)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef Iface *i
-    cdef int rc
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        rc = iface_add_addr(&d.engine.net, i, &a, plen, probe) if i != NULL else -ENODEV
-        d.unlock()
-    d.after()
-    answer(rc, name)
+    cdef Change c
+    c.address = addr_from_int(address)
+    c.plen = plen
+    c.on = probe
+    change_interface(stack, name, add_change, &c)
+
+
+cdef int autoconf_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    return iface_autoconf(n, i)
 
 
 def autoconf(StackCore stack not None, str name not None):
     """Have an interface configure IPv6 by itself (RFC 4862). Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef Iface *i
-    cdef int rc
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        rc = iface_autoconf(&d.engine.net, i) if i != NULL else -ENODEV
-        d.unlock()
-    d.after()
-    answer(rc, name)
+    change_interface(stack, name, autoconf_change, NULL)
+
+
+cdef int remove_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    return iface_del_addr(n, i, &c.address)
 
 
 def remove_address(StackCore stack not None, str name not None, object address):
     """Take an address from an interface. Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef Addr a = addr_from_int(address)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef Iface *i
-    cdef int rc
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        rc = iface_del_addr(&d.engine.net, i, &a) if i != NULL else -ENODEV
-        d.unlock()
-    d.after()
-    answer(rc, name)
+    cdef Change c
+    c.address = addr_from_int(address)
+    change_interface(stack, name, remove_change, &c)
 
 
 def change_route(StackCore stack not None, bint add, object prefix, int plen, object gateway, str name, uint32_t metric,
@@ -133,62 +146,44 @@ def change_route(StackCore stack not None, bint add, object prefix, int plen, ob
     answer(rc, "route")
 
 
+cdef int neighbor_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    return net_neigh_set(n, i, &c.address, c.mac) if c.on else net_neigh_del(n, i, &c.address)
+
+
 def change_neighbor(StackCore stack not None, str name not None, object address, bytes mac):
     """Make an entry of the neighbour table permanent, or (mac None) delete it. Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef Addr a = addr_from_int(address)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef bint delete = mac is None
-    cdef bytes six = bytes(6) if mac is None else mac
-    cdef const uint8_t *hw = six
-    cdef Iface *i
-    cdef int rc
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        if i == NULL:
-            rc = -ENODEV
-        else:
-            rc = net_neigh_del(&d.engine.net, i, &a) if delete else net_neigh_set(&d.engine.net, i, &a, hw)
-        d.unlock()
-    d.after()
-    answer(rc, name)
+    cdef bytes six = mac or bytes(6)
+    cdef Change c
+    c.address = addr_from_int(address)
+    c.on = mac is not None
+    c.mac = six
+    change_interface(stack, name, neighbor_change, &c)
+
+
+cdef int masquerade_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    return nat_masquerade(n, i, c.on)
 
 
 def masquerade(StackCore stack not None, str name not None, bint on):
     """Begin or end translating what is forwarded out of an interface. Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef Iface *i
-    cdef int rc
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        rc = nat_masquerade(&d.engine.net, i, on) if i != NULL else -ENODEV
-        d.unlock()
-    answer(rc, name)
+    cdef Change c
+    c.on = on
+    change_interface(stack, name, masquerade_change, &c)
+
+
+cdef int forward_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    if c.on:
+        return nat_forward_add(n, i, c.proto, c.port, &c.address, c.to_port)
+    return nat_forward_del(n, i, c.proto, c.port)
 
 
 def change_forward(StackCore stack not None, str name not None, uint8_t proto, uint16_t port, object address,
                    uint16_t to_port):
     """Forward a port of an interface to address:to_port, or (address None) no longer. Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef bint delete = address is None
-    cdef Addr to = addr_from_int(0 if delete else address)
-    cdef Iface *i
-    cdef int rc
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        if i == NULL:
-            rc = -ENODEV
-        elif delete:
-            rc = nat_forward_del(&d.engine.net, i, proto, port)
-        else:
-            rc = nat_forward_add(&d.engine.net, i, proto, port, &to, to_port)
-        d.unlock()
-    answer(rc, f"port {port} of {name}")
+    cdef Change c
+    c.on = address is not None
+    c.address = addr_from_int(address or 0)
+    c.proto = proto
+    c.port = port
+    c.to_port = to_port
+    change_interface(stack, name, forward_change, &c, f"port {port} of {name}")

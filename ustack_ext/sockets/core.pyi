@@ -6,7 +6,7 @@ from ustack_ext.sockets.lend import Completion, View
 
 _Address = tuple[str, int]
 _Self = TypeVar("_Self", bound=SocketCore)
-_Details = tuple[int, int, int, int, str, int] | None
+_Details = tuple[int, int, int, int, bytes, int] | None
 
 class SocketCore(SocketHandle):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes: ...
@@ -32,6 +32,7 @@ class SocketCore(SocketHandle):
         source: int = 0,
         ifindex: int = 0,
         gso_size: int = 0,
+        dont_frag: int = 0,
     ) -> int: ...
     def bind(self, address: _Address, /) -> None: ...
     def listen(self, backlog: int = 128, /) -> None: ...

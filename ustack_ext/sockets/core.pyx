@@ -11,7 +11,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Driver
-from ustack_ext.sockets.address cimport addr_from_int, format_address, parse_address
+from ustack_ext.sockets.address cimport addr_from_int, addr_to_bytes, format_address, parse_address
 from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
 from ustack_ext.sockets.handle cimport PROTO_ICMP, PROTO_ICMPV6, SocketHandle, check, closed_error, error, op_init
@@ -19,7 +19,7 @@ from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, le
 from ustack_ext.sockets.linkaddr cimport format_link, parse_link
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
-    OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, Op,
+    OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, SOCK_V6ONLY, Op,
 )
 from ustack_ext.sockets.stream cimport stream_bind, stream_listen, stream_shutdown
 from ustack_ext.sockets.wait cimport sock_sync
@@ -172,7 +172,8 @@ cdef class SocketCore(SocketHandle):
         return n, self.sender(&op)
 
     def _recvmsg(self, Py_ssize_t bufsize, int flags):
-        """-> (bytes, length of the datagram, None or (cmsg, ttl, tos, ifindex, destination, gro size), address)."""
+        """-> (bytes, length of the datagram, None or (wants, ttl, tos, ifindex, destination's 16 bytes, gro size),
+        address). wants: CMSG_* of IPv4, and 8 bits higher those of IPv6."""
         cdef Op op
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
@@ -189,9 +190,9 @@ cdef class SocketCore(SocketHandle):
         details = None
         if self.is_stream():
             return taken, None, None
-        if self.state.cmsg:
-            here = format_address(&op.meta.dst, 0, self.is_six())[0]
-            details = (self.state.cmsg, op.meta.ttl, op.meta.tos, op.meta.ifindex, here, op.meta.gro_size)
+        if op.wants & ~SOCK_V6ONLY:
+            here = addr_to_bytes(&op.meta.dst)
+            details = (op.wants, op.meta.ttl, op.meta.tos, op.meta.ifindex, here, op.meta.gro_size)
         return op.full, details, self.sender(op)
 
     cdef object sender(self, Op *op):
@@ -315,8 +316,9 @@ cdef class SocketCore(SocketHandle):
         return self.transmit(what, op.flags, &op, False)
 
     def _sendmsg(self, buffers, int flags, address, int ttl, int tos, source=0, unsigned int ifindex=0,
-                 uint16_t gso_size=0):
-        """ttl: 0 for the socket's; tos: -1 for the socket's; source, ifindex, gso_size: 0 for the socket's."""
+                 uint16_t gso_size=0, int dont_frag=0):
+        """ttl: 0 for the socket's; tos: -1 for the socket's; source, ifindex, gso_size: 0 for the socket's; dont_frag:
+        1 not, 2 set, 0 as the socket says."""
         cdef Op op
         op_init(&op, OP_SEND, flags, EV_WRITABLE)
         op.ttl = ttl
@@ -325,6 +327,7 @@ cdef class SocketCore(SocketHandle):
         op.source = addr_from_int(source)
         op.ifindex = ifindex
         op.gso_size = gso_size
+        op.dont_frag = dont_frag
         if address is not None:
             self._set_destination(&op, address, "sendmsg")
         return self.transmit(many_buffers(buffers, False), flags, &op, False)

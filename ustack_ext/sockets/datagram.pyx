@@ -6,13 +6,13 @@ ancillary data). Not for: waiting (sockets/core), UDP itself (udp/).
 from libc.errno cimport EINVAL, ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
-from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.state cimport (
-    OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_CODE, SHAPE_COOKED, SHAPE_PACKET, SHAPE_RAW, SHAPE_V6, SK_NONE, SK_UDP,
-    SOCK_V6ONLY, Op, SockState, sock_wildcard,
+    OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_CODE, SHAPE_COOKED, SHAPE_LITE, SHAPE_PACKET, SHAPE_RAW, SHAPE_V6,
+    SK_NONE, SK_UDP, SOCK_V6ONLY, Op, SockState, sock_wildcard,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.udp.packet cimport packet_attach, packet_send
@@ -21,15 +21,18 @@ from ustack_ext.udp.udp cimport (
     UDP_BOTH, UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UdpSock, udp_bind, udp_close,
     udp_connect, udp_open, udp_recv, udp_send, udp_set_family, udp_shutdown,
 )
-from ustack_ext.wire.addr cimport Addr, addr_any_holds, addr_is_any, addr_is_link_local, addr_zone
+from ustack_ext.wire.addr cimport Addr, addr_any_holds, addr_has_zone, addr_is_any, addr_scope, addr_zone
 from ustack_ext.wire.headers cimport IPPROTO_ICMP_
 from ustack_ext.wire.ip6 cimport IPPROTO_ICMPV6_
+
+cdef enum:
+    LINK_SCOPE = 2                 # RFC 4291 §2.7
 
 
 cdef int datagram_open(Engine *e, SockState *s, int proto) noexcept nogil:
     cdef int code = s.shape & SHAPE_CODE
     cdef bint ping = code == IPPROTO_ICMP_ or code == IPPROTO_ICMPV6_
-    cdef UdpSock *u = udp_open(&e.udp, ping)
+    cdef UdpSock *u = udp_open(&e.udp, ENTRY_PING if ping else ENTRY_UDPLITE if code == SHAPE_LITE else ENTRY_UDP)
     cdef int rc = 0
     if u == NULL:
         return -ENOMEM
@@ -50,12 +53,13 @@ cdef int datagram_open(Engine *e, SockState *s, int proto) noexcept nogil:
     return 0
 
 
-cdef long recv(Engine *e, UdpSock *u, Op *op) noexcept nogil:
+cdef long recv(Engine *e, SockState *s, UdpSock *u, Op *op) noexcept nogil:
     if op.flags & MSG_OOB:
         return -EOPNOTSUPP
     if op.grow and u.error == 0 and u.queue.head != NULL and u.queue.head.len > op.room:
         op.full = u.queue.head.len
         return OP_GROW
+    op.wants = s.cmsg | (<uint16_t>u.more.wants6 << 8 if u.more != NULL else 0)
     return udp_recv(&e.udp, u, op.iov, op.niov, (op.flags & MSG_PEEK) != 0, &op.meta, &op.full)
 
 
@@ -64,12 +68,13 @@ cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
     cdef long n
     if op.flags & MSG_OOB:
         return -EOPNOTSUPP
-    if op.has_to and op.port == 0 and u.entry.kind == ENTRY_UDP:
+    if op.has_to and op.port == 0 and (u.entry.kind == ENTRY_UDP or u.entry.kind == ENTRY_UDPLITE):
         return -EINVAL
     e.udp.via.ttl = op.ttl
     e.udp.via.src = op.source
     e.udp.via.ifindex = op.ifindex
     e.udp.via.gso_size = op.gso_size
+    e.udp.via.dont_frag = op.dont_frag
     if op.has_tos:
         u.tos = op.tos
     n = udp_send(&e.udp, u, op.iov, op.niov, &op.to if op.has_to else NULL, op.port, op.flags)
@@ -78,9 +83,9 @@ cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
     return n
 
 
-cdef long packet_attempt(Engine *e, UdpSock *u, Op *op) noexcept nogil:
+cdef long packet_attempt(Engine *e, SockState *s, UdpSock *u, Op *op) noexcept nogil:
     if op.kind == OP_RECV:
-        return recv(e, u, op)
+        return recv(e, s, u, op)
     if op.kind != OP_SEND or op.flags & MSG_OOB:
         return -EOPNOTSUPP
     return packet_send(&e.udp, u, op.iov, op.niov, op.ifindex, op.port, op.to.lo, <uint32_t>op.to.hi)
@@ -90,11 +95,11 @@ cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
     cdef Addr wild = sock_wildcard(s)
     if u.entry.kind == ENTRY_PACKET:
-        return packet_attempt(e, u, op)
+        return packet_attempt(e, s, u, op)
     if op.has_to and not addr_any_holds(&wild, &op.to):
         return -ENETUNREACH
     if op.kind == OP_RECV:
-        return recv(e, u, op)
+        return recv(e, s, u, op)
     if op.kind == OP_SEND:
         return send(e, u, op)
     if op.kind == OP_CONNECT:
@@ -105,7 +110,9 @@ cdef long datagram_attempt(Engine *e, SockState *s, Op *op) noexcept nogil:
 cdef int datagram_bind(Engine *e, SockState *s, const Addr *a, uint16_t port) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
     cdef Addr wild = sock_wildcard(s)
-    if (u.flags & UDP_BOUND and u.raw == NULL) or (addr_is_link_local(a) and addr_zone(a) == 0):
+    if u.flags & UDP_BOUND and u.raw == NULL:
+        return -EINVAL
+    if addr_scope(a) == LINK_SCOPE and addr_has_zone(a) and addr_zone(a) == 0:     # on which link?
         return -EINVAL
     if addr_is_any(a):
         a = &wild

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t
 from ustack_ext.driver.driver cimport Driver, Waiter
 from ustack_ext.sockets.stackcore cimport StackCore
 from ustack_ext.sockets.state cimport (
-    SHAPE_CODE, SHAPE_COOKED, SHAPE_PACKET, SHAPE_RAW, SHAPE_STREAM, SHAPE_V6, Op, OpKind, SockState,
+    SHAPE_CODE, SHAPE_COOKED, SHAPE_LITE, SHAPE_PACKET, SHAPE_RAW, SHAPE_STREAM, SHAPE_V6, Op, OpKind, SockState,
 )
 
 cdef enum:
@@ -12,6 +12,7 @@ cdef enum:
     RAW = 3
     PROTO_ICMP = 1
     PROTO_ICMPV6 = 58
+    PROTO_UDPLITE = 136
 
 cdef object error(int code)                                        # the OSError for an errno
 cdef long check(long result) except -1                             # an attempt's result: a count, or its exception
@@ -30,6 +31,8 @@ cdef class SocketHandle:
     cdef inline int protocol(self) noexcept nogil:
         if self.state.shape & SHAPE_CODE == SHAPE_RAW:
             return self.state.connect
+        if self.state.shape & SHAPE_CODE == SHAPE_LITE:
+            return PROTO_UDPLITE
         return 0 if self.is_packet() else self.state.shape & SHAPE_CODE
 
     cdef inline bint is_raw(self) noexcept nogil:

@@ -29,9 +29,9 @@ from ustack_ext.sockets.options cimport OPT_LINGER, OPT_RCVBUF, OPT_SNDBUF, opti
 from ustack_ext.sockets.ready cimport pair_open, watch_close
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.sockets.state cimport (
-    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_CODE, SHAPE_COOKED, SHAPE_PACKET,
-    SHAPE_RAW, SHAPE_STREAM, SHAPE_V6, SK_LISTENER,
-    SK_NONE, SK_TCB, SK_UDP, Op, OpKind, SockState, sock_delist, sock_enlist,
+    CLOSED_BY_STACK, CLOSED_BY_USER, OP_LINGER, OP_SEND, OP_TIMED_OUT, OPEN, SHAPE_CODE, SHAPE_COOKED, SHAPE_LITE,
+    SHAPE_PACKET, SHAPE_RAW, SHAPE_STREAM, SHAPE_V6, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, Op, OpKind, SockState,
+    sock_delist, sock_enlist,
 )
 from ustack_ext.sockets.stream cimport (
     stream_attempt, stream_begin_linger, stream_forget, stream_names, stream_open, stream_release,
@@ -121,6 +121,8 @@ cdef int shape_of(int family, int kind, int proto) except -1:
         if not 0 < proto <= PROTO_RAW:
             raise error(EINVAL if proto > PROTO_RAW else EPROTONOSUPPORT)
         return SHAPE_RAW | (SHAPE_V6 if six else 0)
+    if kind == DGRAM and proto == PROTO_UDPLITE:
+        return SHAPE_LITE | (SHAPE_V6 if six else 0)
     if not (proto <= 0 or (proto == PROTO_TCP if stream else
                            proto == PROTO_UDP or proto == (PROTO_ICMPV6 if six else PROTO_ICMP))):
         raise error(EPROTONOSUPPORT)
@@ -132,9 +134,9 @@ cdef class SocketHandle:
     """A socket of one stack.
 
     stack: the ustack.Stack. family: AF_INET, AF_INET6 or AF_PACKET. type: SOCK_STREAM, SOCK_DGRAM or SOCK_RAW, with
-    SOCK_NONBLOCK. proto: 0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6; a raw socket's from 1 to 255; a
-    packet socket's EtherType as htons() gives it. Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT,
-    EINVAL; ECONNABORTED on a closed stack.
+    SOCK_NONBLOCK. proto: 0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_ICMP or IPPROTO_ICMPV6; a raw socket's
+    from 1 to 255; a packet socket's EtherType as htons() gives it. Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT,
+    EPROTONOSUPPORT, EINVAL; ECONNABORTED on a closed stack.
     """
 
     def __cinit__(self):

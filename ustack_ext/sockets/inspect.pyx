@@ -6,7 +6,7 @@ moment.
 """
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
-from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_SYNREQ, ENTRY_TCB, Entry
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_SYNREQ, ENTRY_TCB, ENTRY_UDPLITE, Entry
 from ustack_ext.base.table cimport Table, table_bucket, table_buckets
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
@@ -173,7 +173,8 @@ cdef tuple udp_row(Engine *e, UdpSock *u):
     if u.entry.kind == ENTRY_PACKET:
         return ("p_dgr" if u.raw.cooked else "p_raw", "UNCONN", packet_pair(e, u), None, u.rcv_used, 0,
                 {"rcvbuf": u.rcvbuf, "sndbuf": u.sndbuf, "datagrams": u.queue.count})
-    return ("icmp" if u.flags & UDP_IS_PING else "raw" if u.raw != NULL else "udp",
+    return ("icmp" if u.flags & UDP_IS_PING else "raw" if u.raw != NULL else
+            "udplite" if u.entry.kind == ENTRY_UDPLITE else "udp",
             "ESTABLISHED" if connected else "UNCONN",
             format_pair(e, &u.laddr, u.lport), format_pair(e, &u.raddr, u.rport) if connected else None, u.rcv_used, 0,
             {"rcvbuf": u.rcvbuf, "sndbuf": u.sndbuf, "datagrams": u.queue.count})

@@ -5,9 +5,9 @@ platform's numbers and byte layouts (ustack/options.py). The engine's lock is he
 """
 from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
-from ustack_ext.base.entry cimport ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.sockets.ipoptions cimport IPOPT_FIRST, ipoption_get, ipoption_set
+from ustack_ext.sockets.ipoptions cimport IPOPT_FIRST, ipoption_get, ipoption_set, path_mtu
 from ustack_ext.sockets.ready cimport watch_of
 from ustack_ext.sockets.state cimport (
     CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SHAPE_V6, SK_LISTENER, SK_NONE, SK_TCB, SK_UDP, SOCK_V6ONLY, Draft, SockState,
@@ -190,7 +190,7 @@ cdef long long udp_get(Engine *e, UdpSock *u, int which) noexcept nogil:
     if which == OPT_TTL:
         return u.ttl if u.ttl else e.net.knobs.ip_default_ttl
     if which == OPT_MTU:
-        return u.dst.mtu if u.dst.iface != NULL else -ENOTCONN
+        return path_mtu(e, u)
     if which == OPT_KEEPALIVE or which == OPT_LINGER:
         return 0
     return -ENOPROTOOPT
@@ -400,7 +400,7 @@ cdef int v6only_set(SockState *s, bint on) noexcept nogil:
     if s.kind != SK_UDP and (s.kind != SK_NONE or s.obj == NULL or (<Draft *>s.obj).bind != NULL):
         return -EINVAL
     set_bit(&s.cmsg, SOCK_V6ONLY, on)
-    if s.kind == SK_UDP and u.entry.kind == ENTRY_UDP:
+    if s.kind == SK_UDP and (u.entry.kind == ENTRY_UDP or u.entry.kind == ENTRY_UDPLITE):
         udp_set_family(u, UDP_IPV6 if on else UDP_BOTH)
     return 0
 

@@ -65,6 +65,7 @@ cdef enum:                         # SockState.shape: the protocol asked for, an
     SHAPE_RAW = 0x3F               # SOCK_RAW: the protocol is in `connect`
     SHAPE_PACKET = 0x3E            # AF_PACKET, SOCK_RAW
     SHAPE_COOKED = 0x3D            # AF_PACKET, SOCK_DGRAM
+    SHAPE_LITE = 0x3C              # IPPROTO_UDPLITE, whose number is larger
 
 # Source.user points here. Part of the Python object, so part of what every idle connection costs: 48 bytes.
 cdef struct SockState:
@@ -119,6 +120,8 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     uint8_t started                # OP_CONNECT, OP_SEND: this call sent the SYN
     uint8_t waits                  # the call may wait: SO_RCVLOWAT counts
     uint8_t at_mark                # OP_RECV: it ended at the mark of urgent data
+    uint8_t dont_frag              # OP_SEND: IPV6_DONTFRAG, as UdpVia has it
+    uint16_t wants                 # OP_RECV: CMSG_* of IPv4, and eight bits higher those of IPv6
     uint16_t port
     uint16_t want                  # EV_* worth another attempt
     uint16_t gso_size              # a datagram's own UDP_SEGMENT, source and interface; zeros: the socket's

@@ -2,28 +2,30 @@
 
 Responsible for: the table, reading, and writing with a check of range. Not for: what a knob does (its layer), the
 mapping that users hold, with names for algorithms (ustack/sysctl.py). Meanings: Linux's
-Documentation/networking/ip-sysctl.rst and net.rst. An interface's knobs are those it had when the table was made.
+Documentation/networking/ip-sysctl.rst and net.rst.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
 from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.engine.engine cimport Engine
-from ustack_ext.net.iface cimport forwarding_changed, iface_find, knobs_changed
-from ustack_ext.net.state cimport NAT_FLOWS, Iface, IfaceKnobs, NetKnobs
+from ustack_ext.net.addr6 cimport addr6_disable
+from ustack_ext.net.iface cimport forwarding_changed, knobs_changed
+from ustack_ext.net.mld cimport mld_addresses
+from ustack_ext.net.net cimport iface_by_name
+from ustack_ext.net.state cimport NAT_FLOWS, Conf6, Iface, IfaceKnobs, Net, NetKnobs
 from ustack_ext.sockets.hold cimport hold, let_go
 from ustack_ext.sockets.stackcore cimport StackCore, running
 from ustack_ext.tcp.congestion.ops cimport CC_COUNT
 from ustack_ext.tcp.tcb cimport TcpKnobs
+from ustack_ext.wire.ip6 cimport IP6_MIN_MTU
 
 cdef uint32_t U31 = 0x7FFFFFFF
 
 
 cdef class Knob:
-    """One knob: `count` numbers of `size` bytes each, one after another. Of an interface: one byte, that far behind the
-    start of its IfaceKnobs."""
+    """One knob: `count` numbers of `size` bytes each, one after another."""
     cdef readonly str name
-    cdef readonly bytes iface          # None: the stack's
-    cdef size_t behind
     cdef void *at
     cdef int size
     cdef readonly int count
@@ -64,25 +66,6 @@ cdef Knob knob(str name, void *at, int size, uint32_t least, uint32_t most, int 
     return k
 
 
-cdef list iface_knobs(str iface):
-    cdef str four = f"net.ipv4.conf.{iface}.", six = f"net.ipv6.conf.{iface}."
-    cdef IfaceKnobs c
-    cdef list found = [
-        knob(four + "forwarding", &c.forwarding, 1, 0, 1),
-        knob(four + "rp_filter", &c.rp_filter, 1, 0, 2),
-        knob(four + "send_redirects", &c.send_redirects, 1, 0, 1),
-        knob(four + "accept_redirects", &c.accept_redirects, 1, 0, 1),
-        knob(four + "arp_ignore", &c.arp_ignore, 1, 0, 8),
-        knob(six + "forwarding", &c.forwarding6, 1, 0, 1),
-    ]
-    cdef Knob k
-    for k in found:
-        k.iface = iface.encode()
-        k.behind = <char *>k.at - <char *>&c
-        k.at = NULL
-    return found
-
-
 cdef list net_knobs(NetKnobs *n):
     cdef str neigh = "net.ipv4.neigh.default."
     return [
@@ -109,23 +92,55 @@ cdef list net_knobs(NetKnobs *n):
     ]
 
 
-cdef list ip6_knobs(NetKnobs *n):
-    """Of IPv6: what Linux has an interface is said of all of them."""
-    cdef str conf = "net.ipv6.conf.all."
+cdef str CONF4 = "net.ipv4.conf."
+cdef str CONF6 = "net.ipv6.conf."
+cdef str ALL6 = CONF6 + "all."
+cdef str DISABLE6 = "disable_ipv6"
+
+
+cdef list conf6_knobs(Conf6 *c, str conf):
+    """What an interface has (conf: its names' beginning), or interfaces to come."""
     return [
-        knob(conf + "hop_limit", &n.hop_limit, 1, 1, 255),
-        knob(conf + "dad_transmits", &n.dad_transmits, 1, 0, 255),
-        knob(conf + "use_tempaddr", &n.use_tempaddr, 1, 0, 2),
-        knob(conf + "temp_valid_lft", &n.temp_valid_lft, 4, 0, U31),
-        knob(conf + "temp_prefered_lft", &n.temp_prefered_lft, 4, 0, U31),
-        knob(conf + "max_addresses", &n.max_addresses, 1, 1, 16),
-        knob(conf + "accept_ra", &n.accept_ra, 1, 0, 2),
-        knob(conf + "accept_redirects", &n.accept_redirects, 1, 0, 1),
-        knob(conf + "forwarding", &n.forwarding6, 1, 0, 1),
-        knob(conf + "send_redirects", &n.send_redirects6, 1, 0, 1),
-        knob(conf + "strong_es", &n.strong_es6, 1, 0, 1),
-        knob(conf + "router_solicitations", &n.router_solicitations, 4, 0, 255),
-        knob(conf + "router_solicitation_interval", &n.router_solicitation_interval, 4, 1, 86400),
+        knob(conf + "hop_limit", &c.hop_limit, 1, 1, 255),
+        knob(conf + "dad_transmits", &c.dad_transmits, 1, 0, 255),
+        knob(conf + "use_tempaddr", &c.use_tempaddr, 1, 0, 2),
+        knob(conf + "temp_valid_lft", &c.temp_valid_lft, 4, 0, U31),
+        knob(conf + "temp_prefered_lft", &c.temp_prefered_lft, 4, 0, U31),
+        knob(conf + "max_addresses", &c.max_addresses, 1, 1, 16),
+        knob(conf + "accept_ra", &c.accept_ra, 1, 0, 2),
+        knob(conf + "accept_redirects", &c.accept_redirects, 1, 0, 1),
+        knob(conf + "router_solicitations", &c.router_solicitations, 4, 0, 255),
+        knob(conf + "router_solicitation_interval", &c.router_solicitation_interval, 4, 1, 86400),
+        knob(conf + "force_mld_version", &c.force_mld_version, 1, 0, 2),
+        knob(conf + DISABLE6, &c.disable_ipv6, 1, 0, 1),
+    ]
+
+
+cdef list interface_knobs(Iface *i):
+    """One interface's, the lock being held: they are good for as long as it is."""
+    cdef str name = (<bytes>i.name).decode(errors="replace").replace(".", "/") + "."
+    cdef str four = CONF4 + name, six = CONF6 + name
+    cdef IfaceKnobs *c = &i.conf
+    cdef list found = conf6_knobs(&i.six.conf, six) + [
+        knob(four + "forwarding", &c.forwarding, 1, 0, 1),
+        knob(four + "rp_filter", &c.rp_filter, 1, 0, 2),
+        knob(four + "send_redirects", &c.send_redirects, 1, 0, 1),
+        knob(four + "accept_redirects", &c.accept_redirects, 1, 0, 1),
+        knob(four + "arp_ignore", &c.arp_ignore, 1, 0, 8),
+        knob(six + "forwarding", &c.forwarding6, 1, 0, 1),
+    ]
+    if i.mtu >= IP6_MIN_MTU:
+        found.append(knob(six + "mtu", &i.six.mtu, 4, IP6_MIN_MTU, i.mtu))
+    return found
+
+
+cdef list ip6_knobs(NetKnobs *n):
+    return [
+        knob(ALL6 + "forwarding", &n.forwarding6, 1, 0, 1),
+        knob(ALL6 + "send_redirects", &n.send_redirects6, 1, 0, 1),
+        knob(ALL6 + "strong_es", &n.strong_es6, 1, 0, 1),
+        knob("net.ipv6.mld_max_msf", &n.mld_max_msf, 4, 0, 64),
+        knob("net.ipv6.mld_qrv", &n.mld_qrv, 1, 1, 7),
         knob("net.ipv6.icmp.echo_ignore_all", &n.echo_ignore_all6, 1, 0, 1),
         knob("net.ipv6.auto_flowlabels", &n.auto_flowlabels, 1, 0, 1),
         knob("net.ipv6.ip6frag_time", &n.ip6frag_time, 4, 1, 86400),
@@ -222,73 +237,118 @@ cdef list core_knobs(StackCore stack):
     ]
 
 
+cdef long conf6_offset(Engine *e, Knob k):
+    """Where in a Conf6 a knob of all interfaces is."""
+    return <char *>k.at - <char *>&e.net.knobs.conf6
+
+
+cdef check(Knob k, tuple values):
+    if len(values) != k.count:
+        raise ValueError(f"{k.name} is {k.count} number{'s' * (k.count > 1)}, not {len(values)}")
+    for value in values:
+        if not k.least <= value <= k.most:
+            raise ValueError(f"{k.name}: {value} is not between {k.least} and {k.most}")
+    if k.count > 1 and list(values) != sorted(values):
+        raise ValueError(f"{k.name}: {' '.join(map(str, values))} does not go from the least to the most")
+
+
 cdef class Knobs:
-    """All knobs of one stack, by name."""
+    """All knobs of one stack, by name. `all` of net.ipv6.conf is every interface there is, and those to come;
+    `default` those alone."""
     cdef StackCore stack
     cdef dict knobs
 
     def __init__(self, StackCore stack not None):
         cdef Engine *e = running(stack).engine
-        cdef Driver d = stack.driver
-        cdef list names
         cdef list found = net_knobs(&e.net.knobs) + tcp_switches(&e.tcp.knobs) + tcp_figures(&e.tcp.knobs)
         self.stack = stack
         found += routing_knobs(&e.net.knobs) + ip6_knobs(&e.net.knobs) + core_knobs(stack)
-        collecting = hold(d)
-        try:
-            names = [(<bytes>e.net.ifaces[k].name).decode(errors="replace") for k in range(e.net.n_ifaces)]
-        finally:
-            let_go(d, collecting)
-        for name in names:
-            found += iface_knobs(name)
+        found += conf6_knobs(&e.net.knobs.conf6, ALL6) + conf6_knobs(&e.net.knobs.conf6, CONF6 + "default.")
         self.knobs = {(<Knob>one).name: one for one in found}
 
-    cdef place(self, Knob k):
-        """Where an interface's knob is now. Raises KeyError: the interface has gone."""
-        cdef Iface *i
-        if k.iface is not None:
-            i = iface_find(&self.stack.driver.engine.net, k.iface)
-            if i == NULL:
-                raise KeyError(k.name)
-            k.at = <char *>&i.conf + k.behind
-
     def names(self):
-        return sorted(self.knobs)
+        cdef Net *n = &self.stack.driver.engine.net
+        cdef list found = list(self.knobs)
+        cdef int k
+        collecting = hold(self.stack.driver)
+        try:
+            for k in range(n.n_ifaces):
+                found += [(<Knob>one).name for one in interface_knobs(n.ifaces[k])]
+        finally:
+            let_go(self.stack.driver, collecting)
+        return sorted(found)
+
+    cdef Knob find(self, str name, Iface **iface):
+        """The lock is held. *iface: the one that the knob is of, or NULL. Raises KeyError."""
+        cdef Net *n = &self.stack.driver.engine.net
+        cdef bytes wanted
+        iface[0] = NULL
+        if name in self.knobs:
+            return self.knobs[name]
+        if name.startswith(CONF4) or name.startswith(CONF6):
+            wanted = name[len(CONF6):].rpartition(".")[0].replace("/", ".").encode()
+            iface[0] = iface_by_name(n, wanted)
+            if iface[0] != NULL:
+                for one in interface_knobs(iface[0]):
+                    if (<Knob>one).name == name:
+                        return one
+        raise KeyError(name)
 
     def read(self, str name):
         """The knob's numbers as a tuple. Raises KeyError."""
-        cdef Knob k = self.knobs[name]
-        cdef Driver d = self.stack.driver
-        collecting = hold(d)
+        cdef Iface *i
+        cdef Knob k
+        collecting = hold(self.stack.driver)
         try:
-            self.place(k)
+            k = self.find(name, &i)
+            if i != NULL and k.at == &i.six.mtu and i.six.mtu == 0:
+                return (i.mtu,)
             return k.read()
         finally:
-            let_go(d, collecting)
+            let_go(self.stack.driver, collecting)
+
+    cdef forward(self, Iface *one, bint six):
+        """What follows from forwarding on one interface, or all (NULL)."""
+        cdef Net *n = &self.stack.driver.engine.net
+        cdef int j
+        forwarding_changed(n, one, six)
+        for j in range(n.n_ifaces):
+            if six and (one == NULL or n.ifaces[j] == one):
+                mld_addresses(n, n.ifaces[j])      # all routers is a group of its own
+
+    cdef follow(self, Knob k, tuple values, Iface *one):
+        """What was said of all interfaces (one NULL) is theirs, and what follows from it is done."""
+        cdef Net *n = &self.stack.driver.engine.net
+        cdef long offset = conf6_offset(self.stack.driver.engine, k)
+        cdef int j
+        for j in range(n.n_ifaces):
+            if one != NULL and n.ifaces[j] != one:
+                continue
+            if k.name.endswith(DISABLE6):
+                addr6_disable(n, n.ifaces[j], values[0])
+            elif one == NULL:
+                memcpy(<char *>&n.ifaces[j].six.conf + offset, k.at, k.size)
 
     def write(self, str name, tuple values):
         """Raises KeyError, ValueError when a number is out of range or there are too many or too few."""
-        cdef Knob k = self.knobs[name]
         cdef Driver d = self.stack.driver
         cdef Engine *e = d.engine
-        if len(values) != k.count:
-            raise ValueError(f"{name} is {k.count} number{'s' * (k.count > 1)}, not {len(values)}")
-        for value in values:
-            if not k.least <= value <= k.most:
-                raise ValueError(f"{name}: {value} is not between {k.least} and {k.most}")
-        if k.count > 1 and list(values) != sorted(values):
-            raise ValueError(f"{name}: {' '.join(map(str, values))} does not go from the least to the most")
+        cdef Iface *i
+        cdef Knob k
         collecting = hold(d)
         try:
-            self.place(k)
+            k = self.find(name, &i)
+            check(k, values)
             k.write(values)
             if name.endswith("forward") or name.endswith(".forwarding"):
-                forwarding_changed(&e.net, NULL if k.iface is None else iface_find(&e.net, k.iface),
-                                   name.startswith("net.ipv6"))
-            knobs_changed(&e.net)
+                self.forward(i, name.startswith(CONF6))
+            elif i != NULL or (name.startswith(ALL6) and 0 <= conf6_offset(e, k) < <long>sizeof(Conf6)):
+                self.follow(k, values, i)
+            knobs_changed(&e.net)              # what was found good or resolved by the old rules is stale
             e.udp.port_lo = e.tcp.knobs.port_lo
             e.udp.port_hi = e.tcp.knobs.port_hi
             if name.startswith("net.ipv4.icmp_msgs"):
                 limiter_init(&e.net.icmp_global, e.net.knobs.icmp_msgs_per_sec, e.net.knobs.icmp_msgs_burst, e.core.now)
         finally:
             let_go(d, collecting)
+        d.after()

@@ -15,7 +15,7 @@ from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.net.iface cimport iface_find
 from ustack_ext.net.state cimport MAX_IFADDRS, Iface, Net
-from ustack_ext.sockets.address cimport addr_from_int, format_address, parse_address
+from ustack_ext.sockets.address cimport addr_from_int, addr_to_bytes, format_address, parse_address
 from ustack_ext.sockets.buffers cimport Buffers, one_buffer
 from ustack_ext.sockets.handle cimport SocketHandle, check, closed_error, error, op_init
 from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_PEEK
@@ -25,11 +25,11 @@ from ustack_ext.sockets.wait cimport sock_sync
 from ustack_ext.udp.errqueue cimport udp_take_error
 from ustack_ext.udp.member cimport (
     MEMBER_BLOCK, MEMBER_JOIN, MEMBER_JOIN_SOURCE, MEMBER_LEAVE, MEMBER_LEAVE_SOURCE, MEMBER_UNBLOCK, udp_filter,
-    udp_member,
+    udp_member, udp_membership,
 )
 from ustack_ext.udp.state cimport MEMBER_SOURCES, Member, UdpError, UdpMeta, UdpSock
 from ustack_ext.udp.udp cimport udp_recv, udp_send
-from ustack_ext.wire.addr cimport Addr, addr_eq, addr_is_any
+from ustack_ext.wire.addr cimport Addr, addr_eq, addr_has_zone, addr_is_any, addr_zone
 
 JOIN = MEMBER_JOIN
 LEAVE = MEMBER_LEAVE
@@ -133,21 +133,20 @@ def get_filter(SocketHandle sock not None, object group, uint32_t index):
     with nogil:
         d.lock()
         rc = udp_state(&sock.state)
-        if rc == 0 and (<UdpSock *>sock.state.obj).more != NULL:
-            m = (<UdpSock *>sock.state.obj).more.members
-            while m != NULL and not (addr_eq(&m.group, &to) and (index == 0 or m.ifindex == index)):
-                m = m.next
+        if rc == 0:
+            m = udp_membership(<UdpSock *>sock.state.obj, &to, index)
             if m != NULL:
                 copy = m[0]
         d.unlock()
     check(rc if rc != 0 or m != NULL else -EADDRNOTAVAIL)
-    return copy.exclude != 0, [int(copy.sources[k].hi) << 64 | copy.sources[k].lo for k in range(copy.n_sources)]
+    return copy.exclude != 0, [int.from_bytes(addr_to_bytes(&copy.sources[k]), "big") for k in range(copy.n_sources)]
 
 
 # -- the error queue
 
 def recv_error(SocketHandle sock not None, Py_ssize_t size):
-    """-> (payload, its whole length, (errno, origin, type, code, info), who said so, where it was sent)."""
+    """-> (payload, its whole length, (errno, origin, type, code, info), who said so, where it was sent). Who: 16 bytes
+    and the scope id."""
     cdef Driver d = sock._usable()
     cdef UdpError what
     cdef IoVec iov
@@ -168,7 +167,8 @@ def recv_error(SocketHandle sock not None, Py_ssize_t size):
         d.unlock()
     check(n)
     return (data[:n], full, (what.error, what.origin, what.type, what.code, what.info),
-            format_address(&what.offender, 0, sock.is_six())[0], format_address(&what.dst, what.port, sock.is_six()))
+            (addr_to_bytes(&what.offender), addr_zone(&what.offender) if addr_has_zone(&what.offender) else 0),
+            format_address(&what.dst, what.port, sock.is_six()))
 
 
 # -- many at a time

@@ -7,14 +7,14 @@ from libc.errno cimport EADDRINUSE
 from libc.stdint cimport uint32_t
 
 from ustack_ext.wire.addr cimport addr_any_holds, addr_eq, addr_is_any, addr_meet
-from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP, Entry
+from ustack_ext.base.entry cimport ENTRY_PING, Entry
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.base.table cimport table_first, table_hash, table_insert, table_next
 from ustack_ext.udp.state cimport UDP_BOUND, UDP_CONNECTED, UDP_IS_PING, UDP_REUSEADDR
 
 
-cdef inline uint32_t port_hash(Udp *u, uint16_t port, bint ping) noexcept nogil:
-    return table_hash(&u.net.key, port, ENTRY_PING if ping else ENTRY_UDP, 0, 0, 0)
+cdef inline uint32_t port_hash(Udp *u, uint16_t port, int kind) noexcept nogil:
+    return table_hash(&u.net.key, port, kind, 0, 0, 0)
 
 
 cdef inline UdpSock *on_port(Entry *e, uint16_t port, int kind) noexcept nogil:
@@ -24,8 +24,8 @@ cdef inline UdpSock *on_port(Entry *e, uint16_t port, int kind) noexcept nogil:
     return <UdpSock *>e
 
 
-cdef UdpSock *first_on_port(Udp *u, uint16_t port, bint ping) noexcept nogil:
-    return on_port(table_first(&u.socks, port_hash(u, port, ping)), port, ENTRY_PING if ping else ENTRY_UDP)
+cdef UdpSock *first_on_port(Udp *u, uint16_t port, int kind) noexcept nogil:
+    return on_port(table_first(&u.socks, port_hash(u, port, kind)), port, kind)
 
 
 cdef UdpSock *next_on_port(UdpSock *s) noexcept nogil:
@@ -54,10 +54,10 @@ cdef int match_score(const UdpSock *s, const Addr *laddr, const Addr *raddr, uin
     return score
 
 
-cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, const Addr *raddr,
+cdef UdpSock *best_match(Udp *u, uint16_t port, int kind, const Addr *laddr, const Addr *raddr,
                          uint16_t rport, uint32_t ifindex) noexcept nogil:
     """Of equals the latest bound, as Linux (SO_REUSEADDR); or one chosen by a keyed hash of the peer (SO_REUSEPORT)."""
-    cdef UdpSock *s = first_on_port(u, port, ping)
+    cdef UdpSock *s = first_on_port(u, port, kind)
     cdef UdpSock *best = NULL
     cdef int score, top = 0
     while s != NULL:
@@ -66,7 +66,7 @@ cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, co
             top = score
             best = s
         s = next_on_port(s)
-    if best != NULL and best.reuseport and not ping:
+    if best != NULL and best.reuseport and kind != ENTRY_PING:
         return shared(u, best, top, laddr, raddr, rport, ifindex)
     return best
 
@@ -74,7 +74,7 @@ cdef UdpSock *best_match(Udp *u, uint16_t port, bint ping, const Addr *laddr, co
 cdef UdpSock *shared(Udp *u, UdpSock *best, int top, const Addr *laddr, const Addr *raddr,
                      uint16_t rport, uint32_t ifindex) noexcept nogil:
     """One of those with SO_REUSEPORT that match as well as the best."""
-    cdef UdpSock *s = first_on_port(u, best.lport, False)
+    cdef UdpSock *s = first_on_port(u, best.lport, best.entry.kind)
     cdef uint32_t members = 0, which
     while s != NULL:
         if s.reuseport and match_score(s, laddr, raddr, rport, ifindex) == top:
@@ -83,7 +83,7 @@ cdef UdpSock *shared(Udp *u, UdpSock *best, int top, const Addr *laddr, const Ad
     if members <= 1:
         return best
     which = table_hash(&u.net.key, raddr.hi, raddr.lo, rport, laddr.lo, best.lport) % members
-    s = first_on_port(u, best.lport, False)
+    s = first_on_port(u, best.lport, best.entry.kind)
     while s != NULL:
         if s.reuseport and match_score(s, laddr, raddr, rport, ifindex) == top:
             if which == 0:
@@ -101,7 +101,7 @@ cdef bint apart(const UdpSock *s, const UdpSock *other) noexcept nogil:
 
 cdef bint conflicts(Udp *u, const UdpSock *s, const Addr *a, uint16_t port) noexcept nogil:
     """Another socket with the port and an address in common, unless both said SO_REUSEADDR, or both SO_REUSEPORT."""
-    cdef UdpSock *other = first_on_port(u, port, s.flags & UDP_IS_PING != 0)
+    cdef UdpSock *other = first_on_port(u, port, s.entry.kind)
     while other != NULL:
         if not apart(s, other) and addr_meet(a, &other.laddr) and not (
                 s.flags & UDP_REUSEADDR and other.flags & UDP_REUSEADDR) and not (s.reuseport and other.reuseport):
@@ -123,7 +123,7 @@ cdef uint16_t free_port(Udp *u, const UdpSock *s) noexcept nogil:
     start = rng_below(&u.core.rng, size)
     for k in range(size):
         port = <uint16_t>(low + (start + k) % size)
-        if first_on_port(u, port, ping) == NULL:
+        if first_on_port(u, port, s.entry.kind) == NULL:
             return port
     return 0
 
@@ -140,5 +140,5 @@ cdef int claim_port(Udp *u, UdpSock *s, const Addr *a, uint16_t port) noexcept n
     s.flags |= UDP_BOUND
     u.bind_count += 1
     s.bind_order = u.bind_count
-    table_insert(&u.socks, &s.entry, port_hash(u, port, s.flags & UDP_IS_PING != 0))
+    table_insert(&u.socks, &s.entry, port_hash(u, port, s.entry.kind))
     return 0

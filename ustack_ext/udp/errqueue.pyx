@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from ustack_ext.wire.addr cimport addr_is_v4
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_truesize, buf_unref, bufq_pop, bufq_push, pool_above
-from ustack_ext.base.entry cimport ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.event cimport EV_ERROR, event_raise
 from ustack_ext.udp.member cimport udp_more
 
@@ -44,7 +44,7 @@ cdef void queue_icmp_error(Udp *u, UdpSock *s, const IcmpError *e, uint32_t head
     memset(&what, 0, sizeof(what))
     what.offender = e.from_addr
     what.dst = e.dst
-    what.port = get_be16(e.l4 + 2) if s.entry.kind == ENTRY_UDP else 0
+    what.port = get_be16(e.l4 + 2) if s.entry.kind == ENTRY_UDP or s.entry.kind == ENTRY_UDPLITE else 0
     what.error = <uint16_t>e.error
     what.origin = FROM_ICMP if addr_is_v4(&e.dst) else FROM_ICMP6
     what.type = e.type

@@ -11,7 +11,7 @@ from libc.errno cimport EBUSY, ENOENT, ENOMEM, ETIMEDOUT
 from libc.string cimport memcpy, memset
 
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_LISTENER
+from ustack_ext.base.entry cimport ENTRY_LISTENER, ENTRY_UDP
 from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE, event_forget, event_raise
 from ustack_ext.base.slab cimport slab_alloc, slab_destroy, slab_free, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
@@ -85,7 +85,7 @@ cdef UdpSock *flow_open(Udp *u, const Addr *laddr, uint16_t lport, const Addr *r
         count(u.core, DropFlowBacklog)
         udp_close(u, u.flows.oldest)
     f = <UdpFlow *>slab_alloc(&u.flows.slab)
-    s = udp_open(u, False) if f != NULL else NULL
+    s = udp_open(u, ENTRY_UDP) if f != NULL else NULL
     if s == NULL:
         if f != NULL:
             slab_free(&u.flows.slab, f)

@@ -2,7 +2,8 @@
 from ustack_ext.udp.state cimport Udp, UdpSock
 from ustack_ext.wire.addr cimport Addr
 
-cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil                                       # NULL: no memory
+# kind: ENTRY_UDP, ENTRY_UDPLITE or ENTRY_PING. NULL: no memory
+cdef UdpSock *udp_open(Udp *u, int kind) noexcept nogil
 # A UdpFamily; IPv4 unless said. Before it is bound.
 cdef void udp_set_family(UdpSock *s, int family) noexcept nogil
 cdef void udp_close(Udp *u, UdpSock *s) noexcept nogil                                         # frees it

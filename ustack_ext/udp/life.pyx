@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t
 
 from ustack_ext.base.bpf cimport bpf_free
 from ustack_ext.base.buf cimport bufq_clear
-from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_RAW, ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_RAW
 from ustack_ext.base.event cimport event_forget
 from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_remove
@@ -18,13 +18,13 @@ from ustack_ext.udp.state cimport UDP_BOUND, UDP_IPV4, UDP_IPV6, UDP_IS_PING
 from ustack_ext.wire.addr cimport addr_any6, addr_none, addr_v4
 
 
-cdef UdpSock *udp_open(Udp *u, bint ping) noexcept nogil:
+cdef UdpSock *udp_open(Udp *u, int kind) noexcept nogil:
     cdef UdpSock *s = <UdpSock *>slab_alloc(&u.slab)
     if s == NULL:
         return NULL
-    s.entry.kind = ENTRY_PING if ping else ENTRY_UDP
+    s.entry.kind = <uint8_t>kind
     s.source.kind = s.entry.kind
-    s.flags = UDP_IS_PING if ping else 0
+    s.flags = UDP_IS_PING if kind == ENTRY_PING else 0
     s.rcvbuf = u.rmem_default
     s.sndbuf = u.wmem_default
     s.laddr = udp_wildcard(s)

@@ -1,31 +1,38 @@
-"""Memberships of UDP sockets (RFC 3376 §3.1, §3.2; RFC 3678), and delivery to groups.
+"""Memberships of datagram sockets (RFC 3376 §3.1, §3.2; RFC 3810 §4; RFC 3678), and delivery to groups.
 
 Responsible for each socket's list of groups, interfaces and source filters, for what all sockets together want of an
-interface, and for who gets a datagram sent to many. Not for telling routers (net/igmp). Memory is bounded:
-igmp_max_memberships a socket, igmp_max_msf sources a membership.
+interface, and for who gets a datagram sent to many. Not for telling routers (net/reports). Memory is bounded:
+igmp_max_memberships a socket, MEMBERS6_MAX over IPv6; igmp_max_msf and mld_max_msf sources a membership.
 """
 from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENOBUFS, ENODEV, ENOMEM
 from libc.stdlib cimport calloc, free
 
-from ustack_ext.wire.addr cimport addr_eq, addr_is_any, addr_is_multicast, addr_is_v4, addr_none
+from ustack_ext.wire.addr cimport addr_eq, addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_zoned
 from ustack_ext.base.buf cimport bufq_clear
 from ustack_ext.base.core cimport count
 from ustack_ext.net.iface cimport iface_by_index, iface_for_group
-from ustack_ext.net.igmp cimport igmp_set
 from ustack_ext.net.mib cimport UdpIgnoredMulti
+from ustack_ext.net.reports cimport reports_set
 from ustack_ext.net.state cimport RX_IP_MULTICAST
 from ustack_ext.udp.demux cimport first_on_port, match_score, next_on_port
 from ustack_ext.udp.recv cimport deliver
-from ustack_ext.udp.state cimport MEMBER_SOURCES, Member
+from ustack_ext.udp.state cimport MEMBER_SOURCES, family_of, udp_counter
+
+cdef enum:
+    MEMBERS6_MAX = 256         # a socket's; Linux: what optmem_max has room for
+    PMTUDISC_WANT = 1          # ipv6(7): the default
 
 
 cdef UdpMore *udp_more(UdpSock *s) noexcept nogil:
+    cdef int k
     if s.more == NULL:
         s.more = <UdpMore *>calloc(1, sizeof(UdpMore))
         if s.more != NULL:
-            s.more.group_ttl = 1
-            s.more.group_loop = 1
-            s.more.group_all = 1
+            for k in range(2):
+                s.more.ways[k].group_ttl = 1
+                s.more.ways[k].group_loop = 1
+                s.more.ways[k].group_all = 1
+            s.more.ways[1].pmtudisc = PMTUDISC_WANT
     return s.more
 
 
@@ -89,16 +96,21 @@ cdef int tell(Udp *u, const Addr *group, uint32_t ifindex) noexcept nogil:
                 sources[n] = m.sources[k]
                 n += 1
         m = m.after
-    return igmp_set(u.net, i, group, exclude or overflow, sources, 0 if overflow else n)
+    return reports_set(u.net, i, group, exclude or overflow, sources, 0 if overflow else n)
 
 
 # --- a socket's list ---
 
-cdef Member *find(UdpSock *s, const Addr *group, uint32_t ifindex) noexcept nogil:
+cdef Member *udp_membership(UdpSock *s, const Addr *group, uint32_t ifindex) noexcept nogil:
+    """ifindex 0: on any interface. The group's zone does not count: it is the interface's."""
     cdef Member *m = s.more.members if s.more != NULL else NULL
-    while m != NULL and not (addr_eq(&m.group, group) and (ifindex == 0 or m.ifindex == ifindex)):
+    cdef Addr here
+    while m != NULL:
+        here = addr_zoned(group, m.ifindex)
+        if addr_eq(&m.group, &here) and (ifindex == 0 or m.ifindex == ifindex):
+            return m
         m = m.next
-    return m
+    return NULL
 
 
 cdef void drop(Udp *u, UdpSock *s, Member *m) noexcept nogil:
@@ -108,7 +120,7 @@ cdef void drop(Udp *u, UdpSock *s, Member *m) noexcept nogil:
     while at[0] != m:
         at = &at[0].next
     at[0] = m.next
-    s.more.n_members -= 1
+    s.more.ways[family_of(&group)].n_members -= 1
     if m.before != NULL:
         m.before.after = m.after
     else:
@@ -124,18 +136,20 @@ cdef Member *add(Udp *u, UdpSock *s, const Addr *group, uint32_t ifindex, bint e
     status[0] = -ENOMEM
     if udp_more(s) == NULL:
         return NULL
-    if s.more.n_members >= u.net.knobs.igmp_max_memberships:
+    if addr_is_v4(group) and s.more.ways[0].n_members >= u.net.knobs.igmp_max_memberships:
         status[0] = -ENOBUFS
+        return NULL
+    if s.more.ways[1].n_members >= MEMBERS6_MAX:
         return NULL
     m = <Member *>calloc(1, sizeof(Member))
     if m == NULL:
         return NULL
-    m.group = group[0]
+    m.group = addr_zoned(group, ifindex)
     m.ifindex = ifindex
     m.exclude = exclude
     m.next = s.more.members
     s.more.members = m
-    s.more.n_members += 1
+    s.more.ways[family_of(group)].n_members += 1
     m.after = u.members
     if m.after != NULL:
         m.after.before = m
@@ -152,10 +166,14 @@ cdef int place_of(const Member *m, const Addr *source) noexcept nogil:
     return -1
 
 
+cdef uint32_t most_sources(const Udp *u, const Addr *group) noexcept nogil:
+    return min(<uint32_t>MEMBER_SOURCES, u.net.knobs.igmp_max_msf if addr_is_v4(group) else u.net.knobs.mld_max_msf)
+
+
 cdef int add_source(Udp *u, Member *m, const Addr *source) noexcept nogil:
     if place_of(m, source) >= 0:
         return -EADDRNOTAVAIL
-    if m.n_sources >= MEMBER_SOURCES or m.n_sources >= u.net.knobs.igmp_max_msf:
+    if m.n_sources >= most_sources(u, &m.group):
         return -ENOBUFS
     m.sources[m.n_sources] = source[0]
     m.n_sources += 1
@@ -172,9 +190,11 @@ cdef int drop_source(Member *m, const Addr *source) noexcept nogil:
 
 
 cdef int change_source(Udp *u, UdpSock *s, Member *m, int action, const Addr *group, uint32_t ifindex,
-                       const Addr *source) noexcept nogil:
+                       const Addr *given) noexcept nogil:
     """As Linux: a filter's mode follows the call while the list is empty, and is not mixed then."""
     cdef bint exclude = action == MEMBER_BLOCK or action == MEMBER_UNBLOCK
+    cdef Addr zoned = addr_zoned(given, m.ifindex if m != NULL else ifindex)
+    cdef const Addr *source = &zoned
     cdef int status
     if m == NULL and action == MEMBER_JOIN_SOURCE:
         m = add(u, s, group, ifindex, False, &status)
@@ -182,12 +202,14 @@ cdef int change_source(Udp *u, UdpSock *s, Member *m, int action, const Addr *gr
             return status
         m.sources[0] = source[0]
         m.n_sources = 1
-        return tell(u, group, m.ifindex)
+        return tell(u, &m.group, m.ifindex)
     if m == NULL:
         return -EINVAL
     if (m.exclude != 0) != exclude:
-        if m.n_sources != 0 or action != MEMBER_JOIN_SOURCE:
+        if m.n_sources != 0:
             return -EINVAL
+        if action != MEMBER_JOIN_SOURCE:
+            return -EADDRNOTAVAIL
         m.exclude = 0
     if action == MEMBER_BLOCK or action == MEMBER_JOIN_SOURCE:
         status = add_source(u, m, source)
@@ -198,7 +220,7 @@ cdef int change_source(Udp *u, UdpSock *s, Member *m, int action, const Addr *gr
     if m.n_sources == 0 and not m.exclude:
         drop(u, s, m)
         return 0
-    return tell(u, group, m.ifindex)
+    return tell(u, &m.group, m.ifindex)
 
 
 cdef int udp_member(Udp *u, UdpSock *s, int action, const Addr *group, uint32_t ifindex,
@@ -207,7 +229,7 @@ cdef int udp_member(Udp *u, UdpSock *s, int action, const Addr *group, uint32_t 
     cdef Iface *i
     cdef Member *m
     cdef int status
-    if not addr_is_multicast(group) or not addr_is_v4(group):
+    if not addr_is_multicast(group):
         return -EINVAL
     if ifindex != 0:
         i = iface_by_index(u.net, ifindex)
@@ -215,30 +237,30 @@ cdef int udp_member(Udp *u, UdpSock *s, int action, const Addr *group, uint32_t 
         i = iface_for_group(u.net, &none, group)
     if i == NULL:
         return -ENODEV
-    m = find(s, group, ifindex)
+    m = udp_membership(s, group, ifindex)
     if action == MEMBER_JOIN:
-        m = find(s, group, <uint32_t>i.index)
+        m = udp_membership(s, group, <uint32_t>i.index)
         if m != NULL:
             return -EADDRINUSE
         m = add(u, s, group, i.index, True, &status)
-        return tell(u, group, i.index) if m != NULL else status
+        return tell(u, &m.group, i.index) if m != NULL else status
     if action == MEMBER_LEAVE:
         if m == NULL:
             return -EADDRNOTAVAIL
         drop(u, s, m)
         return 0
-    if source == NULL or addr_is_any(source) or addr_is_multicast(source) or not addr_is_v4(source):
+    if source == NULL or addr_is_any(source) or addr_is_multicast(source) or addr_is_v4(source) != addr_is_v4(group):
         return -EINVAL
     return change_source(u, s, m, action, group, i.index, source)
 
 
 cdef int udp_filter(Udp *u, UdpSock *s, const Addr *group, uint32_t ifindex, bint exclude, const Addr *sources,
                     int many) noexcept nogil:
-    cdef Member *m = find(s, group, ifindex)
+    cdef Member *m = udp_membership(s, group, ifindex)
     cdef int k
-    if not addr_is_multicast(group) or not addr_is_v4(group):
+    if not addr_is_multicast(group):
         return -EINVAL
-    if many > MEMBER_SOURCES or <uint32_t>many > u.net.knobs.igmp_max_msf:
+    if <uint32_t>many > most_sources(u, group):
         return -ENOBUFS
     if m == NULL:
         return -EINVAL
@@ -248,8 +270,8 @@ cdef int udp_filter(Udp *u, UdpSock *s, const Addr *group, uint32_t ifindex, bin
     m.exclude = exclude
     m.n_sources = <uint8_t>many
     for k in range(many):
-        m.sources[k] = sources[k]
-    return tell(u, group, m.ifindex)
+        m.sources[k] = addr_zoned(&sources[k], m.ifindex)
+    return tell(u, &m.group, m.ifindex)
 
 
 # --- what comes ---
@@ -264,12 +286,12 @@ cdef bint wants(const UdpSock *s, const RxPkt *rx) noexcept nogil:
         if m.ifindex == <uint32_t>rx.iface.index and addr_eq(&m.group, &rx.dst):
             return (place_of(m, &rx.src) >= 0) != (m.exclude != 0)
         m = m.next
-    return s.more.group_all != 0
+    return s.more.ways[family_of(&rx.dst)].group_all != 0
 
 
-cdef void deliver_group(Udp *u, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport,
+cdef void deliver_group(Udp *u, RxPkt *rx, int kind, uint8_t *data, uint32_t length, uint16_t sport,
                         uint16_t dport) noexcept nogil:
-    cdef UdpSock *s = first_on_port(u, dport, False)
+    cdef UdpSock *s = first_on_port(u, dport, kind)
     cdef bint any = False
     while s != NULL:
         if match_score(s, &rx.dst, &rx.src, sport, rx.iface.index) > 0 and wants(s, rx):
@@ -277,4 +299,4 @@ cdef void deliver_group(Udp *u, RxPkt *rx, uint8_t *data, uint32_t length, uint1
             any = True
         s = next_on_port(s)
     if not any:
-        count(u.core, UdpIgnoredMulti)
+        count(u.core, udp_counter(kind, UdpIgnoredMulti))

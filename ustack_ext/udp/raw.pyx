@@ -26,7 +26,7 @@ from ustack_ext.udp.errqueue cimport queue_icmp_error
 from ustack_ext.udp.member cimport wants
 from ustack_ext.udp.rawmore cimport rawmore_free, rawmore_new
 from ustack_ext.udp.recv cimport deliver_copy, filter_keeps, meta_fill, set_error
-from ustack_ext.udp.state cimport UDP_CONNECTED, UDP_IPV4, UdpMeta
+from ustack_ext.udp.state cimport UDP_CONNECTED, UDP_IPV4, UdpMeta, family_of, pmtudisc_for, wants_errors
 
 cdef enum:
     IPPROTO_RAW_ = 255
@@ -115,13 +115,13 @@ cdef void raw_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     cdef bint hard
     while s != NULL:
         if (s.proto == e.proto and match_score(s, &e.src, &e.dst, s.rport, 0) > 0
-                and (s.want_err or s.flags & UDP_CONNECTED)):
+                and (wants_errors(s, &e.dst) or s.flags & UDP_CONNECTED)):
             hard = e.hard
             if e.error == EMSGSIZE:
-                hard = s.more != NULL and s.more.pmtudisc != 0
-            if s.want_err:
+                hard = pmtudisc_for(s, &e.dst) != 0
+            if wants_errors(s, &e.dst):
                 queue_icmp_error(u, s, e, 0)
-            if hard or s.want_err:
+            if hard or wants_errors(s, &e.dst):
                 set_error(u, s, e.error)
         s = s.raw.next
 
@@ -132,7 +132,7 @@ cdef uint8_t ttl_for(const Udp *u, const UdpSock *s, const Addr *dst) noexcept n
     if u.via.ttl != 0:
         return u.via.ttl
     if addr_is_multicast(dst):
-        return s.more.group_ttl if s.more != NULL else 1
+        return s.more.ways[family_of(dst)].group_ttl if s.more != NULL else 1
     return s.ttl
 
 

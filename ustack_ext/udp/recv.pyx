@@ -3,7 +3,7 @@
 Responsible for what waits in a socket; not for choosing the socket (demux). A datagram stays in the frame's own buffer
 when that is of the size a copy would take anyway, so it is copied once, to the application.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ustack_ext.wire.addr cimport addr_is_v4
@@ -19,7 +19,7 @@ from ustack_ext.net.mib cimport (
     UdpRcvbufErrors,
 )
 from ustack_ext.net.state cimport RX_IP_MULTICAST, RX_LINK_BROADCAST
-from ustack_ext.udp.state cimport PACKET_BROADCAST, PACKET_MULTICAST, UDP_IS_PING, UDP_SHUT_RD
+from ustack_ext.udp.state cimport PACKET_BROADCAST, PACKET_MULTICAST, UDP_IS_PING, UDP_SHUT_RD, udp_counter
 
 cdef enum:
     PAGE = 4096                # what udp_mem counts in
@@ -40,8 +40,8 @@ cdef void lost(Udp *u, UdpSock *s, int reason) noexcept nogil:
         s.raw.lost += 1
         count(u.core, DropRawQueueFull if s.entry.kind == ENTRY_RAW else DropPacketQueueFull)
         return
-    count(u.core, reason)
-    count(u.core, UdpInErrors)
+    count(u.core, udp_counter(s.entry.kind, reason))
+    count(u.core, udp_counter(s.entry.kind, UdpInErrors))
 
 
 cdef bint has_room(Udp *u, UdpSock *s) noexcept nogil:
@@ -117,11 +117,19 @@ cdef bint filter_keeps(Udp *u, UdpSock *s, const RxPkt *rx, const uint8_t *data,
     return True
 
 
+cdef bint covers(const UdpSock *s, uint16_t cover) noexcept nogil:
+    """UDPLITE_RECV_CSCOV (RFC 3828 §3.3), as Linux: 0 asks for all of the datagram."""
+    return s.more == NULL or not s.more.recv_covers or 0 < s.more.recv_cover <= cover
+
+
 cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length, uint16_t sport,
                   bint last) noexcept nogil:
     cdef Buf *b
     cdef UdpMeta meta
     if s.flags & UDP_SHUT_RD:
+        return
+    if u.cover != 0 and not covers(s, u.cover):
+        count(u.core, udp_counter(s.entry.kind, UdpInErrors))
         return
     if s.filter != NULL and not filter_keeps(u, s, rx, rx.l4, rx.l4_len, 0 if s.flags & UDP_IS_PING else UDP_HLEN,
                                              &length):
@@ -141,7 +149,7 @@ cdef void deliver(Udp *u, UdpSock *s, RxPkt *rx, uint8_t *data, uint32_t length,
     b.len = length
     enqueue(u, s, b, &meta)
     if not s.flags & UDP_IS_PING:
-        count(u.core, UdpInDatagrams)
+        count(u.core, udp_counter(s.entry.kind, UdpInDatagrams))
 
 
 cdef long take(Udp *u, UdpSock *s, const IoVec *iov, int niov, bint peek, UdpMeta *meta, uint32_t *full) noexcept nogil:

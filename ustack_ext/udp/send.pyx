@@ -8,27 +8,37 @@ from libc.errno cimport EACCES, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS, ENODEV
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_to_v4
+from ustack_ext.wire.addr cimport (
+    addr_bare_hi, addr_has_zone, addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_to_v4, addr_zone,
+    addr_zoned,
+)
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_pseudo, csum_store
-from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_ECHOREPLY, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit
+from ustack_ext.wire.headers cimport (
+    ICMP_ECHO, ICMP_ECHOREPLY, ICMP_HLEN, IP4_HLEN, IPPROTO_UDPLITE_, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit,
+)
 from ustack_ext.wire.ip6 cimport ICMP6_ECHO, ICMP6_ECHOREPLY
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
-from ustack_ext.base.entry cimport ENTRY_UDP
+from ustack_ext.base.entry cimport ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.iov cimport OFF_CSUM_WANTED
 from ustack_ext.net.groups cimport group_joined
 from ustack_ext.net.iface cimport iface_by_index
-from ustack_ext.net.mib cimport IpOutMcastPkts, UdpOutDatagrams, UdpSndbufErrors
-from ustack_ext.net.net cimport icmp_send_echo, net_is_broadcast, net_output, net_resolve, net_room, net_source_for
+from ustack_ext.net.mib cimport Ip6OutMcastPkts, IpOutMcastPkts, UdpOutDatagrams, UdpSndbufErrors
+from ustack_ext.net.net cimport (
+    icmp_send_echo, net_is_broadcast, net_is_local, net_output, net_resolve, net_room, net_source_for,
+)
 from ustack_ext.net.output cimport tx_csum
 from ustack_ext.net.state cimport (Dst, IP_MAX, Iface, RX_IP_MULTICAST, RxPkt, TX_IOV_MAX, TxPkt, tx_init, tx_payload,
                                    tx_push)
 from ustack_ext.net.via cimport resolve_via
 from ustack_ext.udp.errqueue cimport queue_too_big
+from ustack_ext.udp.lite cimport lite_cover, lite_push_header
 from ustack_ext.udp.member cimport deliver_group
 from ustack_ext.udp.raw cimport raw_send
-from ustack_ext.udp.state cimport UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING
+from ustack_ext.udp.state cimport (
+    UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING, family_of, pmtudisc_for, udp_counter, wants_errors,
+)
 
 cdef enum:
     DATAGRAM_MAX = 65535 - IP4_HLEN - UDP_HLEN
@@ -38,6 +48,7 @@ cdef enum:
     PMTUDISC_WANT = 1
     PMTUDISC_DO = 2
     PMTUDISC_PROBE = 3
+    PMTUDISC_OMIT = 5
 
 
 cdef int check_destination(Udp *u, const UdpSock *s, const Addr *a) noexcept nogil:
@@ -50,9 +61,13 @@ cdef void push_header(UdpSock *s, const Dst *d, const Addr *src, const Addr *dst
                       TxPkt *t) noexcept nogil:
     """The UDP header, its checksum computed or, where the link does that and the datagram fits one packet, prepared."""
     cdef UdpHdr h
-    cdef uint8_t *p = tx_push(t, UDP_HLEN)
+    cdef uint8_t *p
     cdef uint64_t pseudo
     cdef uint16_t sum
+    if s.entry.kind == ENTRY_UDPLITE:
+        lite_push_header(s, src, dst, port, t)
+        return
+    p = tx_push(t, UDP_HLEN)
     h.sport = s.lport
     h.dport = port
     h.length = <uint16_t>(UDP_HLEN + t.payload_len)
@@ -95,40 +110,64 @@ cdef void loop_back(Udp *u, UdpSock *s, Iface *i, const Addr *src, const Addr *d
     rx.l4_len = at
     rx.iface = i
     rx.src = src[0]
-    rx.dst = dst[0]
+    rx.dst = addr_zoned(dst, i.index)
     rx.ttl = ttl
     rx.tos = s.tos
     rx.flags = RX_IP_MULTICAST
-    deliver_group(u, &rx, b.data + UDP_HLEN, at - UDP_HLEN, s.lport, port)
+    u.cover = lite_cover(s, at)
+    deliver_group(u, &rx, s.entry.kind, b.data + UDP_HLEN, at - UDP_HLEN, s.lport, port)
+    u.cover = 0
     buf_unref(&u.core.pool, b)
 
 
 cdef int send_group(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, uint16_t port,
                     TxPkt *t) noexcept nogil:
-    """IP_MULTICAST_TTL and IP_MULTICAST_LOOP; with a TTL of 0 it stays on this host (RFC 1112 §6.1: 1 unless said)."""
-    cdef uint8_t ttl = s.more.group_ttl if s.more != NULL else 1
+    """IP_MULTICAST_TTL and IP_MULTICAST_LOOP, IPV6_MULTICAST_HOPS and _LOOP; with a TTL of 0 it stays on this host (RFC
+    1112 §6.1: 1 unless said)."""
+    cdef int family = family_of(dst)
+    cdef Addr here = addr_zoned(dst, d.iface.index)
+    cdef uint8_t ttl = s.more.ways[family].group_ttl if s.more != NULL else 1
     cdef int status = 0
     if u.via.ttl != 0:
         ttl = u.via.ttl
-    if (s.more == NULL or s.more.group_loop) and (group_joined(d.iface, dst) or is_all_hosts(dst)):
+    if (s.more == NULL or s.more.ways[family].group_loop) and (group_joined(d.iface, &here) or is_all_hosts(dst)):
         loop_back(u, s, d.iface, src, dst, port, t, ttl)
     if ttl > 0:
         push_header(s, d, src, dst, port, t)
-        count(u.core, IpOutMcastPkts)
-        status = net_output(u.net, d, src, dst, IPPROTO_UDP_, ttl, s.tos, False, t)
+        count(u.core, Ip6OutMcastPkts if family else IpOutMcastPkts)
+        status = net_output(u.net, d, src, dst, protocol_of(s), ttl, s.tos, False, t)
     return status
 
 
 cdef inline bint is_all_hosts(const Addr *a) noexcept nogil:
-    return addr_is_v4(a) and addr_to_v4(a) == ALL_HOSTS
+    return addr_is_v4(a) and addr_to_v4(a) == ALL_HOSTS or (addr_bare_hi(a.hi) == <uint64_t>0xFF02 << 48 and a.lo == 1)
 
 
-cdef bint dont_fragment(const UdpSock *s, const Dst *d, uint32_t length, const Addr *dst) noexcept nogil:
-    """IP_MTU_DISCOVER: WANT sets DF on what fits; DO and PROBE always, and what doesn't fit is refused."""
-    cdef uint8_t mode = s.more.pmtudisc if s.more != NULL else 0
+cdef inline uint8_t protocol_of(const UdpSock *s) noexcept nogil:
+    return IPPROTO_UDPLITE_ if s.entry.kind == ENTRY_UDPLITE else IPPROTO_UDP_
+
+
+cdef bint dont_fragment(const Udp *u, const UdpSock *s, const Dst *d, uint32_t length, const Addr *dst) noexcept nogil:
+    """IP_MTU_DISCOVER: WANT sets DF on what fits; DO and PROBE always, and what doesn't fit is refused. Over IPv6 there
+    is no such bit: refusing is all of it, and IPV6_DONTFRAG asks for it, too."""
+    cdef uint8_t mode = pmtudisc_for(s, dst)
+    if not addr_is_v4(dst):
+        if u.via.dont_frag != 0:
+            return u.via.dont_frag == 2
+        return PMTUDISC_DO <= mode < PMTUDISC_OMIT or (s.more != NULL and s.more.dont_frag)
     if mode == PMTUDISC_WANT:
         return length <= net_room(d, dst)
     return mode == PMTUDISC_DO or mode == PMTUDISC_PROBE
+
+
+cdef void limit_size(const UdpSock *s, Dst *d, const Addr *dst) noexcept nogil:
+    """PROBE and what is beyond it: whatever is known of the path (ip(7)); IPV6_MTU: no more than that."""
+    if s.more == NULL:
+        return
+    if pmtudisc_for(s, dst) >= PMTUDISC_PROBE:
+        d.mtu = max(d.mtu, d.iface.mtu)
+    if s.more.frag_size != 0 and not addr_is_v4(dst):
+        d.mtu = <uint16_t>min(<uint32_t>d.mtu, s.more.frag_size)
 
 
 cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, uint16_t port, TxPkt *t) noexcept nogil:
@@ -142,15 +181,14 @@ cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, 
     if addr_is_multicast(dst):
         status = send_group(u, s, d, src, dst, port, t)
     else:
-        df = dont_fragment(s, d, UDP_HLEN + t.payload_len, dst)
-        if s.more != NULL and s.more.pmtudisc == PMTUDISC_PROBE:
-            d.mtu = max(d.mtu, d.iface.mtu)            # ip(7): whatever is known of the path
+        limit_size(s, d, dst)
+        df = dont_fragment(u, s, d, UDP_HLEN + t.payload_len, dst)
         push_header(s, d, src, dst, port, t)
-        status = net_output(u.net, d, src, dst, IPPROTO_UDP_, u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, df, t)
-        if status == -EMSGSIZE and s.want_err:
+        status = net_output(u.net, d, src, dst, protocol_of(s), u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, df, t)
+        if status == -EMSGSIZE and wants_errors(s, dst):
             queue_too_big(u, s, dst, port, d.mtu)
     if status == 0:
-        count(u.core, UdpOutDatagrams)
+        count(u.core, udp_counter(s.entry.kind, UdpOutDatagrams))
     return status
 
 
@@ -221,17 +259,22 @@ cdef Buf *add_payload(Udp *u, const IoVec *iov, int niov, size_t skip, size_t to
 
 cdef int choose_way(Udp *u, UdpSock *s, Dst **d, Dst *other, Addr *src, const Addr *to) noexcept nogil:
     """The interface that the datagram, the socket or its group option names, else by the routes; the source that goes
-    with it. -ENODEV, and what net says."""
+    with it. -ENODEV, -EINVAL (a source that is not ours, or another link than the destination's), and what net says."""
     cdef uint32_t index = u.via.ifindex
+    cdef uint32_t zone = addr_zone(to) if addr_has_zone(to) else 0
     cdef Iface *i
+    if index != 0 and zone != 0 and index != zone:
+        return -EINVAL
     if not addr_is_any(&u.via.src):
-        src[0] = u.via.src
+        src[0] = addr_zoned(&u.via.src, index if index != 0 else zone)
+        if not net_is_local(u.net, src):
+            return -EINVAL
     elif addr_is_multicast(src) or net_is_broadcast(u.net, src):
         src[0] = addr_none()
     if index == 0 and s.more != NULL:
         index = s.more.bound_if
-        if index == 0 and addr_is_multicast(to):
-            index = s.more.group_if
+        if index == 0 and zone == 0 and addr_is_multicast(to):
+            index = s.more.ways[family_of(to)].group_if
     if index != 0:
         i = iface_by_index(u.net, index)
         if i == NULL:
@@ -301,7 +344,8 @@ cdef size_t most_bytes(const UdpSock *s) noexcept nogil:
     """An echo request comes with its ICMP header, a UDP datagram without one, a raw socket's packet as it likes."""
     if s.raw != NULL and s.raw.header:
         return IP_MAX
-    return DATAGRAM_MAX + (ICMP_HLEN if s.entry.kind != ENTRY_UDP or s.flags & UDP_IS_PING else 0)
+    cdef bint plain = (s.entry.kind == ENTRY_UDP and not s.flags & UDP_IS_PING) or s.entry.kind == ENTRY_UDPLITE
+    return DATAGRAM_MAX + (0 if plain else ICMP_HLEN)
 
 
 cdef long send_one(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *to, uint16_t port) noexcept nogil:
@@ -341,13 +385,13 @@ cdef long send_one(Udp *u, UdpSock *s, const IoVec *iov, int niov, const Addr *t
     if s.flags & UDP_IS_PING:
         status = send_echo(u, s, d, &src, to, head, &t)
     elif s.raw != NULL:
-        status = raw_send(u, s, d, &src, to, dont_fragment(s, d, t.payload_len, to), &t)
+        status = raw_send(u, s, d, &src, to, dont_fragment(u, s, d, t.payload_len, to), &t)
     else:
         status = send_udp(u, s, d, &src, to, port, &t)
     if gathered != NULL:
         buf_unref(&u.core.pool, gathered)
     if status == -ENOBUFS:
         # lost on our side of the wire, as Linux: not the application's error
-        count(u.core, UdpSndbufErrors)
+        count(u.core, udp_counter(s.entry.kind, UdpSndbufErrors))
         status = 0
     return total if status == 0 else status

@@ -1,13 +1,14 @@
 # Every struct of the udp layer; the functions over them are in demux, recv, send and udp.
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
-from ustack_ext.wire.addr cimport Addr
+from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.base.bpf cimport Bpf
 from ustack_ext.base.buf cimport BufQueue
 from ustack_ext.base.core cimport Core
-from ustack_ext.base.entry cimport Entry
+from ustack_ext.base.entry cimport ENTRY_UDPLITE, Entry
 from ustack_ext.base.event cimport Source
 from ustack_ext.base.slab cimport Slab
 from ustack_ext.base.table cimport Table
+from ustack_ext.net.mib cimport UdpInDatagrams, UdpLiteInDatagrams, UdpMemErrors
 from ustack_ext.net.state cimport Dst, Net
 
 cdef enum:
@@ -58,17 +59,27 @@ cdef struct Member:            # a socket's membership of a group on an interfac
     uint8_t n_sources
     Addr sources[64]
 
+cdef struct FamilyWay:         # what a socket of both families has for each
+    uint32_t group_if          # IP_MULTICAST_IF, IPV6_MULTICAST_IF: an index; 0: by the routes
+    uint32_t n_members
+    uint8_t group_ttl          # IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS
+    uint8_t group_loop         # IP_MULTICAST_LOOP ...
+    uint8_t group_all          # IP_MULTICAST_ALL ...
+    uint8_t pmtudisc           # IP_MTU_DISCOVER ...
+
 cdef struct UdpMore:           # what few sockets have: there once one of it was asked for
     Member *members
-    uint32_t n_members
-    uint32_t group_if          # IP_MULTICAST_IF, an index; 0: by the routes
+    FamilyWay ways[2]          # IPv4's and IPv6's: see family_of()
     uint32_t bound_if          # SO_BINDTODEVICE; 0: any
+    uint32_t frag_size         # IPV6_MTU: bytes of a packet at most; 0: what the path carries
     uint16_t gso_size          # UDP_SEGMENT
+    uint16_t send_cover        # UDPLITE_SEND_CSCOV: bytes that the checksum covers; 0: all
+    uint16_t recv_cover        # UDPLITE_RECV_CSCOV: the least that a datagram's must
+    uint8_t send_covers        # ... and whether that was set
+    uint8_t recv_covers
     uint8_t gro                # UDP_GRO
-    uint8_t group_ttl          # IP_MULTICAST_TTL
-    uint8_t group_loop         # IP_MULTICAST_LOOP
-    uint8_t group_all          # IP_MULTICAST_ALL
-    uint8_t pmtudisc           # IP_MTU_DISCOVER
+    uint8_t dont_frag          # IPV6_DONTFRAG
+    uint8_t wants6             # what the receiver of an IPv6 datagram is told with it (sockets/state's CMSG_*)
     uint8_t no_check           # SO_NO_CHECK: datagrams leave without a checksum
     BufQueue errors            # MSG_ERRQUEUE: an UdpError and what was quoted
     uint32_t errors_used       # truesize
@@ -110,6 +121,7 @@ cdef struct UdpVia:            # how one datagram is sent, where that differs fr
     uint32_t ifindex
     uint16_t gso_size
     uint8_t ttl
+    uint8_t dont_frag          # IPV6_DONTFRAG: 1 not, 2 set; 0 as the socket says
 
 cdef struct UdpFlow:           # what a forwarder's socket has beside (udp/flow)
     UdpSock *older             # among the undecided
@@ -120,7 +132,8 @@ cdef struct UdpFlow:           # what a forwarder's socket has beside (udp/flow)
     uint8_t decided
 
 cdef struct UdpSock:
-    # ENTRY_UDP and ENTRY_PING are in udp.socks, hashed by local port or ident; ENTRY_RAW and ENTRY_PACKET in no table
+    # ENTRY_UDP, ENTRY_UDPLITE and ENTRY_PING are in udp.socks, hashed by local port or ident; ENTRY_RAW and
+    # ENTRY_PACKET in no table
     Entry entry
     Source source
     Addr laddr                 # addr_none(): any
@@ -131,7 +144,7 @@ cdef struct UdpSock:
     uint8_t tos
     uint8_t ttl                # 0: default
     uint8_t reuseport          # SO_REUSEPORT: shares its port by a hash of the peer
-    uint8_t want_err           # IP_RECVERR: soft ICMP errors count too
+    uint8_t want_err           # 1: IP_RECVERR, 2: IPV6_RECVERR: soft ICMP errors count too
     uint8_t family             # UdpFamily
     uint32_t bind_order        # of equal matches the latest bound gets the datagram
     int error                  # pending SO_ERROR (positive errno)
@@ -177,6 +190,29 @@ cdef struct Udp:
     Member *members
     UdpFlows flows
     UdpVia via                 # of the datagram being sent
+    uint16_t cover             # of the UDP-Lite datagram being delivered: bytes that its checksum covers; 0: all
     UdpSock *raws
     UdpSock *packets
     UdpSock *sending           # the packet socket whose frame is on its way out: it does not see that one
+
+
+cdef inline int family_of(const Addr *a) noexcept nogil:
+    """An index of UdpMore.ways."""
+    return 0 if addr_is_v4(a) else 1
+
+
+cdef inline bint wants_errors(const UdpSock *s, const Addr *peer) noexcept nogil:
+    return s.want_err >> family_of(peer) & 1
+
+
+cdef inline uint8_t pmtudisc_for(const UdpSock *s, const Addr *dst) noexcept nogil:
+    """IP_PMTUDISC_*. Unless it is said: DONT over IPv4, WANT over IPv6, where nobody cuts on the way."""
+    cdef int k = family_of(dst)
+    return s.more.ways[k].pmtudisc if s.more != NULL else <uint8_t>k
+
+
+cdef inline int udp_counter(int kind, int which) noexcept nogil:
+    """UDP-Lite's counter of the same name as UDP's, where the socket is one of UDP-Lite's."""
+    if kind == ENTRY_UDPLITE and UdpInDatagrams <= which <= UdpMemErrors:
+        return which - UdpInDatagrams + UdpLiteInDatagrams
+    return which

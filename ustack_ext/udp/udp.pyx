@@ -14,6 +14,7 @@ from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo
 from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_HLEN, ICMP_UNREACH_PORT, IPPROTO_ICMP_, IPPROTO_UDP_, UDP_HLEN,
                                       UdpHdr, WIRE_OK, udp_parse)
 from ustack_ext.base.core cimport count
+from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_raise
 from ustack_ext.base.slab cimport slab_destroy, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
@@ -29,6 +30,7 @@ from ustack_ext.udp.life cimport udp_close, udp_wildcard
 from ustack_ext.udp.member cimport deliver_group
 from ustack_ext.udp.recv cimport deliver, set_error, take
 from ustack_ext.udp.send cimport check_destination, send_datagram
+from ustack_ext.udp.state cimport pmtudisc_for, wants_errors
 
 cdef enum:
     SOCKS_MAX = 1 << 20
@@ -207,7 +209,7 @@ cdef inline UdpSock *receiver(Udp *u, const RxPkt *rx, uint16_t sport, uint16_t 
     if u.flows.live > 0:
         s = flow_find(u, &rx.dst, dport, &rx.src, sport)
     if s == NULL and not rx.flags & RX_FOREIGN:
-        s = best_match(u, dport, False, &rx.dst, &rx.src, sport, rx.iface.index)
+        s = best_match(u, dport, ENTRY_UDP, &rx.dst, &rx.src, sport, rx.iface.index)
     if s == NULL and u.flows.on and sport != 0 and dport != 0:
         s = flow_open(u, &rx.dst, dport, &rx.src, sport)
     if s != NULL and s.flow != NULL:
@@ -238,10 +240,10 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
     length = h.length - UDP_HLEN
     if rx.flags & (RX_IP_BROADCAST | RX_IP_MULTICAST):
         while rx.gso_size != 0 and length > rx.gso_size:
-            deliver_group(u, rx, data, rx.gso_size, h.sport, h.dport)
+            deliver_group(u, rx, ENTRY_UDP, data, rx.gso_size, h.sport, h.dport)
             data += rx.gso_size
             length -= rx.gso_size
-        deliver_group(u, rx, data, length, h.sport, h.dport)
+        deliver_group(u, rx, ENTRY_UDP, data, length, h.sport, h.dport)
         return
     s = receiver(u, rx, h.sport, h.dport)
     if s != NULL:
@@ -260,7 +262,7 @@ cdef void udp_input(Udp *u, RxPkt *rx) noexcept nogil:
 
 cdef void ping_input(Udp *u, RxPkt *rx) noexcept nogil:
     """An echo reply (net has verified it) to the ping socket with its identifier; header and data are delivered."""
-    cdef UdpSock *s = best_match(u, get_be16(rx.l4 + 4), True, &rx.dst, &rx.src, 0, rx.iface.index)
+    cdef UdpSock *s = best_match(u, get_be16(rx.l4 + 4), ENTRY_PING, &rx.dst, &rx.src, 0, rx.iface.index)
     if s == NULL:
         count(u.core, DropIcmpUnmatched)
         return
@@ -272,11 +274,11 @@ cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     asks for."""
     cdef UdpSock *s = NULL
     if e.l4_len >= ICMP_HLEN and e.l4[0] == (ICMP_ECHO if addr_is_v4(&e.dst) else ICMP6_ECHO):
-        s = best_match(u, get_be16(e.l4 + 4), True, &e.src, &e.dst, 0, 0)
+        s = best_match(u, get_be16(e.l4 + 4), ENTRY_PING, &e.src, &e.dst, 0, 0)
     if s == NULL:
         count(u.core, DropIcmpUnmatched)
         return
-    if s.want_err:
+    if wants_errors(s, &e.dst):
         queue_icmp_error(u, s, e, 0)
     set_error(u, s, e.error)
 
@@ -285,24 +287,28 @@ cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors, unless it wants
     all (IP_RECVERR); "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented, and to one
     that doesn't what the path carries. All as Linux."""
-    cdef UdpSock *s
+    cdef UdpSock *s = NULL
+    cdef uint8_t mode
+    cdef int kind = ENTRY_UDP if e.proto == IPPROTO_UDP_ else ENTRY_UDPLITE
     if e.proto == IPPROTO_ICMP_ or e.proto == IPPROTO_ICMPV6_:
         ping_icmp_error(u, e)
         return
-    s = flow_find(u, &e.src, get_be16(e.l4), &e.dst, get_be16(e.l4 + 2)) if u.flows.live > 0 else NULL
+    if u.flows.live > 0 and kind == ENTRY_UDP:
+        s = flow_find(u, &e.src, get_be16(e.l4), &e.dst, get_be16(e.l4 + 2))
     if s == NULL:
-        s = best_match(u, get_be16(e.l4), False, &e.src, &e.dst, get_be16(e.l4 + 2), 0)
-    if s == NULL or not (s.want_err or (s.flags & UDP_CONNECTED and addr_eq(&s.raddr, &e.dst))):
+        s = best_match(u, get_be16(e.l4), kind, &e.src, &e.dst, get_be16(e.l4 + 2), 0)
+    if s == NULL or not (wants_errors(s, &e.dst) or (s.flags & UDP_CONNECTED and addr_eq(&s.raddr, &e.dst))):
         count(u.core, DropIcmpUnmatched)
         return
     if e.error == EMSGSIZE:
+        mode = pmtudisc_for(s, &e.dst)
         # over IPv6 nobody else cuts a datagram (RFC 8201 §4)
-        if not addr_is_v4(&e.dst) or (s.more != NULL and 0 < s.more.pmtudisc <= PMTUDISC_DO):
+        if not addr_is_v4(&e.dst) or 0 < mode <= PMTUDISC_DO:
             pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
-        if s.more == NULL or s.more.pmtudisc == 0:
+        if mode == 0:
             return
-    elif not (e.hard or s.want_err):
+    elif not (e.hard or wants_errors(s, &e.dst)):
         return
-    if s.want_err:
+    if wants_errors(s, &e.dst):
         queue_icmp_error(u, s, e, UDP_HLEN)
     set_error(u, s, e.error)

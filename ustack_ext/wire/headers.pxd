@@ -37,6 +37,7 @@ cdef enum:
     IPPROTO_ICMP_ = 1
     IPPROTO_TCP_ = 6
     IPPROTO_UDP_ = 17
+    IPPROTO_UDPLITE_ = 136
 
     ICMP_HLEN = 8
     ICMP_ECHOREPLY = 0

@@ -28,6 +28,8 @@ cdef enum:
     ICMP6_ECHO = 128
     ICMP6_ECHOREPLY = 129
     ICMP6_MLD_QUERY = 130
+    ICMP6_MLD_REPORT = 131         # version 1's
+    ICMP6_MLD_DONE = 132
     ND_ROUTER_SOLICIT = 133
     ND_ROUTER_ADVERT = 134
     ND_NEIGHBOR_SOLICIT = 135
@@ -86,6 +88,8 @@ cdef struct Icmp6Hdr:              # RFC 4443 §2.1
 # Walks the options of a hop-by-hop or destination options header of n bytes (whole, proved by ext6_length). *where: the
 # offset of the fault, or of the option, from the header's start.
 cdef OptionVerdict ip6_options_check(const uint8_t *p, uint32_t n, uint32_t *where) noexcept nogil
+# Whether a hop-by-hop or destination options header at p, of which n bytes are there, has an option of a type.
+cdef bint ip6_has_option(const uint8_t *p, uint32_t n, uint8_t type) noexcept nogil
 # checksum over n bytes and the pseudo header verified unless csum_ok
 cdef WireStatus icmp6_parse(const uint8_t *p, uint32_t n, const Addr *src, const Addr *dst, Icmp6Hdr *h,
                             bint csum_ok) noexcept nogil

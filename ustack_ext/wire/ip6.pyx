@@ -36,6 +36,15 @@ cdef OptionVerdict ip6_options_check(const uint8_t *p, uint32_t n, uint32_t *whe
     return OPTION_FINE
 
 
+cdef bint ip6_has_option(const uint8_t *p, uint32_t n, uint8_t type) noexcept nogil:
+    cdef uint32_t at = 2, length = ext6_length(p, n)
+    while at + 2 <= length:
+        if p[at] == type:
+            return True
+        at += 1 if p[at] == OPT_PAD1 else 2 + <uint32_t>p[at + 1]
+    return False
+
+
 cdef WireStatus icmp6_parse(const uint8_t *p, uint32_t n, const Addr *src, const Addr *dst, Icmp6Hdr *h,
                             bint csum_ok) noexcept nogil:
     if n < ICMP6_HLEN:

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 from ustack_ext.base.bpf cimport bpf_free, bpf_new
-from ustack_ext.base.entry cimport ENTRY_PACKET
+from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.net.net cimport iface_add_addr, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del
 from ustack_ext.net.state cimport MEDIUM_ETHERNET
@@ -230,7 +230,12 @@ cdef bint open_special(World *w, const uint8_t *r, UdpSock *s, uint8_t what) noe
 cdef void open_datagram(World *w, const uint8_t *r, UdpSock **slot) noexcept nogil:
     cdef Addr a = addr_none()
     cdef uint8_t special = r[3] >> 4
-    slot[0] = udp_open(&w.e.udp, (r[1] % 8) == 2 and special & 3 == 0)
+    cdef int kind = ENTRY_UDP
+    if special & 3 == 0 and r[1] & 128:
+        kind = ENTRY_UDPLITE
+    elif special & 3 == 0 and r[1] % 8 == 2:
+        kind = ENTRY_PING
+    slot[0] = udp_open(&w.e.udp, kind)
     if slot[0] == NULL:
         return
     slot[0].source.user = w
@@ -238,7 +243,7 @@ cdef void open_datagram(World *w, const uint8_t *r, UdpSock **slot) noexcept nog
         attach_filter(w, r, slot[0])
     if special & 3 and open_special(w, r, slot[0], special & 3):
         return
-    slot[0].want_err = r[3] & 1
+    slot[0].want_err = r[3] & 3
     if r[1] & 64:
         slot[0].rcvbuf = 4096
     if (r[1] % 8) == 0:
