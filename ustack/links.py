@@ -97,7 +97,8 @@ class Layered(StackCore):
             raise ValueError(f"ageing_time: {ageing_time} seconds is not between 0 and 1000000")
         wanted = Settings(**settings)
         own = None if mac is None else numbers.mac(mac)
-        linkconfig.add_bridge(self, name, list(ports), own, round(ageing_time * 1e9))
+        names = [ports] if isinstance(ports, str) else list(ports)
+        linkconfig.add_bridge(self, name, names, own, round(ageing_time * 1e9))
         return self._furnish(name, wanted)
 
     def _furnish(self, name: str, wanted: Settings) -> str:

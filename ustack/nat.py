@@ -15,9 +15,10 @@ from typing import Any
 
 from ustack_ext.sockets import config, inspect
 
+from .addresses import number
+
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 _NAMES = {number: name for name, number in _PROTOCOLS.items()}
-_V4_MARK = 0xFFFF << 32
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Nat:
         Raises ValueError, OSError: ENODEV, EEXIST (the port is forwarded already), ENOBUFS (64 are).
         """
         host, to_port = to
-        address = int(ipaddress.IPv4Address(host)) | _V4_MARK
+        address = number(ipaddress.IPv4Address(host))
         config.change_forward(self._stack, interface, _protocol(protocol), _port(port), address, _port(to_port))
 
     def unforward(self, interface: str, protocol: str, port: int) -> None:

@@ -106,7 +106,7 @@ def test_what_a_bridge_sends_on_is_what_came(box: Box, dst: bytes, src: bytes, t
 VLANS = {struct.pack("!H", prio << 13 | 7) for prio in range(8)}
 
 
-def test_a_million_addresses_cost_no_more_than_the_last_thousands(box: Box) -> None:
+def test_addresses_without_end_cost_no_more_than_the_last_thousands(box: Box) -> None:
     """By count: what is remembered, and what is held for it, stops growing."""
     held = []
     for batch in range(3):

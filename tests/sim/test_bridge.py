@@ -226,7 +226,7 @@ def test_ports_come_and_go(switch: Switch) -> None:
     switch.stack.remove_interface("br0")
     assert [one.name for one in switch.stack.interfaces()] == ["lo", *switch.ports[1:]]
     switch.stack.add_address(switch.ports[1], "10.1.0.1/24")
-    switch.stack.add_bridge("br1", [switch.ports[2]])
+    switch.stack.add_bridge("br1", switch.ports[2])
 
 
 def test_a_vlan_of_a_bridge_and_of_a_port(switch: Switch) -> None:
