@@ -362,6 +362,8 @@ cdef void check_udp(World *w, Sums *z) noexcept nogil:
             continue
         if queue_truesize(w, &s.queue, z) != s.rcv_used:
             world_fail(w, b"datagram socket: true size is not the sum")
+        if s.more != NULL and queue_truesize(w, &s.more.errors, z) != s.more.errors_used:
+            world_fail(w, b"datagram socket: its errors' true size is not the sum")
         if s.rcv_used > s.rcvbuf + 80000:
             world_fail(w, b"datagram socket: over its limit")
 
