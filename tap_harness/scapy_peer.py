@@ -29,6 +29,7 @@ from tap_harness.flow import Flow
 from tap_harness.packets import Mismatch, describe
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
+SOLICITATIONS = 5
 SHOWN = 40  # lines of the exchange that a failure message repeats
 
 _ports = itertools.count(40000)
@@ -90,8 +91,15 @@ class Peer:
         group = ipaddress.IPv6Address(ipaddress.IPv6Address("ff02::1:ff00:0").packed[:-3] + tail)
         question: Packet = ICMPv6ND_NS(tgt=self.target) / ICMPv6NDOptSrcLLAddr(lladdr=self.mac)
         header = IPv6(src=self.ip, dst=str(group), hlim=255)
-        self.send_ether(Ether(src=self.mac, dst=f"33:33:ff:{tail.hex(':')}") / header / question)
-        return str(self.expect(ICMPv6ND_NA, within=1.0, tgt=self.target)[ICMPv6NDOptDstLLAddr].lladdr)
+        for _ in range(SOLICITATIONS):  # Linux is in the group a moment after it has the address
+            self.send_ether(Ether(src=self.mac, dst=f"33:33:ff:{tail.hex(':')}") / header / question)
+            answer = self.take(self._is_advertised, 1.0 / SOLICITATIONS)
+            if answer is not None:
+                return str(answer[ICMPv6NDOptDstLLAddr].lladdr)
+        raise Mismatch(self.failure(f"expected an advertisement of {self.target} within 1.0 s", "nothing came"))
+
+    def _is_advertised(self, packet: Packet) -> bool:
+        return ICMPv6ND_NA in packet and packet[ICMPv6ND_NA].tgt == self.target
 
     def send(self, packet: Packet) -> None:
         """Send an IP packet (or anything above Ethernet) in a frame from this peer to the stack."""

@@ -148,11 +148,14 @@ def test_ping_of_an_address_that_nobody_has(ns: Any, ends: Ends) -> None:
     assert "1 packets transmitted, 0 received, +1 errors, 100% packet loss" in child.output()
 
 
-@pytest.mark.parametrize("size", ["0", "1452", "1453", "1472", "1473", "20000", "65507"])
+@pytest.mark.parametrize("size", ["0", "whole", "cut", "65507"])
 def test_ping_sizes(ns: Any, size: str, ends: Ends) -> None:
-    child = ustack(ns, "ping", "-c", "2", "-i", "0.01", "-s", size, *ends.options, ends.kernel)
+    """whole: as large as a packet of the device can be; cut: one more."""
+    most = 1500 - ends.header - 8
+    count = {"whole": most, "cut": most + 1}.get(size) or int(size)
+    child = ustack(ns, "ping", "-c", "2", "-i", "0.01", "-s", str(count), *ends.options, ends.kernel)
     assert child.wait(30) == 0, child.output()
-    assert f"{int(size) + 8} bytes from {ends.kernel}: icmp_seq=1 ttl=64 time=" in child.output()
+    assert f"{count + 8} bytes from {ends.kernel}: icmp_seq=1 ttl=64 time=" in child.output()
 
 
 def test_ss_shows_a_connection_and_what_waits_in_it(ns: Any, tmp_path: Path, ends: Ends) -> None:

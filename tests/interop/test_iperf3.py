@@ -14,14 +14,16 @@ from tap_harness.process import Child
 
 pytestmark = pytest.mark.usefixtures("iperf3")
 MIB = 1 << 20
-AS_SERVER = [
-    "-t 1", "-t 1 -P 4", "-t 1 -R", "-t 1 -P 2 -R", "-t 1 --bidir", "-t 1 -O 1", "-n 20M", "-n 20M -R", "-k 50",
-    "-k 50 -R", "-n 1M -l 1000 -N -w 64K -S 0x10", "-t 1 -R -b 20M --get-server-output",
+AS_SERVER = ["-t 1", "-t 1 -P 4", "-t 1 -P 2 -R", "-t 1 --bidir", "-n 20M"]
+COUNTING = [
+    "-t 1 -R", "-t 1 -O 1", "-n 20M -R", "-k 50", "-k 50 -R", "-n 1M -l 1000 -N -w 64K -S 0x10",
+    "-t 1 -R -b 20M --get-server-output",
 ]  # fmt: skip
-AS_SERVER_UDP = [
-    "-t 1 -b 10M", "-t 1 -b 10M -R -P 2", "-t 1 -b 5M --bidir -l 500", "-t 1 -b 5M --udp-counters-64bit -O 1",
-]  # fmt: skip
-AS_CLIENT = ["-t 1", "-t 1 -P 3", "-t 1 -R", "-t 1 -P 2 -R", "-t 1 --bidir", "-t 1 -b 20M -R"]
+AS_SERVER_UDP = ["-t 1 -b 10M", "-t 1 -b 5M --bidir -l 500"]
+COUNTING_UDP = ["-t 1 -b 10M -R -P 2", "-t 1 -b 5M --udp-counters-64bit -O 1"]
+AS_CLIENT = ["-t 1", "-t 1 -P 3", "-t 1 -P 2 -R", "-t 1 --bidir"]
+COUNTING_AS_CLIENT = ["-t 1 -R", "-t 1 -b 20M -R"]
+FAMILY_LESS = pytest.mark.ipv4("these options are about when, how much and how iperf3 counts, not about the way there")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def server(ns: Any) -> Iterator[Child]:
 
 def shorter(words: str, ends: Ends) -> str:
     """Over IPv6 by amount where it is by time: what differs is the addresses."""
-    if not ends.six or "-O" in words:
+    if not ends.six:
         return words
     return words.replace("-t 1", "-n 200K" if "-b" in words else "-n 8M")
 
@@ -59,6 +61,16 @@ def measured(ns: Any, words: str, ends: Ends) -> dict[str, Any]:
 
 @pytest.mark.parametrize("words", AS_SERVER)
 def test_tcp(ns: Any, server: Child, words: str, ends: Ends) -> None:
+    tcp(ns, words, ends)
+
+
+@FAMILY_LESS
+@pytest.mark.parametrize("words", COUNTING)
+def test_tcp_counted(ns: Any, server: Child, words: str) -> None:
+    tcp(ns, words, FOUR)
+
+
+def tcp(ns: Any, words: str, ends: Ends) -> None:
     end = measured(ns, words, ends)
     streams = 1 if "-P" not in words else int(words.split("-P ")[1].split()[0])
     assert len(end["streams"]) == streams * (2 if "--bidir" in words else 1)
@@ -77,6 +89,16 @@ def test_tcp(ns: Any, server: Child, words: str, ends: Ends) -> None:
 
 @pytest.mark.parametrize("words", AS_SERVER_UDP)
 def test_udp(ns: Any, server: Child, words: str, ends: Ends) -> None:
+    udp(ns, words, ends)
+
+
+@FAMILY_LESS
+@pytest.mark.parametrize("words", COUNTING_UDP)
+def test_udp_counted(ns: Any, server: Child, words: str) -> None:
+    udp(ns, words, FOUR)
+
+
+def udp(ns: Any, words: str, ends: Ends) -> None:
     end = measured(ns, f"-u {words}", ends)
     for stream in end["streams"]:
         assert stream["udp"]["packets"] > 0
@@ -108,6 +130,16 @@ def test_one_off(ns: Any, ends: Ends) -> None:
 
 @pytest.mark.parametrize("words", AS_CLIENT)
 def test_as_a_client(ns: Any, words: str, ends: Ends) -> None:
+    as_a_client(ns, words, ends)
+
+
+@FAMILY_LESS
+@pytest.mark.parametrize("words", COUNTING_AS_CLIENT)
+def test_as_a_client_counted(ns: Any, words: str) -> None:
+    as_a_client(ns, words, FOUR)
+
+
+def as_a_client(ns: Any, words: str, ends: Ends) -> None:
     ends.device(ns)
     server = ns.popen(["iperf3", "-s", "-1", "-J"])
     ns.sh("for i in $(seq 100); do ss -ltn | grep -q :5201 && break; sleep 0.1; done")

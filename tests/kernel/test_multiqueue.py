@@ -45,8 +45,10 @@ def group(ns: Namespace, ends: Ends, request: pytest.FixtureRequest) -> Iterator
 
 
 def healthy(group: ustack.StackGroup, ns: Namespace) -> None:
-    """No segment came to an engine that does not have its connection."""
-    assert group.counters()["TcpOutRsts"] == 0
+    """No segment came to an engine that does not have its connection. What a busy kernel sends again, like a FIN, may
+    come to one that has it no more."""
+    again = ns.sh("nstat -asz TcpRetransSegs | awk '$1 == \"TcpRetransSegs\" {print $2}'")
+    assert group.counters()["TcpOutRsts"] <= int(again)
     assert "RSTs" not in ns.sh("nstat -s TcpEstabResets | grep -v '#' | awk '$2 > 0 {print \"RSTs\"}'")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tap_harness import packetdrill
-from tap_harness.ends import Ends
+from tap_harness.ends import FOUR, Ends
 
 pytestmark = pytest.mark.usefixtures("privileged")
 
@@ -16,10 +16,10 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 # Both targets run these (tests/sim/test_scripts.py has all of them on the stack): nothing in them is ustack's own.
 BOTH = (
     "abort_with_data_unread", "close_by_peer", "close_by_stack", "cork", "data_in", "delayed_ack", "epoll",
-    "fast_open_client", "handshake_active", "handshake_no_options", "linger_zero", "msg_more", "nagle",
-    "out_of_window_data", "paws", "reset_for_closed_port", "reset_in_window", "sack_sent", "sendmsg",
-    "synack_retransmission", "syn_in_established", "udp_echo",
+    "handshake_active", "handshake_no_options", "linger_zero", "msg_more", "nagle", "out_of_window_data", "paws",
+    "reset_for_closed_port", "sack_sent", "sendmsg", "udp_echo",
 )  # fmt: skip
+SLOW = ("fast_open_client", "reset_in_window", "synack_retransmission", "syn_in_established")
 # What follows from the sizes of the headers: the MSS, and what is taken for one that is not said (RFC 9293 MUST-15).
 OVER_IPV6 = {"1460": "1440", "536": "1220", "537": "1221", "1072": "2440", "1073": "2441"}
 WRONG = """\
@@ -40,6 +40,16 @@ def run(text: str, name: str, ends: Ends) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_the_kernel_does_what_the_script_says(name: str, ends: Ends) -> None:
+    does_what_the_script_says(name, ends)
+
+
+@pytest.mark.ipv4("seconds of waiting for timers, which are TCP's")
+@pytest.mark.parametrize("name", SLOW)
+def test_the_kernel_does_what_the_script_says_in_time(name: str) -> None:
+    does_what_the_script_says(name, FOUR)
+
+
+def does_what_the_script_says(name: str, ends: Ends) -> None:
     try:
         run((SCRIPTS / f"{name}.pkt").read_text(encoding="utf-8"), name, ends)
     except packetdrill.Mismatch as error:
