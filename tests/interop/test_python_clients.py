@@ -247,7 +247,7 @@ def test_websockets(wire: Wire, driver: str, tls: bool) -> None:
                 assert connection.recv() == BODY
 
 
-def test_anyio(wire: Any, driver: str) -> None:
+def test_anyio(wire: Wire, driver: str) -> None:
     """Its sockets, in whose stead trio's would be, too: names, streams, datagrams, a timeout that leaves nothing."""
     anyio = wanted("anyio")
 
@@ -257,10 +257,10 @@ def test_anyio(wire: Any, driver: str) -> None:
                 await stream.send(data)
 
     async def serve(stop: asyncio.Event) -> None:
-        listener = await anyio.create_tcp_listener(local_host="0.0.0.0", local_port=80)
+        listener = await anyio.create_tcp_listener(local_host=wire.ends.any, local_port=80)
         async with anyio.create_task_group() as group, listener:
             group.start_soon(listener.serve, echo)
-            async with await anyio.create_udp_socket(local_host=THERE, local_port=53) as udp:
+            async with await anyio.create_udp_socket(local_host=wire.ends.stack, local_port=53) as udp:
                 data, sender = await udp.receive()
                 await udp.sendto(data.upper(), *sender[:2])
             await stop.wait()
@@ -278,11 +278,11 @@ def test_anyio(wire: Any, driver: str) -> None:
                     await stream.receive()
             await stream.send(b"still here")
             assert await stream.receive() == b"still here"
-        async with await anyio.create_connected_udp_socket(THERE, 53) as udp:
+        async with await anyio.create_connected_udp_socket(wire.ends.stack, 53) as udp:
             await udp.send(b"loud")
             assert await udp.receive() == b"LOUD"
 
-    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+    with running(wire, serve, driver), wire.client(driver) as stack:
         in_loop(stack, main())
 
 
