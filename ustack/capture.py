@@ -48,7 +48,8 @@ class Capture(CaptureCore):
         self._pid = os.getpid()
         self._error: BaseException | None = None
         self._is_closed = False
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
+        self._busy = False
         self._thread: threading.Thread | None = None
         self._begin(stack, interface, ether, ip, snaplen, buffer)
         self._own = not hasattr(target, "write")
@@ -115,15 +116,20 @@ class Capture(CaptureCore):
 
     def _write(self) -> None:
         with self._writing:
-            data = self._take()
-            if not data or self._error is not None:
+            if self._busy:  # what is written calls the stack, which calls this
                 return
+            self._busy = True
             try:
-                self._put(data)
+                data = self._take()
+                if data and self._error is None:
+                    self._put(data)
             except Exception as error:  # a file object may raise anything
                 self._error = error
                 self._is_closed = True
                 self._stop()
+            finally:
+                self._busy = False
+        self._after()
 
     def _put(self, data: bytes) -> None:
         self._file.write(data)

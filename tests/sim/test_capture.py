@@ -222,6 +222,23 @@ def test_what_finds_no_room_is_counted() -> None:
     assert "afterwards" in str(list(pcapng.read(io.BytesIO(file.getvalue()))))
 
 
+def test_a_stack_that_hands_packets_out_while_it_is_written() -> None:
+    """The writer lets the engine run, and what that sends is handed out in Python, which looks at captures again."""
+    sent: list[bytes] = []
+    link = ustack.Callback(send=sent.append, medium="ip")
+    file = io.BytesIO()
+    with ustack.Stack(driver="manual") as stack:
+        stack.attach(link, addresses=["10.0.0.1/24"])
+        with stack.capture(file, buffer=8192) as capture, stack.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for number in range(50):
+                link.receive(bytes(datagram(data=bytes([number]) * 300)))
+                sock.sendto(b"x" * 300, ("10.0.0.2", 7))
+                capture.flush()
+                stack.poll(number * 10**9)
+        assert capture.dropped == 0
+    assert len(list(pcapng.read(io.BytesIO(file.getvalue())))) == capture.frames == 50 + len(sent)
+
+
 def test_by_a_path_and_in_sections_of_the_stacks_life(net: Network, tmp_path: Path) -> None:
     it = Captured(net)
     path = tmp_path / "trace.pcapng"

@@ -184,6 +184,7 @@ peer = "right"
 addresses = ["10.9.0.1/24", "fd09::1/64"]
 mac = "02:00:00:00:00:01"
 mdns = { hostname = "box" }
+llmnr = { hostname = "box" }
 link-local = true
 mtu = 1400
 [[interface]]
@@ -255,7 +256,7 @@ def test_a_whole_configuration() -> None:
         assert stack.sysctl["net.ipv4.ip_forward"] == 1
         assert stack.sysctl["net.ipv4.tcp_sack"] == stack.sysctl["net.ipv4.tcp_timestamps"] == 0
         assert stack.sysctl["net.ipv4.tcp_rmem"] == (4096, 65536, 131072)
-        assert {type(one).__name__ for one in stack._clients} == {"Mdns", "LinkLocal"}
+        assert {type(one).__name__ for one in stack._clients} == {"Mdns", "Llmnr", "LinkLocal"}
         with stack.create_connection(("box.test", 17), timeout=10) as sock:
             sock.sendall(b"?")
             assert sock.recv(10) == b"hello\n"

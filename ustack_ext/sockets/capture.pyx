@@ -158,8 +158,11 @@ cdef class CaptureCore:
                 atomic_set(&self.waiter.fired, 0)
             d.unlock()
         self.spare = full
-        d.after()
         return (<char *>full)[:used]
+
+    def _after(self):
+        """What _take() left to be done in Python; it may come back to _write()."""
+        self.driver.after()
 
     def _wait(self, uint64_t linger):
         """Wait, in the writer's thread, until there is something, and then `linger` ns at most for enough of it.
