@@ -167,6 +167,17 @@ def test_the_order_of_rules_and_what_is_in_none_of_the_tables(six: bool) -> None
         assert caught.value.errno == errno.ENETUNREACH
 
 
+def test_no_rule_is_for_neighbours() -> None:
+    """Link-local addresses are on their link: a rule for all of IPv6 would cut Neighbor Discovery off."""
+    with Fork(True) as fork:
+        fork.stack.add_route("default", fork.far(1), table=100)
+        fork.stack.add_rule("::/0", table=100, priority=1)
+        there = next(a.address for a in fork.peers[0].interfaces()[-1].addresses if a.address.startswith("fe80"))
+        with fork.peers[0].create_server(("", 80), family=socket.AF_INET6) as server:
+            fork.stack.create_connection((f"{there}%{fork.names[0]}", 80), timeout=5).close()
+            server.accept()[0].close()
+
+
 def test_the_list_of_rules() -> None:
     with sim.Network() as net:
         stack = net.stack()

@@ -10,7 +10,7 @@ from libc.errno cimport EEXIST, EINVAL, ENOBUFS, ENOENT, ENOMEM
 from libc.stdlib cimport realloc
 from libc.string cimport memmove, memset, strcmp
 
-from ustack_ext.wire.addr cimport addr_eq, addr_in_prefix, addr_is_any, addr_is_v4
+from ustack_ext.wire.addr cimport addr_eq, addr_has_zone, addr_in_prefix, addr_is_any, addr_is_v4
 from ustack_ext.net.route cimport net_changed, table_lookup
 from ustack_ext.net.state cimport MAX_RULES, RT_TABLE_DEFAULT, RT_TABLE_MAIN
 
@@ -35,6 +35,8 @@ cdef bint matches(const Rule *r, const Addr *src, const Addr *dst, const Iface *
 cdef Route *rules_lookup(Net *n, const Addr *src, const Addr *dst, const Iface *iif, Iface *oif) noexcept nogil:
     cdef uint32_t k
     cdef Route *found
+    if addr_has_zone(dst):                             # a default route is no way to a neighbour, whatever rules say
+        return route_lookup(n, dst, oif)
     for k in range(n.n_rules):
         if matches(&n.rules[k], src, dst, iif, oif):
             found = table_lookup(n, n.rules[k].table, dst, oif)
