@@ -246,6 +246,32 @@ def test_flow_control_and_half_close(kind: dict[str, Any]) -> None:
     run(test, **kind)
 
 
+def test_what_connection_made_writes_arrives(kind: dict[str, Any]) -> None:
+    """More than the socket takes at once, on either side."""
+
+    class Talker(Recorder):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            transport.write(DATA * 5)
+
+    async def test(left: ustack.Stack, right: ustack.Stack) -> None:
+        accepted: list[Talker] = []
+
+        def factory() -> Talker:
+            accepted.append(Talker())
+            return accepted[-1]
+
+        server = await right.aio.create_server(factory, "", 7)
+        _, ours = await left.aio.create_connection(Talker, THERE, 7)
+        await until(lambda: len(ours.data) == 5 * len(DATA) == len(accepted[0].data))
+        assert ours.data == DATA * 5 == accepted[0].data
+        ours.transport.close()
+        await ours.over
+        server.close()
+
+    run(test, **kind)
+
+
 def test_a_reset_is_told(kind: dict[str, Any]) -> None:
     async def test(left: ustack.Stack, right: ustack.Stack) -> None:
         ours, theirs, server = await protocols(left, right)

@@ -80,7 +80,7 @@ class StreamTransport(asyncio.Transport):
             self._report(error, "protocol.connection_made() failed")
         if not self._closing:
             try:
-                self._update(READ if self._reading else 0)
+                self._update(self._want | READ if self._reading else self._want)  # it may have written already
             except OSError as error:
                 self._fail(error, "the connection ended at once")
         if waiter is not None and not waiter.done():

@@ -197,6 +197,8 @@ cdef class LoopDriver(Driver):
     cdef arm(self):
         """Set the loop's timer to the engine's earliest deadline, unless it ends earlier anyway."""
         cdef uint64_t deadline, now = clock_monotonic()
+        if self.loop.is_closed():                  # before the stack was
+            return
         with nogil:
             pthread_mutex_lock(&self.mutex)
             self.late = False
