@@ -96,7 +96,8 @@ def measure(
         for number in range(rounds):
             for mtu in MTUS:
                 for who in whom:
-                    _one(found, certificate, who, mtu, seconds, requests, lambda text, n=number: progress(f"{n}: {text}"))
+                    progress(f"round {number + 1}, {who}, MTU {mtu}:")
+                    _one(found, certificate, who, mtu, seconds, requests, progress)
                 if tunnels:
                     _many(found, certificate, mtu, seconds, tunnels, progress)
     return found
@@ -110,12 +111,12 @@ def _one(
             got = host(who, port, mtu, direction, seconds)
         rate = got["bytes"] / got["seconds"] / 1e6
         found.rates.setdefault((who, mtu, direction), []).append(rate)
-        progress(f"{who}, MTU {mtu}, {direction}: {rate:.1f} MB/s, CPU {got['cpu'] / got['seconds']:.2f}")
+        progress(f"{direction}: {rate:.1f} MB/s, CPU {got['cpu'] / got['seconds']:.2f}")
     for kind in ("echo", "rpc"):
         with device(mtu, certificate) as port:
             took = [one * 1e6 for one in host(who, port, mtu, kind, requests)["took"]]
         found.took.setdefault((who, mtu, kind), []).extend(took)
-        progress(f"{who}, MTU {mtu}, {kind}: median {statistics.median(took):.0f} µs, longest {max(took):.0f} µs")
+        progress(f"{kind}: median {statistics.median(took):.0f} µs, longest {max(took):.0f} µs")
 
 
 def _many(

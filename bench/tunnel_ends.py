@@ -10,6 +10,7 @@ of them, each with a stack of its own, work at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import json
 import socket
@@ -25,7 +26,6 @@ SINK, SOURCE, RPC, ECHO = 7001, 7002, 7003, 7004
 REQUEST = 200  # bytes
 ANSWER = 4000
 BLOCK = 256 * 1024
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def example() -> Any:
@@ -41,19 +41,56 @@ def example() -> Any:
 # -- the device
 
 
-async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    total = 0
-    while data := await reader.read(BLOCK):
-        total += len(data)
-    writer.write(struct.pack(">Q", total))
-    writer.close()
+class Counter(asyncio.BufferedProtocol):
+    """Throws away what comes, and knows how much it was."""
+
+    def __init__(self) -> None:
+        self.room = memoryview(bytearray(BLOCK))
+        self.total = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.total += nbytes
+
+    def eof_received(self) -> None:
+        self.transport.write(struct.pack(">Q", self.total))
 
 
-async def source(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    block = bytes(BLOCK)
-    while True:
-        writer.write(block)
-        await writer.drain()
+class Writer(asyncio.Protocol):
+    """Writes until `deadline`, as fast as it can; `answer` is what comes back after the end of that."""
+
+    def __init__(self, deadline: float = float("inf")) -> None:
+        self.block = bytes(BLOCK)
+        self.deadline = deadline
+        self.full = False
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.go_on()
+
+    def go_on(self) -> None:
+        while not self.full:
+            if time.monotonic() > self.deadline:
+                self.transport.write_eof()
+                return
+            self.transport.write(self.block)
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self.go_on()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result(data)
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> None:
@@ -85,18 +122,18 @@ async def device(mtu: int, certificate: str) -> None:
     context.load_cert_chain(certificate)
     services: list[Any] = []
 
-    class Served(there.Tunnel):  # type: ignore[misc, name-defined]
+    class Served(there.Tunnel):  # type: ignore[name-defined]
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            for port, handler in (
-                (SINK, quietly(sink)),
-                (SOURCE, quietly(source)),
-                (RPC, quietly(answer, ANSWER)),
-                (ECHO, quietly(answer, 0)),
+            for port, serve in (
+                (SINK, functools.partial(self.stack.aio.create_server, Counter)),
+                (SOURCE, functools.partial(self.stack.aio.create_server, Writer)),
+                (RPC, functools.partial(self.stack.start_server, quietly(answer, ANSWER))),
+                (ECHO, functools.partial(self.stack.start_server, quietly(answer, 0))),
             ):
                 # It listens from here on: the other end may come at once.
                 sock = self.stack.create_server(("", port), family=socket.AF_INET6)
-                services.append(asyncio.ensure_future(self.stack.start_server(handler, sock=sock, limit=BLOCK)))
+                services.append(asyncio.ensure_future(serve(sock=sock)))
 
         def connection_lost(self, error: Exception | None) -> None:
             self.stack.close(timeout=0)
@@ -110,28 +147,24 @@ async def device(mtu: int, certificate: str) -> None:
 # -- the host
 
 
-async def send(streams: Streams, seconds: float) -> tuple[int, float]:
-    reader, writer = streams
-    block = bytes(BLOCK)
+async def send(stack: Any, there: str, seconds: float) -> tuple[int, float]:
     begin = time.monotonic()
-    while time.monotonic() - begin < seconds:
-        writer.write(block)
-        await writer.drain()
-    writer.write_eof()
-    total = struct.unpack(">Q", await reader.readexactly(8))[0]
-    return total, time.monotonic() - begin
+    _, writer = await stack.aio.create_connection(functools.partial(Writer, begin + seconds), there, SINK)
+    return struct.unpack(">Q", await writer.answer)[0], time.monotonic() - begin
 
 
-async def receive(streams: Streams, seconds: float) -> tuple[int, float]:
-    total, begin = 0, time.monotonic()
-    while time.monotonic() - begin < seconds:
-        total += len(await streams[0].read(BLOCK))
-    return total, time.monotonic() - begin
+async def receive(stack: Any, there: str, seconds: float) -> tuple[int, float]:
+    begin = time.monotonic()
+    transport, counter = await stack.aio.create_connection(Counter, there, SOURCE)
+    await asyncio.sleep(seconds)
+    total, took = counter.total, time.monotonic() - begin
+    transport.abort()
+    return total, took
 
 
-async def ask(streams: Streams, count: int) -> list[float]:
+async def ask(stack: Any, there: str, port: int, count: int) -> list[float]:
     """Seconds that each request took, one after the other."""
-    reader, writer = streams
+    reader, writer = await stack.open_connection(there, port)
     request = struct.pack(">I", REQUEST) + bytes(REQUEST)
     took = []
     for _ in range(count):
@@ -142,6 +175,10 @@ async def ask(streams: Streams, count: int) -> list[float]:
     return took
 
 
+def _given(protocol: Any) -> Any:
+    return protocol
+
+
 async def host(port: int, mtu: int, work: str, amount: float, tunnels: int) -> dict[str, Any]:
     there = example()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -149,13 +186,12 @@ async def host(port: int, mtu: int, work: str, amount: float, tunnels: int) -> d
     loop = asyncio.get_running_loop()
     ends = [there.Tunnel(there.HOST, mtu) for _ in range(tunnels)]
     for end in ends:
-        await loop.create_connection(lambda end=end: end, "127.0.0.1", port, ssl=context)
-    service = {"out": SINK, "in": SOURCE, "rpc": RPC, "echo": ECHO}[work]
-    streams = [await end.stack.open_connection(there.DEVICE, service, limit=BLOCK) for end in ends]
+        await loop.create_connection(functools.partial(_given, end), "127.0.0.1", port, ssl=context)
     if work in ("rpc", "echo"):
-        return {"took": await ask(streams[0], int(amount))}
+        return {"took": await ask(ends[0].stack, there.DEVICE, RPC if work == "rpc" else ECHO, int(amount))}
+    move = send if work == "out" else receive
     cpu, begin = time.process_time(), time.monotonic()
-    done = await asyncio.gather(*((send if work == "out" else receive)(one, amount) for one in streams))
+    done = await asyncio.gather(*(move(one.stack, there.DEVICE, amount) for one in ends))
     took = time.monotonic() - begin
     return {
         "bytes": sum(total for total, _ in done),

@@ -40,8 +40,9 @@ class ForwardRequest:
     """Somebody wants to open a flow to a destination that nobody here listens on.
 
     protocol: "tcp", "udp" or "ping". source, destination: (host, port), for IPv6 (host, port, 0, scope), as the sender
-    wrote them; of a ping the source's port is its identifier, the destination's 0. Exactly one of accept(), reset(), unreachable() and drop() decides; the handler may call it, or whoever it
-    hands the request to, from any thread. Nothing has been answered before.
+    wrote them; of a ping the source's port is its identifier, the destination's 0. Exactly one of accept(), reset(),
+    unreachable() and drop() decides; the handler may call it, or whoever it hands the request to, from any thread.
+    Nothing has been answered before.
     """
 
     __slots__ = ("_forwarder", "_identity", "_is_decided", "destination", "protocol", "source")

@@ -52,8 +52,8 @@ class Gateway:
     relay port 53 to `resolver` (None: the host's own). A connection is accepted when the host's is, reset when that is
     refused, and answered with ICMP unreachable when the host has no way there. Pings need ping sockets on the host
     (net.ipv4.ping_group_range), or CAP_NET_RAW, and are not answered otherwise; 512 flows of them are open at a time.
-    Destinations in `blocked` (networks) are prohibited, and so is what would come back here. Closing the stack closes it, too. Raises TypeError (another driver), OSError: EBUSY (the stack has a
-    forwarder).
+    Destinations in `blocked` (networks) are prohibited; what would come back here has no way. Closing the stack closes
+    it, too. Raises TypeError (another driver), OSError: EBUSY (the stack has a forwarder).
     """
 
     def __init__(

@@ -232,6 +232,45 @@ def test_websockets(wire: Any, driver: str, tls: bool) -> None:
                 assert connection.recv() == BODY
 
 
+def test_anyio(wire: Any, driver: str) -> None:
+    """Its sockets, in whose stead trio's would be, too: names, streams, datagrams, a timeout that leaves nothing."""
+    anyio = wanted("anyio")
+
+    async def echo(stream: Any) -> None:
+        async with stream:
+            async for data in stream:
+                await stream.send(data)
+
+    async def serve(stop: asyncio.Event) -> None:
+        listener = await anyio.create_tcp_listener(local_host="0.0.0.0", local_port=80)
+        async with anyio.create_task_group() as group, listener:
+            group.start_soon(listener.serve, echo)
+            async with await anyio.create_udp_socket(local_host=THERE, local_port=53) as udp:
+                data, sender = await udp.receive()
+                await udp.sendto(data.upper(), *sender[:2])
+            await stop.wait()
+            group.cancel_scope.cancel()
+
+    async def main() -> None:
+        async with await anyio.connect_tcp(NAME, 80) as stream:
+            await stream.send(BODY)
+            got = b""
+            while len(got) < len(BODY):
+                got += await stream.receive()
+            assert got == BODY
+            with pytest.raises(TimeoutError):
+                with anyio.fail_after(0.01):
+                    await stream.receive()
+            await stream.send(b"still here")
+            assert await stream.receive() == b"still here"
+        async with await anyio.create_connected_udp_socket(THERE, 53) as udp:
+            await udp.send(b"loud")
+            assert await udp.receive() == b"LOUD"
+
+    with running(wire[1], serve, driver), stack_on(wire[0], "10.9.0.1", driver) as stack:
+        in_loop(stack, main())
+
+
 @pytest.fixture
 def stacks(wire: Any) -> Iterator[tuple[ustack.Stack, ustack.Stack]]:
     """Client's and server's, each with a thread."""

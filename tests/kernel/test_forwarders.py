@@ -5,6 +5,7 @@ The kernel routes the far addresses to the stack, which has no such address.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import select
@@ -17,6 +18,7 @@ import pytest
 
 from tap_harness import payload
 
+TCPI_OPT_ECN = 8  # linux/tcp.h
 FAR4, FAR6 = "198.51.100.7", "2001:db8:7::7"
 
 
@@ -38,8 +40,12 @@ def connect(net: Any, far: str, port: int = 80, timeout: float = 10) -> socket.s
 def in_threads(net: Any, work: Callable[[Any], None]) -> None:
     """Take every connection; `work` has its socket, in a thread of its own."""
 
+    def run(sock: Any) -> None:
+        with contextlib.suppress(OSError):  # the end of the test
+            work(sock)
+
     def handler(request: Any) -> None:
-        threading.Thread(target=work, args=(request.accept(),), daemon=True).start()
+        threading.Thread(target=run, args=(request.accept(),), daemon=True).start()
 
     net.stack.forward_tcp(handler)
 
@@ -66,7 +72,7 @@ def test_accepted(net: Any, far: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "four", "six"),
+    ("decision", "code4", "code6"),
     [
         ("reset", errno.ECONNREFUSED, errno.ECONNREFUSED),
         ("net", errno.ENETUNREACH, errno.ENETUNREACH),
@@ -75,13 +81,13 @@ def test_accepted(net: Any, far: str) -> None:
         ("admin", errno.EHOSTUNREACH, errno.EACCES),
     ],
 )
-def test_refused(net: Any, far: str, decision: str, four: int, six: int) -> None:
+def test_refused(net: Any, far: str, decision: str, code4: int, code6: int) -> None:
     net.stack.forward_tcp(
         lambda request: request.reset() if decision == "reset" else request.unreachable(decision)
     )
     with pytest.raises(OSError) as failure:
         connect(net, far)
-    assert failure.value.errno == (six if net.six else four)
+    assert failure.value.errno == (code6 if net.six else code4)
 
 
 def test_silence_and_a_late_decision(net: Any, far: str) -> None:
@@ -147,16 +153,16 @@ def test_hundreds_at_once(net: Any, far: str) -> None:
     for port in range(3000, 3300):
         sock = net.keep(net.kernel_socket())
         sock.setblocking(False)
-        assert sock.connect_ex((far, port)) in (errno.EINPROGRESS, errno.ECONNREFUSED)
-        socks.append((port, sock))
+        code = sock.connect_ex((far, port))
+        assert code in (errno.EINPROGRESS, errno.ECONNREFUSED)
+        if code == errno.EINPROGRESS:
+            socks.append((port, sock))
     for port, sock in socks:
-        sock.settimeout(10)
+        assert select.select([], [sock], [], 10)[1]
         if port % 3 == 0:
             sock.sendall(b"%d" % port)
         else:
-            with pytest.raises(ConnectionRefusedError):
-                sock.connect((far, port))
-                sock.send(b"x")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
     assert len(accepted) == 100
     for served in accepted:
         served.settimeout(10)
@@ -172,7 +178,8 @@ def test_ecn_as_the_knob_says(net: Any, far: str) -> None:
         sock = connect(net, far, 90 + knob)
         sock.sendall(b"x")
         assert sock.recv(1) == b"x"
-        assert (" ecn" in net.ns.sh(f"ss -Htin dport = :{90 + knob}")) is seen
+        options = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[5]
+        assert bool(options & TCPI_OPT_ECN) is seen
 
 
 def test_datagrams(net: Any, far: str) -> None:
@@ -199,7 +206,7 @@ def test_pings(net: Any, far: str) -> None:
     """The kernel's ping gets the answers that whoever took the flow sends, and nobody else's."""
 
     def serve(sock: Any) -> None:
-        with sock:
+        with sock, contextlib.suppress(OSError):  # idle, or the end of the test
             while True:
                 message = bytearray(sock.recv(1 << 16))
                 message[0] = 129 if net.six else 0

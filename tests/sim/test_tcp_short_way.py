@@ -42,8 +42,8 @@ def test_a_request_without_an_answer_is_acknowledged_soon(lab: Lab) -> None:
 
 
 def test_who_waits_for_acks_is_not_kept_waiting(lab: Lab) -> None:
-    """Nagle's algorithm keeps the end of an answer back until its beginning is acknowledged. In an exchange that is late
-    once, by a moment, and then no more."""
+    """Nagle's algorithm keeps the end of an answer back until its beginning is acknowledged. In an exchange that is
+    late once, by a moment, and then no more."""
     situation = lab.established()
     late = []
     for _ in range(30):
@@ -54,6 +54,7 @@ def test_who_waits_for_acks_is_not_kept_waiting(lab: Lab) -> None:
         situation.flow.expect("A", 0.002)
         late.append(lab.carrier.now() - begin)
         situation.flow.send("PA", b"the rest")
+        situation.flow.expect("A", 0)
         assert len(lab.read(situation.sock)) == 12
         lab.carrier.advance(0.01)
     assert 0.0009 < late[0] < 0.002

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -85,3 +89,46 @@ def test_examples_and_typed_programs_pass_mypy() -> None:
         ["--strict", "--follow-imports=silent", f"--config-file={ROOT / 'pyproject.toml'}", *map(str, EXAMPLES)]
     )
     assert status == 0, report + errors
+
+
+async def hundred_tunnels(there: ModuleType) -> list[int]:
+    """As many device tunnels in one process, each with a TLS stream and two stacks of its own: what each moved."""
+    loop = asyncio.get_running_loop()
+    devices: list[Any] = []
+    servers: list[Any] = []
+
+    def device() -> Any:
+        made = there.Tunnel(there.DEVICE)
+        devices.append(made)
+        sock = made.stack.create_server(("", 62078), family=socket.AF_INET6)
+        servers.append(loop.create_task(made.stack.start_server(there.serve, sock=sock)))
+        return made
+
+    server = await loop.create_server(
+        device, "127.0.0.1", 0, ssl=there.context(ssl.PROTOCOL_TLS_SERVER), backlog=200
+    )
+    where = server.sockets[0].getsockname()
+
+    async def one() -> int:
+        host = there.Tunnel(there.HOST)
+        await loop.create_connection(lambda: host, *where, ssl=there.context(ssl.PROTOCOL_TLS_CLIENT))
+        reader, writer = await host.stack.open_connection(there.DEVICE, 62078)
+        writer.write(bytes(200_000))
+        writer.write_eof()
+        said = await reader.read()
+        writer.close()
+        await host.stack.aclose()
+        host.transport.close()
+        return int(said.split()[0])
+
+    moved = await asyncio.gather(*(one() for _ in range(100)))
+    for made in devices:
+        made.stack.close(timeout=0)
+        made.transport.close()
+    server.close()
+    await asyncio.sleep(0.05)
+    return moved
+
+
+def test_a_hundred_device_tunnels_in_one_process() -> None:
+    assert asyncio.run(hundred_tunnels(load("device_tunnel"))) == [200_000] * 100

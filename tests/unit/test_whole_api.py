@@ -1,4 +1,4 @@
-"""Whoever writes a typed program on ustack can: a program that uses all of the public interface passes mypy --strict."""
+"""Whoever writes a typed program on ustack can: one that uses all of the public interface passes mypy --strict."""
 
 from __future__ import annotations
 

@@ -249,9 +249,10 @@ def _there_and_back(args: argparse.Namespace) -> Iterator[None]:
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC) if where is not None else -1
     try:
         yield
-    finally:
         if home >= 0:
             namespace.setns(home, namespace.CLONE_NEWNET)
+    finally:
+        if home >= 0:
             os.close(home)
 
 

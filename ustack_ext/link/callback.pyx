@@ -46,8 +46,8 @@ cdef class Callback(Link):
     it, until resume() is called. send_many, instead of send: a callable taking a list of frames, all that wait at this
     moment, up to 64; it returns None, or how many of them it took, and for the others resume() is awaited, too.
     send_stream, instead of either: a callable taking one bytes object, as many of those frames as there are one behind
-    another, each after its length in length_bytes (2 or 4, big-endian; 0, for packets: they follow each other, their own
-    headers say how long they are); it returns what send does. receive_stream() is its other side.
+    another, each after its length in length_bytes (2 or 4, big-endian; 0, for packets: they follow each other, and say
+    in their own headers how long they are); it returns what send does. receive_stream() is its other side.
     medium, "ethernet" (frames without FCS) or "ip" (packets). mtu, bytes of IP, 68 to 65535. mac, the stack's Ethernet
     address (bytes or "02:00:00:00:00:01"; default: random). queue, frames that may wait for send() before more are
     dropped. verify_checksums, generate_checksums: False for what is authenticated anyway: TCP's, UDP's and ICMP's

@@ -27,8 +27,8 @@ from ustack_ext.net.mib cimport (DropIcmpMalformed, DropIcmpUnmatched, IcmpInCsu
                                  IcmpOutRateLimitGlobal, IcmpOutRateLimitHost, IcmpOutTimeExcds)
 from ustack_ext.net.output cimport output_packet, tx_csum
 from ustack_ext.net.state cimport (FOREIGN_PING, IcmpTarget, NET_DONE, NET_ECHO_REPLY, NET_ECHO_REQUEST,
-                                   NET_ICMP_ERROR, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST, RX_LINK_BROADCAST, RX_LOOPBACK,
-                                   tx_init, tx_payload, tx_push)
+                                   NET_ICMP_ERROR, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST,
+                                   RX_LINK_BROADCAST, RX_LOOPBACK, tx_init, tx_payload, tx_push)
 
 cdef enum:
     ERROR_MAX = 576            # RFC 1812 §4.3.2.3: as much of the packet as fits into this

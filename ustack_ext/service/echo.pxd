@@ -1,4 +1,4 @@
-# Echo requests and answers as a raw socket of the host has them (raw(7)): identifiers and checksums are not done for it.
+# Echo requests and answers as a raw socket of the host has them (raw(7)): nobody else does identifier and checksum.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ustack_ext.base.iov cimport IoVec
 

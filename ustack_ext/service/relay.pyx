@@ -1,8 +1,8 @@
 """Flows of a stack joined to sockets of the host: the gateway's work on bytes, without Python.
 
 Responsible for: accepting a flow when the host's connect() has succeeded, or refusing it as that failed; carrying bytes
-both ways, each end of a stream and each reset too; idle flows of datagrams, and of pings. Not for: where a flow leads and making
-the host's sockets (ustack/gateway.py), system calls (driver/hostio).
+both ways, each end of a stream and each reset too; idle flows of datagrams, and of pings. Not for: where a flow leads
+and making the host's sockets (ustack/gateway.py), system calls (driver/hostio).
 
 Nothing is copied here on bulk: what the host's socket has is read into blocks of the send queue, what came from the
 stack is written from the buffers it was received in. What a side does not take stays where it is, unread, so the window

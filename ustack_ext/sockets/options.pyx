@@ -16,8 +16,9 @@ from ustack_ext.sockets.stream cimport stream_conf, stream_set_conf
 from ustack_ext.tcp.congestion.cc cimport cc_name
 from ustack_ext.tcp.ecn cimport ECN_MASK
 from ustack_ext.tcp.output cimport ts_now
+from ustack_ext.tcp.quick cimport QUICK_LEFT
 from ustack_ext.tcp.tcb cimport (
-    FASTOPEN_CLIENT, QUICK_LEFT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Tcb, TcpConf,
+    FASTOPEN_CLIENT, REUSE_ADDR, REUSE_PORT, TCP_CLOSED, TCP_MSS_DEFAULT_V4, Bind, Listener, Tcb, TcpConf,
     tcb_notsent,
 )
 from ustack_ext.tcp.tcp cimport tcp_at_mark, tcp_inq, tcp_rcvbuf, tcp_sndbuf, tcp_take_error

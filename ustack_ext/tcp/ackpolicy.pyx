@@ -7,10 +7,9 @@ from ustack_ext.base.core cimport count
 from ustack_ext.base.rng cimport rng_below
 from ustack_ext.net.mib cimport TCPACKSkippedChallenge, TCPACKSkippedSeq, TCPChallengeACK
 from ustack_ext.tcp.output cimport send_ack
+from ustack_ext.tcp.quick cimport ACK_AWAITED, ACK_EXPIRED, ACK_RIDES, QUICK_LEFT, quick_acks
 from ustack_ext.tcp.rtt cimport rtt_rto_us
-from ustack_ext.tcp.tcb cimport (
-    ACK_AWAITED, ACK_EXPIRED, ACK_RIDES, QUICK_LEFT, TF_ACK_DELAYED, TF_ACK_NOW, Tcb, Tcp, has_gap, quick_acks, tcp_ms,
-)
+from ustack_ext.tcp.tcb cimport TF_ACK_DELAYED, TF_ACK_NOW, Tcb, Tcp, has_gap, tcp_ms
 
 cdef enum:
     NS = 1000000000
@@ -39,8 +38,8 @@ cdef void adapt(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void learn(Tcp *t, Tcb *c) noexcept nogil:
-    """A sender with Nagle's algorithm keeps the end of a message back until its beginning is acknowledged. It shows when
-    an ACK that was delayed brings more, a round trip later: from then on it is not made to wait.
+    """A sender with Nagle's algorithm keeps the end of a message back until its beginning is acknowledged. It shows
+    when an ACK that was delayed brings more, a round trip later: from then on it is not made to wait.
     """
     cdef uint32_t behind = <uint32_t>t.core.now - c.delack_at
     c.quick &= ~<uint8_t>ACK_EXPIRED

@@ -9,7 +9,8 @@ and so does this.
 """
 from libc.stdint cimport uint8_t
 
-from ustack_ext.tcp.tcb cimport TF_ACK_NOW, TF_ECN_CWR, TF_ECN_ECHO, TF_ECN_OK, quick_acks
+from ustack_ext.tcp.quick cimport quick_acks
+from ustack_ext.tcp.tcb cimport TF_ACK_NOW, TF_ECN_CWR, TF_ECN_ECHO, TF_ECN_OK
 from ustack_ext.wire.headers cimport TH_ACK, TH_CWR, TH_ECE
 
 cdef enum:

@@ -24,6 +24,7 @@ from ustack_ext.tcp.options cimport (
     NOP_NOP_TS, OPT_FASTOPEN, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX, TS_LEN, Options, options_emit,
     options_emit_syn,
 )
+from ustack_ext.tcp.quick cimport ack_rides
 from ustack_ext.tcp.reassembly cimport ofo_report
 from ustack_ext.tcp.recovery cimport recovery_next_lost, recovery_pipe, recovery_resent, recovery_sent
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
@@ -36,7 +37,7 @@ from ustack_ext.tcp.tcb cimport (
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT,
     TF_ACK_DELAYED, TF_ACK_NOW, TF_CWND_LIMITED, TF_DEAD, TF_ECN_ECHO, TF_ECN_OK, TF_FASTOPEN, TF_FASTOPEN_ASKED,
     TF_FIN_QUEUED, TF_FIN_SENT, TF_MORE, TF_SACK_OK, TF_TS_OK, TF_WANT_ROOM, TF_WS_OK, TIMER_NONE, TIMER_PERSIST,
-    TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb, Tcp, ack_rides, tcb_has_room, tcp_ms,
+    TIMER_STALE, Conn, FastopenPeer, Seg, SynReq, Tcb, Tcp, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.urgent cimport urgent_pointer
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for

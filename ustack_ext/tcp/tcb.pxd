@@ -336,12 +336,6 @@ cdef union TcbOwner:
     Bind *bind                     # a port bound before connect
     Listener *listener             # TF_ACCEPTQ
 
-cdef enum:                         # of Tcb.quick
-    QUICK_LEFT = 31                # segments that are acknowledged at once still
-    ACK_AWAITED = 32               # the peer was seen to wait for an ACK before it went on (Nagle's algorithm)
-    ACK_EXPIRED = 64               # the last ACK was sent because its time was up
-    ACK_RIDES = 128                # an interactive exchange: ACKs ride on the answers
-
 # An idle connection is this and nothing else: 320 bytes, five cache lines (slab objects of such a size begin on one).
 # A segment finds it by line 0 and is then served, in either direction, from lines 1 and 2 (and what it sends, from
 # line 3, with Tx); line 4 is for ACKs of new data, calls and timers. tests/unit/test_tcp_sizes.py holds it to that.
@@ -382,7 +376,7 @@ cdef struct Tcb:
     uint32_t ts_offset
     uint16_t rcv_mss               # full-segment estimate of the peer
     uint16_t ato                   # ms, delayed-ACK time-out in force
-    uint8_t quick                  # QUICK_LEFT and other things that tcp/ackpolicy goes by
+    uint8_t quick                  # what acknowledgements go by: tcp/quick
     uint8_t snd_wscale
     uint8_t rcv_wscale
     uint8_t probes                 # keep-alive or window probes unanswered
@@ -563,18 +557,6 @@ cdef inline uint16_t tcp_hours(const Core *core) noexcept nogil:
 cdef inline uint32_t tcb_burst(const Tcb *c) noexcept nogil:
     """Payload bytes of one transmission."""
     return <uint32_t>c.gso_segs * c.mss
-
-
-cdef inline void quick_acks(Tcb *c, uint8_t least) noexcept nogil:
-    """That many segments at least are to be acknowledged at once."""
-    c.quick = (c.quick & ~<uint8_t>QUICK_LEFT) | max(c.quick & <uint8_t>QUICK_LEFT, least)
-
-
-cdef inline void ack_rides(Tcb *c, bint interactive) noexcept nogil:
-    """Data is sent, and its ACK with it. interactive: soon after some was received."""
-    c.quick &= ~<uint8_t>ACK_EXPIRED
-    if interactive:
-        c.quick = (c.quick & ~<uint8_t>QUICK_LEFT) | ACK_RIDES
 
 
 cdef inline uint64_t tcb_delack_at(const Tcb *c, uint64_t now) noexcept nogil:

@@ -19,11 +19,12 @@ from ustack_ext.tcp.fastopen cimport fastopen_lost
 from ustack_ext.tcp.listen cimport synreq_timer
 from ustack_ext.tcp.output cimport resend, send_new, send_probe, send_rst
 from ustack_ext.tcp.pathmtu cimport path_black_hole
+from ustack_ext.tcp.quick cimport ACK_EXPIRED
 from ustack_ext.tcp.recovery cimport recovery_arm, recovery_reo_timer, recovery_rto
 from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent, tx_give
 from ustack_ext.tcp.tcb cimport (
-    ACK_EXPIRED, SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD,
+    SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD,
     TF_ORPHAN, TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_STALE,
     TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
 )
@@ -61,6 +62,7 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
     if t.core.now >= tcb_delack_at(c, t.core.now):
         count(t.core, DelayedACKs)
         c.quick |= ACK_EXPIRED
+        c.delack_at = <uint32_t>t.core.now                   # when it is sent, which may be late
         c.flags = (c.flags & ~<uint32_t>TF_ACK_DELAYED) | TF_ACK_NOW
     if t.core.now >= c.tx.pace_at:
         c.tx.pace_at = UINT64_MAX

@@ -10,8 +10,8 @@ from ustack_ext.wire.addr cimport Addr
 cdef int flows_init(Udp *u) noexcept nogil                         # 0 or -ENOMEM
 cdef void flows_destroy(Udp *u) noexcept nogil
 # Begins to take datagrams. backlog: flows that may be undecided at a time. pings: echo requests, too: a flow is what
-# one host asks another for with one identifier; its socket's datagrams are ICMP messages, its local port is 0, the peer's
-# the identifier. 0 or -EBUSY.
+# one host asks another for with one identifier; its socket's datagrams are ICMP messages, its local port is 0, that of
+# the peer the identifier. 0 or -EBUSY.
 cdef int flows_open(Udp *u, uint32_t backlog, uint64_t patience, bint pings, void *user) noexcept nogil
 cdef void flow_ping(Udp *u, RxPkt *rx) noexcept nogil              # an echo request to a foreign address
 cdef Source *flows_event(Udp *u) noexcept nogil                    # raised as readable when there is a request

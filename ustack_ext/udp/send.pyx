@@ -11,7 +11,9 @@ from libc.string cimport memcpy, memset
 from ustack_ext.wire.addr cimport addr_is_any, addr_is_multicast, addr_is_v4, addr_none, addr_to_v4
 from ustack_ext.wire.bytes cimport get_be16
 from ustack_ext.wire.checksum cimport csum_fold, csum_fold32, csum_pseudo, csum_store
-from ustack_ext.wire.headers cimport ICMP_ECHO, ICMP_ECHOREPLY, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit
+from ustack_ext.wire.headers cimport (
+    ICMP_ECHO, ICMP_ECHOREPLY, ICMP_HLEN, IP4_HLEN, IPPROTO_UDP_, UDP_HLEN, UdpHdr, udp_emit,
+)
 from ustack_ext.wire.ip6 cimport ICMP6_ECHO, ICMP6_ECHOREPLY
 from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref
 from ustack_ext.base.core cimport count
