@@ -258,7 +258,7 @@ def test_anyio(wire: Wire, driver: str) -> None:
 
     async def serve(stop: asyncio.Event) -> None:
         listener = await anyio.create_tcp_listener(local_host=wire.ends.any, local_port=80)
-        async with anyio.create_task_group() as group, listener:
+        async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, echo)
             async with await anyio.create_udp_socket(local_host=wire.ends.stack, local_port=53) as udp:
                 data, sender = await udp.receive()

@@ -40,8 +40,12 @@ def connect(net: Any, far: str, port: int = 80, timeout: float = 10) -> socket.s
 def in_threads(net: Any, work: Callable[[Any], None]) -> None:
     """Take every connection; `work` has its socket, in a thread of its own."""
 
+    def run(sock: Any) -> None:
+        with contextlib.suppress(OSError):  # the end of the test
+            work(sock)
+
     def handler(request: Any) -> None:
-        threading.Thread(target=work, args=(request.accept(),), daemon=True).start()
+        threading.Thread(target=run, args=(request.accept(),), daemon=True).start()
 
     net.stack.forward_tcp(handler)
 
@@ -149,16 +153,16 @@ def test_hundreds_at_once(net: Any, far: str) -> None:
     for port in range(3000, 3300):
         sock = net.keep(net.kernel_socket())
         sock.setblocking(False)
-        assert sock.connect_ex((far, port)) in (errno.EINPROGRESS, errno.ECONNREFUSED)
-        socks.append((port, sock))
+        code = sock.connect_ex((far, port))
+        assert code in (errno.EINPROGRESS, errno.ECONNREFUSED)
+        if code == errno.EINPROGRESS:
+            socks.append((port, sock))
     for port, sock in socks:
-        sock.settimeout(10)
+        assert select.select([], [sock], [], 10)[1]
         if port % 3 == 0:
             sock.sendall(b"%d" % port)
         else:
-            with pytest.raises(ConnectionRefusedError):
-                sock.connect((far, port))
-                sock.send(b"x")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
     assert len(accepted) == 100
     for served in accepted:
         served.settimeout(10)

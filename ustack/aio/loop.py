@@ -95,9 +95,11 @@ class EventLoop(asyncio.SelectorEventLoop):
         return await super().create_datagram_endpoint(protocol_factory, local_addr, remote_addr, **keywords)
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
-        """As asyncio's, for sockets of the kernel; the stack's servers accept by themselves."""
+        """As asyncio's; TLS for sockets of the kernel only, as the stack's servers accept by themselves."""
         if isinstance(plain(sock), Socket):
-            raise NotImplementedError("connect_accepted_socket() of a stack's socket")
+            if keywords.get("ssl") is not None:
+                raise NotImplementedError("connect_accepted_socket() of a stack's socket with ssl: see start_tls()")
+            return await self._stack.aio.create_connection(protocol_factory, sock=sock)
         return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
