@@ -34,11 +34,13 @@ MAY_USE["sockets"] = MAY_USE["service"] = {*DATA_PLANE, "link", "driver"}
 
 # Freestanding headers, and those whose functions neither block nor ask the system for anything but memory.
 ALLOWED_HEADERS = {"stdint.h", "stddef.h", "stdbool.h", "limits.h", "string.h", "stdlib.h", "errno.h", "math.h"}
+# Where memory is got: its pages may be huge ones.
+MEMORY_HEADERS = {"ustack_ext.base.chunk": {"sys/mman.h"}}
 
 # Names of the C library that data-plane modules may need; the rest must be Python's (Cython's module set-up).
 ALLOWED_SYMBOL = re.compile(
     r"""
-      malloc | calloc | realloc | posix_memalign | free | abort | qsort | bsearch
+      malloc | calloc | realloc | posix_memalign | madvise | free | abort | qsort | bsearch
     | mem(cpy|move|set|cmp|chr) | str(len|cmp|ncmp|chr|rchr) | cbrt | exp2? | log2? | pow | sqrt
     | v?snprintf | fprintf | fwrite | stderr                        # what Cython says before it gives up
     | __stack_chk_fail | __assert_fail | __(mem|str|v?snprintf|fprintf)\w*_chk
@@ -95,7 +97,8 @@ def os_knowledge(modules: dict[str, Module]) -> list[str]:
     found = []
     for module in modules.values():
         if layer(module.name) in DATA_PLANE:
-            headers = {name for name in module.headers - ALLOWED_HEADERS if Path(name).name not in own}
+            allowed = ALLOWED_HEADERS | MEMORY_HEADERS.get(module.name, set())
+            headers = {name for name in module.headers - allowed if Path(name).name not in own}
             imports = {base for base, _ in module.imports if base.split(".")[0] in FORBIDDEN_PYTHON}
             found += [f"{module.name} uses {name}" for name in headers | imports]
     return sorted(found)

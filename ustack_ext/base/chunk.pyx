@@ -16,7 +16,9 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef extern from * nogil:
     """
+    #ifdef __linux__
     #include <sys/mman.h>
+    #endif
     #ifdef MADV_HUGEPAGE
     #define ust_advise(at, n) ((void)!madvise(at, n, MADV_HUGEPAGE))
     #else
