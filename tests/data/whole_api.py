@@ -2,6 +2,7 @@
 (tests/unit/test_whole_api.py, which also sees to it that nothing is left out). It is not run."""
 
 import asyncio
+import io
 import selectors
 import socket
 
@@ -45,9 +46,15 @@ def what_it_knows(stack: ustack.Stack) -> list[str]:
         lines.append(f"{interface.mtu} {interface.managed} {interface.other_config} {interface.rx_packets}")
         lines.append(f"{interface.rx_bytes} {interface.rx_dropped} {interface.tx_packets}")
         lines.append(f"{interface.tx_bytes} {interface.tx_dropped}")
+        lines.append(f"{interface.parent} {interface.vlan} {interface.bridge} {interface.ports}")
     route: ustack.Route
     for route in stack.routes():
         lines.append(f"{route.destination} {route.gateway} {route.interface} {route.metric} {route.mtu} {route.source}")
+        lines.append(f"{route.table}")
+    rule: ustack.Rule
+    for rule in stack.rules():
+        lines.append(f"{rule.priority} {rule.family} {rule.source} {rule.destination}")
+        lines.append(f"{rule.iif} {rule.oif} {rule.table}")
     neighbor: ustack.Neighbor
     for neighbor in stack.neighbors():
         lines.append(f"{neighbor.address} {neighbor.interface} {neighbor.mac} {neighbor.state} {neighbor.age_ms}")
@@ -191,6 +198,27 @@ def translation(stack: ustack.Stack) -> list[ustack.NatFlow]:
     return nat.flows()
 
 
+def interfaces_on_others(stack: ustack.Stack) -> None:
+    name: str = stack.add_vlan("ust0", 5, addresses=["10.5.0.2/24"])
+    stack.add_bridge("br0", [name, "ust1"], ageing_time=60.0)
+    station: ustack.Station
+    for station in stack.stations("br0"):
+        print(station.mac, station.interface, station.age_ms)
+    stack.remove_interface("br0")
+    stack.add_rule("10.5.0.0/24", table=100, priority=1000)
+    stack.add_route("default", "10.5.0.1", table=100)
+    stack.del_rule("10.5.0.0/24")
+
+
+def captured(stack: ustack.Stack) -> bytes:
+    file = io.BytesIO()
+    with stack.capture(file, interface="ust0", snaplen=128) as capture:
+        typed: ustack.Capture = capture
+        typed.flush()
+    print(typed.frames, typed.dropped, typed.closed, typed.error)
+    return file.getvalue()
+
+
 def configuration(stack: ustack.Stack) -> None:
     dhcp: ustack.Dhcp = stack.dhcp("ust0", hostname="box")
     lease: ustack.Lease = dhcp.wait(10.0)
@@ -213,6 +241,8 @@ def configuration(stack: ustack.Stack) -> None:
     mdns.publish("box", "_http._tcp", 80).close()
     print(mdns.browse("_http._tcp"), mdns.resolve("box.local"), mdns.hostname, mdns.interface, mdns.state)
     mdns.release()
+    llmnr: ustack.Llmnr = stack.llmnr("ust0", hostname="box")
+    print(llmnr.wait(10.0), llmnr.conflict, llmnr.hostname, llmnr.resolve("printer"))
     resolver: ustack.Resolver = stack.use_dns(["10.9.0.1"], timeout=2.0)
     print(resolver.addresses("box.test", [ustack.AF_INET]), resolver.cached)
     resolver.clear()

@@ -6,6 +6,7 @@ RFC 1812, 8200, 1191, 8201, 3704.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import socket
 import struct
@@ -196,6 +197,7 @@ def test_datagrams_of_ipv6_are_never_cut_on_the_way() -> None:
             sock.send(bytes(1400))
             line.net.run(1)
             assert error_of(errors) == (at(1, 2, True), 2, 0, 1300)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EMSGSIZE
         for size in (1252, 1253, 1400, 8000):  # the source cuts what it knows to be too big now
             sock.send(bytes(size))
             assert len(far.recv(65536)) == size

@@ -88,7 +88,6 @@ def test_the_names_and_their_defaults() -> None:
         ALL + "forwarding": 0,
         ALL + "send_redirects": 1,
         ALL + "strong_es": 0,
-        "net.ipv6.conf.lo.forwarding": 0,
         ALL + "router_solicitations": 3,
         ALL + "router_solicitation_interval": 4,
         ALL + "force_mld_version": 0,

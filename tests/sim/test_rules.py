@@ -281,7 +281,8 @@ class Ends:
         """Of both interfaces and all of them; `IF0_name` and `all_name` of one."""
         for name, value in knobs.items():
             where, _, knob = name.partition("_")
-            self.stack.sysctl[f"net.ipv4.conf.{where if where == 'all' else self.names[int(where[2])]}.{knob}"] = value
+            interface = where if where == "all" else self.names[int(where[2])].replace(".", "/")
+            self.stack.sysctl[f"net.ipv4.conf.{interface}.{knob}"] = value
 
     def send(self, packet: Any, wire: int = 0, link: str | None = None) -> None:
         self.wires[wire].b.send(bytes(Ether(src=MAC, dst=link or self.macs[wire]) / packet))
@@ -314,7 +315,7 @@ def test_forwarding_of_one_interface(ends: Ends) -> None:
     ends.send(probe(src="10.2.0.2", dst="10.1.0.2"), 1)
     assert ends.heard(0) == []
     ends.set(all_forwarding=1)
-    assert ends.stack.sysctl[f"net.ipv4.conf.{ends.names[1]}.forwarding"] == 1
+    assert ends.stack.sysctl[f"net.ipv4.conf.{ends.names[1].replace('.', '/')}.forwarding"] == 1
     assert ends.stack.sysctl["net.ipv4.ip_forward"] == 1
     ends.stack.sysctl["net.ipv4.ip_forward"] = 0
     ends.send(probe())

@@ -384,7 +384,7 @@ def test_flows_of_one_algorithm_share_evenly(net: sim.Network, algorithm: str, f
     path = Path(net, algorithm, rate=2e7, rtt=0.04)
     for number in range(flows):
         path.flow(PORT + number)
-    seconds = 20 if flows > 4 else 40
+    seconds = 40
     if algorithm == "bbr":
         seconds = 60  # shares meet when PROBE_RTT has emptied the queue a few times, once in ten seconds
     net.run(seconds)

@@ -29,7 +29,7 @@ def network(drop: set[tuple[str, int]] = frozenset()) -> tuple[sim.Network, usta
 @pytest.mark.parametrize(
     "drop",
     [set(), {("a", 1)}, {("a", 2)}, {("b", 2)}, {("a", 1), ("b", 1)}, {("a", 2), ("b", 2)}, {("a", 2), ("b", 1)}],
-    ids=str,
+    ids=lambda drop: str(sorted(drop)),
 )
 def test_syns_that_cross_make_one_connection(drop: set[tuple[str, int]]) -> None:
     """Both sides connect to each other at the same time, whatever of the first packets is lost; data goes both ways."""

@@ -17,7 +17,7 @@ from .. import control, routing
 from .errors import EXIT_USAGE, CommandError, reason
 
 Row = dict[str, Any]
-_NUMBERS = ("metric", "mtu", "vlan", "priority")
+_NUMBERS = ("metric", "mtu", "priority", "table", "vlan")
 
 
 class Verb(NamedTuple):
@@ -88,9 +88,6 @@ def _answer(path: Path, question: Row) -> list[Row]:
 
 def _change(path: Path, name: str, arguments: Row) -> None:
     _answer(path, {"change": name, "arguments": arguments})
-
-
-_NUMBERS = ("metric", "mtu", "priority", "table")
 
 
 def _pairs(words: list[str], known: dict[str, str], needed: tuple[str, ...] = ()) -> Row:

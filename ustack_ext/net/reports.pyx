@@ -305,7 +305,7 @@ cdef int reports_own(Net *n, Iface *i, const Addr *group, bint on, bint silent) 
     cdef Groups *m = groups_of(i, group)
     cdef bint changed = False
     cdef int status = group_own(m, group, on, 0 if silent else robustness(n, m), &changed)
-    if changed:
+    if changed and not (on and silent):
         due(n, m)
     return status
 

@@ -5,7 +5,7 @@ from ustack_ext.base.bpf cimport bpf_free, bpf_new
 from ustack_ext.base.entry cimport ENTRY_PACKET, ENTRY_PING, ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.net.net cimport iface_add_addr, iface_del_addr, net_neigh_del, net_neigh_set, route_add, route_del
-from ustack_ext.net.state cimport MEDIUM_ETHERNET
+from ustack_ext.net.state cimport MEDIUM_ETHERNET, RT_TABLE_MAIN
 from ustack_ext.tcp.tcb cimport Bind, Listener, TF_DEAD, Tcb, TcpConf
 from ustack_ext.tcp.tcp cimport (tcp_accept, tcp_bind, tcp_close, tcp_close_listener, tcp_conf_default,
                                  tcp_connect, tcp_listen, tcp_listener_ready, tcp_recv, tcp_send,
@@ -323,6 +323,7 @@ cdef void op_net(World *w, const uint8_t *r) noexcept nogil:
     cdef Addr peer = addr_v4(PEER + (r[2] & 31)), none = addr_none()
     cdef uint8_t mac[6]
     cdef uint8_t what = r[1] % 9 if r[1] < UNPLUG else UNPLUG
+    cdef uint32_t table = RT_TABLE_MAIN if r[3] & 128 == 0 else r[6]
     memset(mac, r[4] & 0xFE, 6)
     w.settled = False
     if what == 0:
@@ -332,10 +333,10 @@ cdef void op_net(World *w, const uint8_t *r) noexcept nogil:
     elif what == 2:
         w.iface.up = r[3] & 1
     elif what == 3:
-        route_add(&w.e.net, &prefix, V4_BITS + 16, &peer if r[3] & 1 else &none, w.iface, r[4], 68 + 8 * r[5] if r[3] & 2 else 0,
-                  &a if r[3] & 4 else &none)
+        route_add(&w.e.net, table, &prefix, V4_BITS + 16, &peer if r[3] & 1 else &none, w.iface, r[4],
+                  68 + 8 * r[5] if r[3] & 2 else 0, &a if r[3] & 4 else &none)
     elif what == 4:
-        route_del(&w.e.net, &prefix, V4_BITS + 16, &peer if r[3] & 1 else &none, w.iface)
+        route_del(&w.e.net, table, &prefix, V4_BITS + 16, &peer if r[3] & 1 else &none, w.iface)
     elif what == 5 and w.medium == MEDIUM_ETHERNET:
         net_neigh_set(&w.e.net, w.iface, &peer, mac)
     elif what == 6 and w.medium == MEDIUM_ETHERNET:

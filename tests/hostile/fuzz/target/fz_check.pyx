@@ -419,6 +419,7 @@ cdef void check_neighbours(World *w, Net *n, Sums *z) noexcept nogil:
     for i in range(<uint32_t>n.n_ifaces):
         note_timer(w, z, &n.ifaces[i].six.entry)
         note_timer(w, z, &n.ifaces[i].igmp.entry)
+        note_timer(w, z, &n.ifaces[i].mld.entry)
         for k in range(16):
             if n.ifaces[i].addrs[k].used:
                 note_timer(w, z, &n.ifaces[i].addrs[k].entry)

@@ -12,7 +12,7 @@ from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, OFF_GSO_TCP
 from ustack_ext.engine.engine cimport engine_enter, engine_free, engine_input, engine_new, engine_next, engine_poll
 from ustack_ext.net.capture cimport capture_start, capture_stop, capture_take
 from ustack_ext.net.net cimport iface_add, iface_add_addr, iface_autoconf, iface_remove, net_neigh_set, route_add
-from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, Iface
+from ustack_ext.net.state cimport MEDIUM_ETHERNET, MEDIUM_IP, RT_TABLE_MAIN, Iface
 from ustack_ext.tcp.tcp cimport tcp_close, tcp_close_listener
 from ustack_ext.udp.state cimport UDP_BOUND
 from ustack_ext.udp.udp cimport udp_close
@@ -236,7 +236,7 @@ cdef void world_plug(World *w) noexcept nogil:
     iface_autoconf(&w.e.net, w.iface)
     if ethernet:
         net_neigh_set(&w.e.net, w.iface, &peer, PEER_MAC)
-    route_add(&w.e.net, &any4, V4_BITS, &peer if ethernet else &none, w.iface, 0, 0, &none)
+    route_add(&w.e.net, RT_TABLE_MAIN, &any4, V4_BITS, &peer if ethernet else &none, w.iface, 0, 0, &none)
 
 
 cdef void world_unplug(World *w) noexcept nogil:
