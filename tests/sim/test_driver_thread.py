@@ -165,7 +165,7 @@ def test_a_caller_that_waits_alone_polls_the_links() -> None:
             timer.start()
             assert sock.recv(100) == b"%d" % number
             timer.join()
-        assert stack._driver.turns >= 10  # a datagram that comes before the call, as on a busy machine, finds the thread
+        assert stack._driver.turns >= 10  # a datagram that is there before the call finds the thread
 
 
 def test_the_thread_takes_over_when_callers_go_away() -> None:
