@@ -20,7 +20,7 @@ demo: system-demo build  ## fetch and upload a file through the stack with the k
 
 .PHONY: test
 test: system-test build $(VENV)/.test  ## build, then run every test (as root, or what can be run without)
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest $(ARGS)
 
 .PHONY: build
 build: $(VENV)/.build  ## build the extension modules in place, what changed of them

@@ -1,7 +1,7 @@
 """What every test shares: what a skip means in CI, the rfc marker's record, and the check that nothing is left over.
 
 Options:
-    --rfc-report=FILE   write which RFC requirements were shown, by which test, with which outcome (JSON); not with -n
+    --rfc-report=FILE   write which RFC requirements were shown, by which test, with which outcome (JSON)
 """
 
 from __future__ import annotations
@@ -74,8 +74,6 @@ outcomes_key = pytest.StashKey[Outcomes]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--rfc-report") and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--rfc-report wants all tests in one process: without -n")
     config.stash[outcomes_key] = defaultdict(lambda: defaultdict(dict))
 
 
@@ -88,15 +86,8 @@ def note_requirements(item: pytest.Item, report: pytest.TestReport) -> None:
             item.config.stash[outcomes_key][number][requirement][item.nodeid] = report.outcome
 
 
-# What uses devices, real programs or the machine's clock runs one after another, also where tests run side by side
-# (pytest -n 2 --dist loadgroup, as `make test` does).
-ONE_AT_A_TIME = ("tests/kernel/", "tests/interop/", "tests/unit/test_bench_")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.startswith(ONE_AT_A_TIME):
-            item.add_marker(pytest.mark.xdist_group("machine"))
         for mark in item.iter_markers("rfc"):
             if not mark.args or mark.kwargs:
                 raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.rfc('9293', 'MUST-13')")
