@@ -11,9 +11,10 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+from scapy.utils import checksum
 
 from tap_harness.lab import Lab
-from tests.sim.group_helpers import IGMP, MLD, Family, checksum
+from tests.sim.group_helpers import IGMP, MLD, Family, both_families
 from tests.sim.net_helpers import PEER_MAC, counted, icmp_errors, received, sent
 
 UDPLITE, PORT = 136, 7000
@@ -28,13 +29,8 @@ def fam(request: pytest.FixtureRequest) -> Family:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    made = Lab()
-    made.stack.add_address(made.stack.interfaces()[1].name, "fd09::2/64")
-    made.peer.ping()
-    sent(made, 5)
-    made.peer.discard()
-    yield made
-    made.close()
+    with both_families() as made:
+        yield made
 
 
 def datagram(fam: Family, field: int, cover: int, *, port: int = PORT, spoil: int = 0, data: bytes = DATA) -> bytes:

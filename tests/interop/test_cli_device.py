@@ -23,11 +23,6 @@ LIFE = pytest.mark.ipv4("it is about the life of a device")
 NO_CAPABILITIES = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"]
 
 
-@pytest.fixture(autouse=True)
-def _own_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
-
-
 def ustack(ns: Any, *arguments: str, prefix: list[str] | None = None, stdin: int = subprocess.DEVNULL) -> Child:
     """Start `ustack ARGUMENTS` in the namespace."""
     child: Child = ns.popen(

@@ -37,9 +37,8 @@ def gateway(ns: Any, *arguments: str) -> Child:
 
 
 @pytest.fixture
-def lab(ns: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def lab(ns: Any) -> Iterator[Any]:
     """A network that reaches everything by the gateway."""
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
     ns.sh(f"ip addr add {FAR4}/32 dev lo && ip -6 addr add {FAR6}/128 dev lo")
     with Namespace() as made:
         where = ["--netns", f"/proc/{os.getpid()}/fd/{made.fd}", "--resolver", "127.0.0.1"]
@@ -101,8 +100,7 @@ def test_refusals(ns: Any, lab: Any) -> None:
             assert sock.connect_ex((far, 9)) == code
 
 
-def test_what_would_come_round_again_is_refused(ns: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
+def test_what_would_come_round_again_is_refused(ns: Any) -> None:
     child = gateway(ns, *ADDRESSES, *HOSTS)
     child.wait_line("gateway 10.9.0.2 on ust0", timeout=20)
     ns.sh(f"ip route add 198.51.100.0/24 via {NEAR4}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +23,6 @@ COUNTING_UDP = ["-t 1 -b 10M -R -P 2", "-t 1 -b 5M --udp-counters-64bit -O 1"]
 AS_CLIENT = ["-t 1", "-t 1 -P 3", "-t 1 -P 2 -R", "-t 1 --bidir"]
 COUNTING_AS_CLIENT = ["-t 1 -R", "-t 1 -b 20M -R"]
 FAMILY_LESS = pytest.mark.ipv4("these options are about when, how much and how iperf3 counts, not about the way there")
-
-
-@pytest.fixture(autouse=True)
-def _own_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 PLACE = [

@@ -18,8 +18,7 @@ HELLO = "Hello from the data plane."
 
 
 @pytest.fixture
-def up(ns: Any, ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
+def up(ns: Any, ends: Ends) -> Iterator[Child]:
     services = ["echo:7", "discard:9", "chargen:19", f"http:80={HELLO}", "answer:13=now"]
     words = [word for service in services for word in ("--service", service)]
     child: Child = ns.python("ustack", "up", "ust0", "--json", "--offload", *ends.options, *words)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +13,16 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
+from scapy.utils import checksum
 
 from tap_harness.lab import Lab
-from tests.sim.net_helpers import PEER_IP, PEER_MAC, STACK_IP
+from tests.sim.net_helpers import PEER_IP, PEER_MAC, STACK_IP, sent
 
 TO_IN, TO_EX, ALLOW, BLOCK, IS_IN, IS_EX = 3, 4, 5, 6, 1, 2
 BLOCK_SOURCE, UNBLOCK_SOURCE, JOIN_SOURCE, LEAVE_SOURCE = 43, 44, 46, 47  # MCAST_*
 JOIN_GROUP, LEAVE_GROUP, MSFILTER = 42, 45, 48
 ROUTER = "fe80::ff:fe00:1"
 Record = tuple[int, str, tuple[str, ...]]
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 @dataclass(frozen=True)
@@ -235,3 +229,15 @@ MLD = Family(
     query_malformed="DropIcmp6Malformed",
     header=7,
 )
+
+
+@contextlib.contextmanager
+def both_families() -> Iterator[Lab]:
+    """A laboratory whose stack has fd09::2, too, and has said what there was to say about it."""
+    made = Lab()
+    made.stack.add_address(made.stack.interfaces()[1].name, "fd09::2/64")
+    made.peer.ping()
+    sent(made, 5)
+    made.peer.discard()
+    yield made
+    made.close()

@@ -35,6 +35,7 @@ from tests.sim.group_helpers import (
     TO_IN,
     UNBLOCK_SOURCE,
     Family,
+    both_families,
     checksum,
 )
 from tests.sim.net_helpers import PEER_MAC, counted, received, sent
@@ -50,13 +51,8 @@ def fam(request: pytest.FixtureRequest) -> Family:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    made = Lab()
-    made.stack.add_address(made.stack.interfaces()[1].name, "fd09::2/64")
-    made.peer.ping()
-    sent(made, 5)
-    made.peer.discard()
-    yield made
-    made.close()
+    with both_families() as made:
+        yield made
 
 
 def code_of(caught: pytest.ExceptionInfo[OSError]) -> str:

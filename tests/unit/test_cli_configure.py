@@ -10,20 +10,15 @@ from typing import Any
 
 import pytest
 
-import ustack
+from tests.unit.controlled import controlled
 from ustack import control
 from ustack.cli import main
 
 
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
-    end, _ = ustack.pipe()
-    with ustack.Stack() as made:
-        made.attach(end, addresses=["10.9.0.2/24"], gateway="10.9.0.1", name="net0")
-        with control.publish(made, "net0", ["10.9.0.2/24"]) as path:
-            assert path is not None
-            yield made
+    with controlled(tmp_path / "run", monkeypatch) as made:
+        yield made
 
 
 def out(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 import ustack
 from tap_harness.need import missing_program
 from tap_harness.process import wait_for
+from tests.unit.controlled import controlled
 from ustack import bpf, control, pcapng
 from ustack.cli import main
 from ustack.cli.packetline import line
@@ -24,13 +25,8 @@ from ustack.pcapng import INBOUND, OUTBOUND, Packet
 
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
-    end, _ = ustack.pipe()
-    with ustack.Stack() as made:
-        made.attach(end, addresses=["10.9.0.2/24"], gateway="10.9.0.1", name="net0")
-        with control.publish(made, "net0", ["10.9.0.2/24"]) as path:
-            assert path is not None
-            yield made
+    with controlled(tmp_path / "run", monkeypatch) as made:
+        yield made
 
 
 class Chatter:

@@ -25,21 +25,7 @@ cdef object answer(int rc, str what):
         raise OSError(-rc, f"{_os.strerror(-rc)}: {what}")
 
 
-cdef struct Change:                # what is to be done with an interface: of these, what it takes
-    Addr address
-    int plen
-    uint32_t mtu
-    bint on
-    const uint8_t *mac
-    uint8_t proto
-    uint16_t port
-    uint16_t to_port
-
-ctypedef int (*change_fn)(Net *n, Iface *i, Change *c) noexcept nogil
-
-
 cdef object change_interface(StackCore stack, str name, change_fn change, Change *c, str what=None):
-    """Finds the interface and changes it, under the lock. OSError: ENODEV, and what the change says."""
     cdef Driver d = running(stack)
     cdef bytes raw = name.encode()
     cdef const char *cname = raw

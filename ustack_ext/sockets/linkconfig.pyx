@@ -8,9 +8,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ustack_ext.driver.driver cimport Driver
 from ustack_ext.net.bridge cimport bridge_add
 from ustack_ext.net.net cimport iface_by_name, iface_remove
-from ustack_ext.net.state cimport BRIDGE_PORTS, Iface, stands_on_others
+from ustack_ext.net.state cimport BRIDGE_PORTS, Iface, Net, stands_on_others
 from ustack_ext.net.vlan cimport vlan_add
-from ustack_ext.sockets.config cimport answer
+from ustack_ext.sockets.config cimport Change, answer, change_interface
 from ustack_ext.sockets.stackcore cimport StackCore, running
 
 
@@ -21,25 +21,21 @@ cdef bytes checked(str name):
     return raw
 
 
+cdef int vlan_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    cdef int rc = 0
+    if iface_by_name(n, c.name) != NULL:
+        return -EEXIST
+    return 0 if vlan_add(n, i, c.name, c.vlan_id, c.priority, &rc) != NULL else rc
+
+
 def add_vlan(StackCore stack not None, str below not None, str name not None, uint32_t vlan_id, uint32_t priority):
     """Make the interface `name` of a VLAN of the interface `below`. Raises OSError, ValueError."""
-    cdef Driver d = running(stack)
-    cdef bytes raw = checked(name), under = below.encode()
-    cdef const char *cname = raw
-    cdef const char *cbelow = under
-    cdef Iface *lower
-    cdef int rc = 0
-    with nogil:
-        d.lock()
-        lower = iface_by_name(&d.engine.net, cbelow)
-        if lower == NULL:
-            rc = -ENODEV
-        elif iface_by_name(&d.engine.net, cname) != NULL:
-            rc = -EEXIST
-        elif vlan_add(&d.engine.net, lower, cname, vlan_id, priority, &rc) != NULL:
-            rc = 0
-        d.unlock()
-    answer(rc, f"VLAN {vlan_id} of {below}")
+    cdef bytes raw = checked(name)
+    cdef Change c
+    c.name = raw
+    c.vlan_id = vlan_id
+    c.priority = priority
+    change_interface(stack, below, vlan_change, &c, f"VLAN {vlan_id} of {below}")
 
 
 def add_bridge(StackCore stack not None, str name not None, list ports not None, bytes mac, uint64_t ageing):
@@ -75,22 +71,13 @@ def add_bridge(StackCore stack not None, str name not None, list ports not None,
     answer(rc, f"bridge of {', '.join(ports)}")
 
 
+cdef int remove_change(Net *n, Iface *i, Change *c) noexcept nogil:
+    if not stands_on_others(i):
+        return -EINVAL
+    iface_remove(n, i)
+    return 0
+
+
 def remove(StackCore stack not None, str name not None):
     """Take a VLAN or a bridge away, with its addresses, routes and neighbours, and the VLANs on it. Raises OSError."""
-    cdef Driver d = running(stack)
-    cdef bytes raw = name.encode()
-    cdef const char *cname = raw
-    cdef Iface *i
-    cdef int rc = 0
-    with nogil:
-        d.lock()
-        i = iface_by_name(&d.engine.net, cname)
-        if i == NULL:
-            rc = -ENODEV
-        elif not stands_on_others(i):
-            rc = -EINVAL
-        else:
-            iface_remove(&d.engine.net, i)
-        d.unlock()
-    d.after()
-    answer(rc, name)
+    change_interface(stack, name, remove_change, NULL)

@@ -282,11 +282,12 @@ cdef class Knobs:
         """The lock is held. *iface: the one that the knob is of, or NULL. Raises KeyError."""
         cdef Net *n = &self.stack.driver.engine.net
         cdef bytes wanted
+        cdef list parts = name.split(".")          # net, ipv4 or ipv6, conf, the interface, the knob
         iface[0] = NULL
         if name in self.knobs:
             return self.knobs[name]
-        if name.startswith(CONF4) or name.startswith(CONF6):
-            wanted = name[len(CONF6):].rpartition(".")[0].replace("/", ".").encode()
+        if len(parts) == 5 and parts[2] == "conf":
+            wanted = parts[3].replace("/", ".").encode()
             iface[0] = iface_by_name(n, wanted)
             if iface[0] != NULL:
                 for one in interface_knobs(iface[0]):
