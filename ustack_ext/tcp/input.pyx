@@ -43,6 +43,7 @@ from ustack_ext.tcp.tcb cimport (
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
 from ustack_ext.tcp.urgent cimport urgent_arrives
+from ustack_ext.tcp.windows cimport window_grow
 from ustack_ext.wire.headers cimport TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_SYN, TH_URG
 
 cdef enum:
@@ -433,6 +434,7 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         c.tally.data_segs_in += s.segs
         if not ofo_insert(t, c, s.rx.buf, s.data, s.h.seq, s.n, OFO_TRUESIZE_FACTOR * window_limit(t, c) + 65536):
             s.h.flags &= <unsigned char>~TH_FIN
+        window_grow(t, c, s.n, s.h.seq + s.n - c.rcv_nxt)
         send_ack(t, c)                                       # at once, each: the sender counts them (RFC 5681 §4.2)
 
 
@@ -474,6 +476,7 @@ cdef void in_order(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         ofo_collect(t, c)
         c.flags |= TF_ACK_NOW
     c.tally.bytes_received += c.rcv_nxt - start
+    window_grow(t, c, s.n, 0)
     ack_data(t, c, s.rx.gso_size if s.rx.gso_size else s.n, s.h.flags & TH_PSH)
     tcb_raise(t, c, EV_READABLE)
 

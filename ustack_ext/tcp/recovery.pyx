@@ -353,19 +353,22 @@ cdef Seg *recovery_next_lost(Tcb *c) noexcept nogil:
     return board_next_lost(c, c.tx.seg_head) if c.tx.lost > 0 else NULL
 
 
-cdef uint64_t probe_at(const Tcp *t, const Tcb *c) noexcept nogil:
+cdef uint64_t probe_at(const Tcp *t, const Tcb *c, uint64_t armed) noexcept nogil:
     """RFC 8985 §7.2: two round trips, and Linux's slack; ns. With one segment in flight its ACK may be delayed: by
-    Linux's longest where it is sent alone. One that ACKs have left over was sent behind others, so its receiver delays
-    no longer than in a stream; and since it is that transmission's ACK that is overdue, the two round trips are counted
-    from it, not from the ACK of what came before: else the repair of a tail would take four.
+    Linux's longest where it is sent alone. What ACKs of every second segment have left over was sent behind others, so
+    its receiver delays no longer than in a stream; and since it is that transmission's ACK that is overdue, the two
+    round trips are counted from it, not from the ACK of what came before: else the repair of a tail would take four.
+    Nor does it put off the probe that is armed for when such an ACK was late itself, and SRTT has become longer.
     """
-    cdef uint64_t us = TLP_NO_RTT_US
+    cdef uint64_t us = TLP_NO_RTT_US, late
     cdef const Seg *last = c.tx.time_tail
     if c.flags & TF_RTT_SEEN:
         us = 2 * <uint64_t>c.srtt + TLP_SLACK_US
+        if c.tx.flight <= 2 * <uint32_t>c.mss and last != NULL and last.xmit_ns < t.core.now:
+            late = TLP_SLACK_US + t.knobs.delack_min_us
+            armed = max(armed, last.xmit_ns + (2 * <uint64_t>c.min_rtt + late) * 1000)
+            return max(t.core.now, min(armed, last.xmit_ns + (2 * <uint64_t>c.srtt + late) * 1000))
         if c.tx.flight <= c.mss:
-            if last != NULL and last.xmit_ns < t.core.now:
-                return max(t.core.now, last.xmit_ns + (us + t.knobs.delack_min_us) * 1000)
             us += t.knobs.delack_max_us
     return t.core.now + us * 1000
 
@@ -377,7 +380,7 @@ cdef bint probe_allowed(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
-    cdef uint64_t rto
+    cdef uint64_t rto, probe = c.tx.rto_at if c.tx.timer_what == TIMER_TLP else UINT64_MAX
     if c.tx.seg_head == NULL:
         c.tx.rto_at = UINT64_MAX
         c.tx.timer_what = TIMER_NONE
@@ -390,7 +393,7 @@ cdef void recovery_arm(Tcp *t, Tcb *c) noexcept nogil:
             c.tx.rto_at = min(c.tx.rto_at, c.tx.time_head.xmit_ns + rto)
         if c.tx.rto_at > t.core.now:                             # RFC 8985 §7.2: when the time-out comes first, then
             c.tx.timer_what = TIMER_TLP
-            c.tx.rto_at = min(c.tx.rto_at, probe_at(t, c))
+            c.tx.rto_at = min(c.tx.rto_at, probe_at(t, c, probe))
 
 
 cdef void recovery_refused(Tcp *t, Tcb *c) noexcept nogil:

@@ -39,6 +39,7 @@ cdef enum:
     TCP_OFO_RANGES_MAX = 1024
     TCP_REORDERING = 3             # DupThresh
     CC_WORDS = 20                  # of a congestion control algorithm's own state
+    RCV_GOAL_SHIFT = 16            # Tally.rcv_goal's unit
 
 cdef struct Bind:                  # a local port somebody claimed by bind()
     Entry entry                    # in tcp.binds, hashed by port
@@ -218,6 +219,7 @@ cdef struct Tally:
     uint32_t rcvq_epoch            # us
     uint32_t rate_delivered        # bytes, of the last delivery-rate sample that says something of the path
     uint32_t rate_interval         # us that it took; 0: there was none
+    uint16_t rcv_goal              # what rcv_ssthresh grows to, in 64 KiB; 0: as it began
     uint8_t rate_app_limited       # it is the application's rate
     # line 1
     uint64_t bytes_retrans

@@ -29,13 +29,14 @@ from ustack_ext.tcp.output cimport (
 from ustack_ext.tcp.reassembly cimport rcvq_drop, rcvq_read
 from ustack_ext.tcp.sendqueue cimport sendq_append, tx_take
 from ustack_ext.tcp.tcb cimport (
-    TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_MSS_DEFAULT_V4, TCP_SYN_SENT, TF_ACK_NOW,
-    TF_CONNECTED, TF_DEAD, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT, TF_WANT_ROOM,
-    TIMER_MEMORY, Bind, FastopenPeer, Listener, Tcb, Tcp, TcpConf, TimeWait, fin_timeout_ns, tcb_connecting,
-    tcb_has_room, tcb_notsent, tcb_rcv_wnd, tcp_hours,
+    RCV_GOAL_SHIFT, TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_MSS_DEFAULT_V4, TCP_SYN_SENT,
+    TF_ACK_NOW, TF_CONNECTED, TF_DEAD, TF_FASTOPEN_ASKED, TF_FIN_QUEUED, TF_FIN_RCVD, TF_MORE, TF_ORPHAN, TF_RD_SHUT,
+    TF_WANT_ROOM, TIMER_MEMORY, Bind, FastopenPeer, Listener, Tcb, Tcp, TcpConf, TimeWait, fin_timeout_ns,
+    tcb_connecting, tcb_has_room, tcb_notsent, tcb_rcv_wnd, tcp_hours,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
 from ustack_ext.tcp.urgent cimport has_mark, urgent_hidden, urgent_passed, urgent_reach, urgent_ready
+from ustack_ext.tcp.windows cimport window_goal
 from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_is_broadcast, addr_is_multicast, addr_localhost, addr_none
 
 cdef enum:
@@ -310,7 +311,7 @@ cdef void tcp_consume(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
         taken(t, c, n)
 
 
-cdef uint64_t window_wanted(const Tcb *c, uint64_t taken) noexcept nogil:
+cdef uint64_t window_wanted(const Tcp *t, const Tcb *c, uint64_t taken) noexcept nogil:
     """By an application that takes so many bytes in a round trip.
 
     Twice as much, for a sender in slow start doubles that in the next. But the application takes nothing while a loss
@@ -319,7 +320,7 @@ cdef uint64_t window_wanted(const Tcb *c, uint64_t taken) noexcept nogil:
     """
     if c.srtt < LEAST_US:
         return 2 * taken
-    return AHEAD * taken if AHEAD // 2 * taken > c.rcv_ssthresh else 0
+    return AHEAD * taken if AHEAD // 2 * taken > window_goal(t, c, 0) else 0
 
 
 cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
@@ -332,9 +333,9 @@ cdef void autotune(Tcp *t, Tcb *c, uint32_t n) noexcept nogil:
     c.tally.rcvq_copied += n
     if since < rtt:
         return
-    want = window_wanted(c, c.tally.rcvq_copied)
-    if t.knobs.moderate_rcvbuf and want > c.rcv_ssthresh and since < 2 * rtt:
-        c.rcv_ssthresh = <uint32_t>min(want, <uint64_t>t.knobs.rmem_max)
+    want = min(window_wanted(t, c, c.tally.rcvq_copied), <uint64_t>t.knobs.rmem_max)
+    if want > window_goal(t, c, 0) and since < 2 * rtt:
+        c.tally.rcv_goal = <uint16_t>(((want - 1) >> RCV_GOAL_SHIFT) + 1)
     c.tally.rcvq_copied = 0
     c.tally.rcvq_epoch = now
 
