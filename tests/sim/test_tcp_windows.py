@@ -9,6 +9,7 @@ import socket
 
 import pytest
 from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
 
 from tap_harness.diff import ANY
 from tap_harness.lab import PORT, Lab
@@ -183,6 +184,46 @@ def test_window_follows_a_fast_reader() -> None:
             got += len(piece)
         assert got == 30_000_000
         assert net.now < 6e9  # at 64 KiB a round trip it would take 46 s
+
+
+@pytest.mark.parametrize("lost", [None, 150])
+def test_the_window_grows_with_what_arrives_and_is_there_while_a_loss_is_repaired(lost: int | None) -> None:
+    """What right-sizing gives is given by and by, as Linux does: a window that opens at once is a burst at once. And a
+    sender is not held up by what waits behind a loss.
+    """
+    edges: list[int] = []
+    arrived: list[int] = []
+
+    with sim.Network(seed=3) as net:
+        a, b = net.stack("a"), net.stack("b")
+        wire = net.wire(a, b, addresses=("10.0.0.1/24", "10.0.0.2/24"), rate=100e6, delay=0.01)
+
+        def data(frame: bytes, number: int) -> bytes | None:
+            arrived.append(len(payload(Ether(frame))))
+            return None if len(arrived) == lost else frame
+
+        def ack(frame: bytes, number: int) -> bytes:
+            segment = Ether(frame)[TCP]
+            if not segment.flags.S:
+                edges.append(segment.ack + (segment.window << 7))
+            return frame
+
+        with a.create_server(("", 80)) as server, b.create_connection(("10.0.0.1", 80)) as client:
+            accepted, _ = server.accept()
+            wire.b_to_a.filter, wire.a_to_b.filter = data, ack
+            sender = net.spawn(client.sendall, bytes(2_000_000))
+            got = 0
+            while got < 2_000_000:
+                got += len(accepted.recv(1 << 20))
+            sender.result()
+            (flow,) = (c for c in b.connections() if c.state == "ESTABLISHED")
+            accepted.close()
+    assert max(arrived) == 1448
+    steps = [later - earlier for earlier, later in itertools.pairwise(edges)]
+    if lost is None:
+        assert max(steps) <= 3 * 2 * 1448 + 128  # two segments an ACK: what they took, and twice that
+    assert edges[-1] - 2_000_000 - edges[0] > 500_000  # and it did grow
+    assert flow.details["rwnd_limited"] == 0
 
 
 @pytest.mark.parametrize(("delay", "most"), [(0.000_01, 512 << 10), (0.05, 4 << 20)])
