@@ -35,6 +35,7 @@ _OWN = {
     "EVENT_URGENT": "ustack.selector",
     "Selector": "ustack.selector",
     "Socket": "ustack.socket",
+    "TCP_UTO": "ustack.options",
     "Nat": "ustack.nat",
     "NatFlow": "ustack.nat",
     "Service": "ustack.service",

@@ -73,6 +73,7 @@ from .llmnr import Llmnr
 from .mdns import Mdns
 from .multiqueue import StackGroup
 from .nat import Nat, NatFlow
+from .options import TCP_UTO
 from .records import Address, Connection, Interface, Neighbor, Route, Rule, Station
 from .resolver import Resolver
 from .selector import EVENT_URGENT, Selector
@@ -134,6 +135,7 @@ __all__ = [
     "TCP_NODELAY",
     "TCP_QUICKACK",
     "TCP_USER_TIMEOUT",
+    "TCP_UTO",
     "Address",
     "Callback",
     "Capture",

@@ -57,6 +57,7 @@ _NAMES = {
         "TCP_FASTOPEN_CONNECT": Opt.OPT_FASTOPEN_CONNECT,
         "TCP_FASTOPEN_NO_COOKIE": Opt.OPT_FASTOPEN_NO_COOKIE,
         "TCP_TIMESTAMP": Opt.OPT_TIMESTAMP,
+        "TCP_UTO": Opt.OPT_UTO,
     },
     "IPPROTO_IP": {
         "IP_TTL": Opt.OPT_TTL,
@@ -80,6 +81,7 @@ _NAMES = {
         "IPV6_RECVERR": Opt.OPT_RECVERR,
     },
 }
+TCP_UTO = 1028  # RFC 5482's option, which Linux does not have: 1000 and the option's kind
 # Linux's numbers, for names that the socket module of this Python does not have.
 IP_NUMBERS = {
     "IP_TTL": 2, "IP_TOS": 1, "IP_RECVTTL": 12, "IP_RECVTOS": 13, "IP_PKTINFO": 8, "IP_MTU": 14, "IP_MTU_DISCOVER": 10,
@@ -88,7 +90,7 @@ IP_NUMBERS = {
 _NUMBERS = {
     "SO_BUSY_POLL": 46, "SO_MAX_PACING_RATE": 47, "TCP_NOTSENT_LOWAT": 25, "TCP_FASTOPEN_CONNECT": 30,
     "TCP_FASTOPEN_NO_COOKIE": 34, "TCP_TIMESTAMP": 24, "IPV6_MTU": 24, "IPV6_MTU_DISCOVER": 23, "IPV6_RECVERR": 25,
-    **IP_NUMBERS,
+    "TCP_UTO": TCP_UTO, **IP_NUMBERS,
 }  # fmt: skip
 _OPTIONS = {
     (getattr(socket, level), number): which

@@ -90,6 +90,7 @@ def sockets(stack: ustack.Stack) -> bytes:
     sock = stack.socket(ustack.AF_INET, ustack.SOCK_STREAM)
     print(sock.family, sock.type, sock.proto, sock.stack, sock.timeout, sock.fileno(), peer[0])
     sock.setsockopt(ustack.SOL_SOCKET, ustack.SO_REUSEADDR, 1)
+    sock.setsockopt(ustack.SOL_TCP, ustack.TCP_UTO, 300)
     print(sock.getsockopt(ustack.SOL_SOCKET, ustack.SO_ERROR))
     sock.settimeout(2.5)
     sock.setblocking(True)

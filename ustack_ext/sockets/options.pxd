@@ -41,6 +41,7 @@ cpdef enum Opt:
     OPT_FASTOPEN_CONNECT
     OPT_FASTOPEN_NO_COOKIE
     OPT_TIMESTAMP
+    OPT_UTO                    # s; 0: off
     OPT_MTU_DISCOVER
     OPT_RECVERR
     OPT_INQ                    # bytes received and not read (SIOCINQ)

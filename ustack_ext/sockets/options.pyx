@@ -23,6 +23,7 @@ from ustack_ext.tcp.tcb cimport (
     tcb_notsent,
 )
 from ustack_ext.tcp.tcp cimport tcp_at_mark, tcp_inq, tcp_rcvbuf, tcp_sndbuf, tcp_take_error
+from ustack_ext.tcp.uto cimport UTO_MOST, uto_in_force
 from ustack_ext.udp.udp cimport (
     UDP_BOTH, UDP_BOUND, UDP_BROADCAST, UDP_IPV6, UDP_REUSEADDR, UdpSock, udp_set_family,
 )
@@ -72,7 +73,7 @@ cdef long long tcp_get(Engine *e, SockState *s, const TcpConf *conf, int which) 
     if which == OPT_NODELAY:
         return conf.nodelay
     if which == OPT_USER_TIMEOUT:
-        return conf.user_timeout
+        return uto_in_force(conf)
     if which == OPT_QUICKACK:
         return c == NULL or c.quick & QUICK_LEFT != 0
     if which == OPT_TOS:
@@ -156,6 +157,8 @@ cdef long long tcp_mode_get(Engine *e, SockState *s, const TcpConf *conf, const 
         return conf.fastopen_connect
     if which == OPT_FASTOPEN_NO_COOKIE:
         return conf.fastopen_no_cookie
+    if which == OPT_UTO:
+        return conf.uto
     if which == OPT_TIMESTAMP:
         return ts_now(&e.tcp, c.ts_offset if c != NULL else 0)
     if which == OPT_MTU_DISCOVER:
@@ -303,6 +306,11 @@ cdef int tcp_mode_set(Engine *e, SockState *s, TcpConf *conf, int which, long lo
         if not 1 <= value <= MAX_SYNCNT:
             return -EINVAL
         conf.syncnt = <uint8_t>value
+    elif which == OPT_UTO:
+        if not 0 <= value <= UTO_MOST:
+            return -EINVAL
+        conf.uto = <uint32_t>value
+        conf.uto_due = value != 0
     elif which == OPT_DEFER_ACCEPT:
         conf.defer_accept = secs_to_retrans(value)
     elif which == OPT_NOTSENT_LOWAT:

@@ -29,7 +29,7 @@ from ustack_ext.tcp.fastopen cimport fastopen_learn
 from ustack_ext.tcp.forward cimport forward_syn
 from ustack_ext.tcp.listen cimport listen_input, synreq_input
 from ustack_ext.tcp.md5 cimport md5_accepts
-from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_MD5, OPT_SACK, OPT_TS
+from ustack_ext.tcp.options cimport OPT_FASTOPEN, OPT_MD5, OPT_SACK, OPT_TS, OPT_UTO
 from ustack_ext.tcp.output cimport send_ack, send_syn, syn_offers, tune_sndbuf, ts_now, window_limit
 from ustack_ext.tcp.reassembly cimport dsack_note, ofo_clear, ofo_collect, ofo_insert, rcvq_append, rcvq_append_run
 from ustack_ext.tcp.recovery cimport recovery_ack, recovery_late, recovery_refused
@@ -43,6 +43,7 @@ from ustack_ext.tcp.tcb cimport (
 )
 from ustack_ext.tcp.timewait cimport timewait_from, timewait_input
 from ustack_ext.tcp.urgent cimport urgent_arrives
+from ustack_ext.tcp.uto cimport uto_arrives
 from ustack_ext.tcp.windows cimport window_grow
 from ustack_ext.wire.headers cimport TH_ACK, TH_ECE, TH_FIN, TH_PSH, TH_RST, TH_SYN, TH_URG
 
@@ -150,6 +151,8 @@ cdef void segment_arrives(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     if not take_ack(t, c, s):
         return
     note_timestamp(t, c, s)
+    if s.o.have & OPT_UTO:
+        uto_arrives(t, c, s.o.uto)
     if s.h.flags & TH_URG:
         urgent_arrives(t, c, s.h.seq - s.cut, s.h.urg)
     if s.n > 0:
@@ -192,6 +195,8 @@ cdef void in_syn_sent(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
     c.last_ack_sent = c.rcv_nxt
     c.rcv_adv = c.rcv_nxt + min(window_limit(t, c), <uint32_t>65535)
     take_syn_options(t, c, &s.o, syn_offers(t, c))
+    if s.o.have & OPT_UTO:
+        uto_arrives(t, c, s.o.uto)
     c.snd_wnd = s.h.wnd                                      # RFC 7323 §2.2: not scaled in a SYN
     c.max_snd_wnd = c.snd_wnd
     c.snd_wl1 = s.h.seq

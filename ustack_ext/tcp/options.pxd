@@ -1,4 +1,4 @@
-# TCP options: parse and emit (RFC 9293 §3.1, 7323, 2018, 6691, 7413).
+# TCP options: parse and emit (RFC 9293 §3.1, 7323, 2018, 6691, 7413, 2385, 5482).
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 cdef enum:
@@ -9,6 +9,7 @@ cdef enum:
     OPT_SACK = 16
     OPT_FASTOPEN = 32
     OPT_MD5 = 64
+    OPT_UTO = 128
 
     OPTIONS_MAX = 40
     NOP_NOP_TS = 0x0101080A    # timestamps as RFC 7323 appendix A lays them out
@@ -17,6 +18,7 @@ cdef enum:
     SACK_BLOCK = 8
     MD5_LEN = 20               # of MD5 with its NOPs, which comes first
     MD5_AT = 4                 # ... where its digest is
+    UTO_LEN = 4                # of the user timeout
 
 cdef struct Options:
     uint8_t have               # OPT_*
@@ -24,6 +26,7 @@ cdef struct Options:
     uint8_t nsack              # blocks, at most 4
     uint8_t fastopen_len       # of the cookie; 0: one is asked for
     uint16_t mss
+    uint16_t uto               # the user timeout with its granularity bit
     uint32_t tsval
     uint32_t tsecr
     uint32_t sack[8]           # left, right, left, right, ...
@@ -33,7 +36,8 @@ cdef struct Options:
 # Reads the n option bytes at p. Unknown kinds are skipped by length; a length that is impossible ends the walk (what
 # was read before it counts).
 cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noexcept nogil
-# Writes SYN options in Linux's order for what o.have asks. Returns bytes, a multiple of 4.
+# Writes SYN options in Linux's order for what o.have asks, the user timeout last and only where it has room. Returns
+# bytes, a multiple of 4.
 cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil
-# Writes the MD5 option (its digest 0), timestamps and SACK blocks as o.have asks. Returns bytes, a multiple of 4.
+# Writes the MD5 option (its digest 0), timestamps, the user timeout and SACK blocks as o.have asks. Returns bytes, a multiple of 4.
 cdef uint32_t options_emit(uint8_t *p, const Options *o) noexcept nogil

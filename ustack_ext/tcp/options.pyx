@@ -1,4 +1,4 @@
-"""TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, 2018, 6691, 7413, 2385). Knows no connection."""
+"""TCP options: parse and emit (RFC 9293 §3.1, RFC 7323, 2018, 6691, 7413, 2385, 5482). Knows no connection."""
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy, memset
 
@@ -14,6 +14,7 @@ cdef enum:
     KIND_SACK = 5
     KIND_TS = 8
     KIND_MD5 = 19
+    KIND_UTO = 28
     KIND_FASTOPEN = 34
     FASTOPEN_MIN = 4               # bytes of a cookie (RFC 7413 §4.1.1)
     FASTOPEN_MAX = 16
@@ -54,6 +55,9 @@ cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noex
         elif p[at] == KIND_MD5 and size == 18:
             o.md5 = p + at + 2
             o.have |= OPT_MD5
+        elif p[at] == KIND_UTO and size == 4:
+            o.uto = get_be16(p + at + 2)
+            o.have |= OPT_UTO
         elif p[at] == KIND_FASTOPEN and syn and size % 2 == 0 and (
                 size == 2 or FASTOPEN_MIN <= size - 2 <= FASTOPEN_MAX):
             o.fastopen_len = <uint8_t>(size - 2)
@@ -85,6 +89,13 @@ cdef inline uint8_t *put_md5(uint8_t *p) noexcept nogil:
     return p + 18
 
 
+cdef inline uint8_t *put_uto(uint8_t *p, const Options *o) noexcept nogil:
+    p[0] = KIND_UTO
+    p[1] = UTO_LEN
+    put_be16(p + 2, o.uto)
+    return p + UTO_LEN
+
+
 cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil:
     cdef uint8_t *q = put_md5(p) if o.have & OPT_MD5 else p
     q[0] = KIND_MSS
@@ -112,6 +123,8 @@ cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil:
         q[1] = 2 + o.fastopen_len
         memcpy(q + 2, o.fastopen, o.fastopen_len)
         q = put_nops(q + q[1], -(q[1]) & 3)
+    if o.have & OPT_UTO and q - p <= OPTIONS_MAX - UTO_LEN:
+        q = put_uto(q, o)
     return <uint32_t>(q - p)
 
 
@@ -121,6 +134,8 @@ cdef uint32_t options_emit(uint8_t *p, const Options *o) noexcept nogil:
     if o.have & OPT_TS:
         q = put_nops(q, 2)
         q = put_ts(q, o)
+    if o.have & OPT_UTO:
+        q = put_uto(q, o)
     if o.have & OPT_SACK:
         q = put_nops(q, 2)
         q[0] = KIND_SACK

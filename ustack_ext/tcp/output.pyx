@@ -22,8 +22,8 @@ from ustack_ext.tcp.fastopen cimport FASTOPEN_COOKIE, fastopen_may_send
 from ustack_ext.tcp.md5 cimport md5_key, md5_sign
 from ustack_ext.tcp.mss cimport GSO_HEADERS, gso_room, mss_to_tell, update_mss
 from ustack_ext.tcp.options cimport (
-    MD5_AT, MD5_LEN, NOP_NOP_TS, OPT_FASTOPEN, OPT_MD5, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, OPTIONS_MAX,
-    SACK_BLOCK, SACK_LEN, TS_LEN, Options, options_emit, options_emit_syn,
+    MD5_AT, MD5_LEN, NOP_NOP_TS, OPT_FASTOPEN, OPT_MD5, OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_UTO, OPT_WSCALE,
+    OPTIONS_MAX, SACK_BLOCK, SACK_LEN, TS_LEN, UTO_LEN, Options, options_emit, options_emit_syn,
 )
 from ustack_ext.tcp.quick cimport ack_rides
 from ustack_ext.tcp.reassembly cimport ofo_report
@@ -41,6 +41,7 @@ from ustack_ext.tcp.tcb cimport (
     TIMER_STALE, Conn, FastopenPeer, Md5Key, Seg, SynReq, Tcb, Tcp, TcpConf, tcb_has_room, tcp_ms,
 )
 from ustack_ext.tcp.urgent cimport urgent_pointer
+from ustack_ext.tcp.uto cimport uto_told, uto_wire
 from ustack_ext.tcp.windows cimport note_window, window_limit, window_to_offer, wscale_for
 from ustack_ext.wire.addr cimport Addr, addr_is_v4
 from ustack_ext.wire.bytes cimport put_be32
@@ -136,13 +137,21 @@ cdef void segment(Tcp *t, Tcb *c, TxPkt *pkt, uint32_t seq, uint8_t flags, uint8
         pkt.off.flags |= OFF_GSO_TCP4 if addr_is_v4(&c.raddr) else OFF_GSO_TCP6
         pkt.off.gso_size = c.mss
     o.have = OPT_MD5 if key != NULL else 0
+    if c.conf.uto_due:
+        if pkt.payload_len > 0:                              # which leaves no room for it
+            send_ack(t, c)
+        else:
+            o.have |= OPT_UTO
+            o.uto = uto_wire(c.conf.uto)
+            uto_told(t, c)
     if c.flags & TF_TS_OK:
         o.have |= OPT_TS
         o.tsval = ts_now(t, c.ts_offset)
         o.tsecr = c.ts_recent
     if c.reasm != NULL and c.flags & TF_SACK_OK:
         ofo_report(t, c, &o, blocks_that_fit(c, pkt.payload_len, (TS_LEN if c.flags & TF_TS_OK else 0)
-                                             + (MD5_LEN if key != NULL else 0)))
+                                             + (MD5_LEN if key != NULL else 0)
+                                             + (UTO_LEN if o.have & OPT_UTO else 0)))
     h.sport = c.lport
     h.dport = c.rport
     h.seq = seq
@@ -227,6 +236,9 @@ cdef void syn_segment(Tcp *t, Dst *d, const Conn *who, uint32_t seq, uint32_t ac
     h.flags = flags
     if key != NULL:
         o.have |= OPT_MD5
+    if conf.uto:
+        o.have |= OPT_UTO
+        o.uto = uto_wire(conf.uto)
     n = options_emit_syn(options, o)
     memcpy(tx_push(pkt, n), options, n)
     h.hlen = <uint8_t>(TCP_HLEN + n)

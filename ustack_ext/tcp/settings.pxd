@@ -23,6 +23,9 @@ cdef struct TcpConf:
     uint32_t sndbuf
     uint64_t max_pacing_rate       # bytes/s; 0: none
     uint32_t user_timeout          # ms; 0: by retries
+    uint32_t uto                   # s, to advertise (RFC 5482's ADV_UTO); 0: the option is not used
+    uint32_t uto_peer              # s, what the peer advertised; 0: nothing
+    uint8_t uto_due                # the next segment has to tell it
     uint32_t keepidle              # s
     uint16_t keepintvl             # s
     uint16_t maxseg                # 0: from the path

@@ -29,6 +29,7 @@ from ustack_ext.tcp.tcb cimport (
     TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
+from ustack_ext.tcp.uto cimport uto_in_force
 
 cdef enum:
     NS = 1000000000
@@ -89,11 +90,12 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
 
 
 cdef bint given_up(Tcp *t, Tcb *c, uint32_t tries, uint32_t most) noexcept nogil:
-    """R2 of RFC 9293 §3.8.3: by count as Linux, or by TCP_USER_TIMEOUT; orphans sooner."""
+    """R2 of RFC 9293 §3.8.3: by count as Linux, or by the user timeout; orphans sooner."""
+    cdef uint64_t patience = uto_in_force(c.conf)
     if c.flags & TF_ORPHAN:
         most = min(most, <uint32_t>t.knobs.orphan_retries)
-    elif c.conf.user_timeout and c.tx.retrans_since:
-        return t.core.now - c.tx.retrans_since >= <uint64_t>c.conf.user_timeout * MS
+    elif patience and c.tx.retrans_since:
+        return t.core.now - c.tx.retrans_since >= patience * MS
     return tries >= most
 
 
@@ -193,6 +195,8 @@ cdef void idle(Tcp *t, Tcb *c) noexcept nogil:
         return
     if not c.conf.keepalive or c.flags & TF_ORPHAN:
         return
+    if not c.conf.user_timeout:
+        patience = max(patience, <uint64_t>uto_in_force(c.conf) + 1)          # RFC 5482 §4.2: longer than what is agreed
     if silent < patience:
         c.idle_at = t.core.now + (patience - silent) * MS
         return
