@@ -10,6 +10,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -462,3 +463,78 @@ def test_what_cannot_be_mapped_is_read(world: StackWorld, path: Path) -> None:
         assert left.sendfile(file, 6 * MIB, zerocopy=True) == 0
         with pytest.raises(ValueError, match="count"):
             left.sendfile(file, 0, 0, zerocopy=True)
+
+
+# -- bytes, which nobody can change
+
+
+def test_bytes_are_sent_from_where_they_are_and_let_go(simulated: SimWorld) -> None:
+    """Until the peer has acknowledged all of them the stack refers to them, too. It lets go with the next call that sends
+    so much, or when some have come together.
+    """
+    left, right = simulated.pair()
+    large = os.urandom(32 << 10)
+    before = sys.getrefcount(large)
+    left.sendall(large)
+    assert sys.getrefcount(large) == before + 1
+    assert receive(right, len(large)) == large
+    simulated.network.run(0.2)  # for a delayed acknowledgement
+    left.sendall(os.urandom(32 << 10))
+    assert sys.getrefcount(large) == before
+
+
+def test_small_bytes_and_what_can_change_are_copied(simulated: SimWorld) -> None:
+    left, right = simulated.pair()
+    small, changing = bytes(1000), bytearray(b"a" * 32_000)
+    before = sys.getrefcount(small)
+    left.sendall(small)
+    assert sys.getrefcount(small) == before
+    left.sendall(changing)
+    changing[:] = b"b" * 32_000
+    assert receive(right, 33_000) == small + b"a" * 32_000
+
+
+def test_a_send_that_does_not_wait_takes_what_has_room(simulated: SimWorld) -> None:
+    left, right = simulated.pair()
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+    left.setblocking(False)
+    data = os.urandom(1 << 20)
+    taken = left.send(data)
+    assert taken == left.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    fails(errno.EAGAIN, left.send, data)
+    assert receive(right, taken) == data[:taken]
+
+
+def test_bytes_are_let_go_with_the_connection_and_with_the_stack(simulated: SimWorld) -> None:
+    large = os.urandom(100_000)
+    before = sys.getrefcount(large)
+    for end in ("reset", "stack"):
+        left, right = simulated.pair()
+        left.setblocking(False)
+        left.send(large)
+        assert sys.getrefcount(large) == before + 1
+        if end == "reset":
+            reset(left)
+            simulated.let_time_pass()
+            other, _ = simulated.pair()
+            other.setblocking(False)
+            other.send(bytes(64 << 10))
+        else:
+            simulated.network.close()
+        assert sys.getrefcount(large) == before
+
+
+def test_many_pieces_do_not_pile_up(stacks: StackWorld) -> None:
+    """A program that sends and sends holds no more of them than the queue."""
+    left, right = stacks.pair()
+    pieces = [os.urandom(40_000) for _ in range(64)]
+    before = [sys.getrefcount(piece) for piece in pieces]
+    sender = stacks.spawn(lambda: [left.sendall(piece) for piece in pieces])
+    assert receive(right, 64 * 40_000) == b"".join(pieces)
+    sender.result()
+    right.sendall(b"done")
+    assert left.recv(4) == b"done"
+    left.sendall(bytes(64 << 10))
+    receive(right, 64 << 10)
+    after = [sys.getrefcount(piece) for piece in pieces]
+    assert sum(now > then for now, then in zip(after, before, strict=True)) <= 8

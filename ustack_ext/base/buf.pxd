@@ -32,6 +32,7 @@ cdef struct Owner:         # memory of somebody else's that blocks point into
     Owner *next            # the pool's list of those whose memory nobody needs any more
     uint32_t refs          # the blocks, and whoever adds some
     uint8_t given_up       # some of it left its queue without having been acknowledged
+    uint8_t patient        # it may be called done later, when others are
     owner_fn done          # for whoever takes it from the list: called with the GIL, without the lock
     void *holder           # for `done`
 
@@ -43,6 +44,8 @@ cdef struct BufPool:
     uint64_t failures      # allocations refused
     int64_t live           # blocks handed out: 0 when the engine is idle and empty
     Owner *returned        # the last reference went; latest first
+    uint32_t patient       # of them
+    uint8_t urgent         # there are others among them
 
 cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil
 cdef void pool_destroy(BufPool *p) noexcept nogil             # frees every slab; live must be 0
@@ -62,6 +65,10 @@ cdef inline void owner_unref(BufPool *p, Owner *o) noexcept nogil:
     if o.refs == 0:
         o.next = p.returned
         p.returned = o
+        if o.patient:
+            p.patient += 1
+        else:
+            p.urgent = 1
 
 
 cdef inline void buf_ref(Buf *b) noexcept nogil:

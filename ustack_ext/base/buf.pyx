@@ -35,6 +35,8 @@ cdef void pool_init(BufPool *p, uint64_t budget) noexcept nogil:
     p.failures = 0
     p.live = 0
     p.returned = NULL
+    p.patient = 0
+    p.urgent = 0
 
 
 cdef void pool_destroy(BufPool *p) noexcept nogil:

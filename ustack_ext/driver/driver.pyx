@@ -28,6 +28,7 @@ cdef enum:
     PUMP = 16                      # frames a driver without a thread of its own reads at a time
     RUN_OUT = 100000               # deadlines that close() lets pass at most
     RESERVE = 256 << 10            # bytes beyond the budget that receiving may use
+    PATIENT = 8                    # owners that are told later, at most
 
 BUDGET = 256 << 20                 # bytes of packet memory, unless the stack says otherwise
 
@@ -104,6 +105,21 @@ cdef void mute(Iface *iface) noexcept nogil:
     iface.transmit = transmit_nowhere
 
 
+cdef void tell_owners(Owner *o) noexcept:
+    """The list has the latest first."""
+    cdef Owner *following
+    cdef Owner *first = NULL
+    while o != NULL:
+        following = o.next
+        o.next = first
+        first = o
+        o = following
+    while first != NULL:
+        following = first.next
+        first.done(first)
+        first = following
+
+
 cdef class Driver:
     """Base of the drivers. Not made directly."""
 
@@ -129,7 +145,7 @@ cdef class Driver:
             for i in range(MAX_LINKS):
                 if self.slots[i].iface != NULL:
                     mute(self.slots[i].iface)
-            engine_free(self.engine)
+            tell_owners(engine_free(self.engine))
 
     cdef int create(self, object seed, object budget, uint64_t now) except -1:
         """Make the engine. seed: 32 bytes of secret, None: from the OS. budget: bytes of packet memory, 0: BUDGET."""
@@ -166,7 +182,8 @@ cdef class Driver:
         while self.hand_out() and rounds > 0:
             engine_poll(self.engine)
             rounds -= 1
-        if self.engine.core.pool.returned != NULL:
+        if self.engine.core.pool.returned != NULL and (
+                self.engine.core.pool.urgent or self.engine.core.pool.patient >= PATIENT):
             atomic_set(self.due, 1)
         if self.engine.net.captures != NULL:
             self.tell_captures()
@@ -341,24 +358,16 @@ cdef class Driver:
 
     cdef hand_back(self):
         cdef Owner *o
-        cdef Owner *following
-        cdef Owner *first = NULL
         if self.engine.core.pool.returned == NULL:
             return
         with nogil:
             self.lock()
             o = self.engine.core.pool.returned
             self.engine.core.pool.returned = NULL
+            self.engine.core.pool.patient = 0
+            self.engine.core.pool.urgent = 0
             self.unlock()
-        while o != NULL:               # the list has the latest first
-            following = o.next
-            o.next = first
-            first = o
-            o = following
-        while first != NULL:
-            following = first.next
-            first.done(first)
-            first = following
+        tell_owners(o)
 
     # Waiting
 

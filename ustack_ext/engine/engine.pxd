@@ -11,7 +11,7 @@
 #   engine_next(e)                exact earliest deadline in ns, UINT64_MAX for none; engine_wake(e): that or, cheaper,
 #                                 a moment before it, for a driver that sleeps and may wake early
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from ustack_ext.base.buf cimport Buf, BufQueue
+from ustack_ext.base.buf cimport Buf, BufQueue, Owner
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.iov cimport Offload
 from ustack_ext.engine.gro cimport Gro
@@ -32,7 +32,8 @@ cdef struct Engine:
 
 # seed: 32 bytes of secret; budget: bytes of packet memory at most. NULL without memory.
 cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noexcept nogil
-cdef void engine_free(Engine *e) noexcept nogil
+# Returns those whose memory it sent from, in a list: they are to be told.
+cdef Owner *engine_free(Engine *e) noexcept nogil
 # optional, before engine_input, for what is about to be given to it from one interface: hides the time memory takes
 # (unless n is 1 or engine_many says that it's no use)
 cdef void engine_ahead(Engine *e, const Iface *iface, Buf **bufs, int n) noexcept nogil

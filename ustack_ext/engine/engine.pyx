@@ -7,7 +7,9 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from ustack_ext.base.buf cimport Buf, buf_alloc, buf_unref, bufq_clear, bufq_pop, bufq_push, pool_destroy, pool_init
+from ustack_ext.base.buf cimport (
+    Buf, Owner, buf_alloc, buf_unref, bufq_clear, bufq_pop, bufq_push, pool_destroy, pool_init,
+)
 from ustack_ext.base.core cimport MAX_COUNTERS
 from ustack_ext.base.entry cimport ENTRY_SYNREQ, ENTRY_TCB, ENTRY_TIMEWAIT, ENTRY_UDP, Entry
 from ustack_ext.base.iov cimport OFF_CSUM_VERIFIED, OFF_CSUM_WANTED, IoVec, Offload
@@ -89,15 +91,18 @@ cdef Engine *engine_new(const uint8_t *seed, uint64_t budget, uint64_t now) noex
     return e
 
 
-cdef void engine_free(Engine *e) noexcept nogil:
+cdef Owner *engine_free(Engine *e) noexcept nogil:
+    cdef Owner *owners
     bufq_clear(&e.loopback, &e.core.pool)
     gro_clear(&e.gro, &e.tcp)
     tcp_destroy(&e.tcp)
     udp_destroy(&e.udp)
     net_destroy(&e.net)
     wheel_destroy(&e.core.wheel)
+    owners = e.core.pool.returned
     pool_destroy(&e.core.pool)
     free(e)
+    return owners
 
 
 cdef void deliver(Engine *e, int verdict, RxPkt *rx, IcmpError *err) noexcept nogil:

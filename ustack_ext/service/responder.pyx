@@ -289,7 +289,7 @@ cdef void chargen(Service *s, Tcb *c) noexcept nogil:
         return
     iov.base = s.pattern.data
     iov.len = PATTERN
-    while handed_over(s, c, tcp_send_owned(&s.engine.tcp, c, &iov, &s.pattern.owner, False)) > 0:
+    while handed_over(s, c, tcp_send_owned(&s.engine.tcp, c, &iov, &s.pattern.owner, False, False)) > 0:
         pass
 
 

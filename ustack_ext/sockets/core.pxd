@@ -8,6 +8,7 @@ cdef class SocketCore(SocketHandle):
     cdef bytes receive_all(self, Py_ssize_t size, int flags)
     cdef long receive_into(self, Buffers into, int flags, Op *op) except -1
     cdef long transmit(self, Buffers data, int flags, Op *op, bint all_of_it) except -1
+    cdef long put(self, object data, int flags, Op *op, bint all_of_it) except -1
     cdef int connect_to(self, object address, str caller) except -1
     cdef object sender(self, Op *op)
     cdef tuple message_details(self, Op *op, long taken)

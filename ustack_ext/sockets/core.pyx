@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport no_gc_clear
 from libc.errno cimport EAGAIN, EALREADY, EINPROGRESS, EINVAL, EOPNOTSUPP
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+from ustack_ext.base.buf cimport Owner
 from ustack_ext.base.event cimport EV_READABLE, EV_WRITABLE
 from ustack_ext.base.iov cimport IoVec
 from ustack_ext.driver.driver cimport Driver
@@ -15,9 +16,9 @@ from ustack_ext.sockets.address cimport addr_from_int, addr_to_bytes, format_add
 from ustack_ext.sockets.buffers cimport Buffers, many_buffers, one_buffer
 from ustack_ext.sockets.datagram cimport datagram_bind, datagram_shutdown
 from ustack_ext.sockets.handle cimport PROTO_ICMP, PROTO_ICMPV6, SocketHandle, check, closed_error, error, op_init
-from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, lend
+from ustack_ext.sockets.lend cimport LEND_MOST, Completion, begin_completion, keep, kept, lend
 from ustack_ext.sockets.linkaddr cimport format_link, parse_link
-from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
+from ustack_ext.sockets.msg cimport MSG_DONTWAIT, MSG_FASTOPEN, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from ustack_ext.sockets.state cimport (
     OP_ACCEPT, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, OP_TIMED_OUT, OPEN, SK_UDP, SOCK_V6ONLY, Op,
 )
@@ -31,6 +32,8 @@ from ustack_ext.wire.addr cimport Addr, addr_is_any, addr_localhost
 cdef enum:
     ALL = 0x7FFFFFFF
     SMALL = 2048                   # a receive of at most this much is copied through the C stack
+    KEPT_LEAST = 16 << 10          # bytes of which a send is not copied: fewer are copied faster
+    KEPT_MOST = 4 << 20            # ... more would be kept for the few that are still to be acknowledged
 
 
 cdef void loopback_if_any(Addr *a) noexcept nogil:
@@ -263,17 +266,35 @@ cdef class SocketCore(SocketHandle):
             op.iov = &data.iov[i]
             op.niov = data.count - i
 
+    cdef long put(self, object data, int flags, Op *op, bint all_of_it) except -1:
+        """transmit() for one buffer. Bytes, which nobody can change, are sent from where they are."""
+        cdef Owner *owner = NULL
+        cdef Driver d
+        if (type(data) is bytes and KEPT_LEAST <= len(<bytes>data) <= KEPT_MOST and self.is_stream()
+                and not flags & (MSG_OOB | MSG_FASTOPEN)):
+            d = self._usable()
+            d.hand_back()                                  # of those that were sent before
+            owner = keep(data)
+        if owner == NULL:
+            return self.transmit(one_buffer(data, False), flags, op, all_of_it)
+        op.owner = owner
+        op.bounded = 1
+        try:
+            return self.transmit(one_buffer(data, False), flags, op, all_of_it)
+        finally:
+            kept(d, owner)
+
     def send(self, data, int flags=0, /):
         """send(data[, flags]) -> bytes taken: as socket.socket.send."""
         cdef Op op
         op_init(&op, OP_SEND, flags, EV_WRITABLE)
-        return self.transmit(one_buffer(data, False), flags, &op, False)
+        return self.put(data, flags, &op, False)
 
     def sendall(self, data, int flags=0, /):
         """sendall(data[, flags]): as socket.socket.sendall; the timeout is for all of it."""
         cdef Op op
         op_init(&op, OP_SEND, flags, EV_WRITABLE)
-        self.transmit(one_buffer(data, False), flags, &op, True)
+        self.put(data, flags, &op, True)
 
     def send_zerocopy(self, data, int flags=0, *, callback=None):
         """send_zerocopy(buffer[, flags], *, callback=None) -> Completion: send without copying the buffer.

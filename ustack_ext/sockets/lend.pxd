@@ -26,4 +26,8 @@ cdef class Completion:
     cdef object __weakref__
     cdef void sent(self, Py_ssize_t nbytes) noexcept
 
+# An owner of the bytes, which are the stack's too until the last block of them goes; NULL: no memory. It is the
+# caller's until kept().
+cdef Owner *keep(bytes data)
+cdef void kept(Driver driver, Owner *owner) noexcept           # no more of it will be queued
 cdef Completion begin_completion(Driver driver, Buffers buffers, object callback)

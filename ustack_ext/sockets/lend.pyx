@@ -1,7 +1,8 @@
 """Payload that isn't copied, as Python holds it.
 
 Responsible for: View, received buffers that the program reads in place and hands back; Completion, memory of the
-program's that the stack sends from, and when it is the program's again. Not for: queues (tcp/zerocopy), the calls
+program's that the stack sends from, and when it is the program's again; bytes, which nobody can change, and which the
+stack keeps for as long as it sends from them. Not for: queues (tcp/zerocopy), the calls
 (sockets/core).
 
 A View keeps its socket, and so the stack and the pool that its memory is from: a memoryview of it is good for as long
@@ -9,10 +10,11 @@ as anybody has it, whatever becomes of the connection and the stack. The other w
 until the last byte is acknowledged or given up.
 """
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython cimport final, no_gc_clear
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from ustack_ext.base.buf cimport Owner, buf_unref, owner_unref
 from ustack_ext.base.event cimport EV_CLOSED
@@ -209,10 +211,7 @@ cdef class Completion:
     cdef void sent(self, Py_ssize_t nbytes) noexcept:
         """No more of it will be queued."""
         self.nbytes = nbytes
-        with nogil:
-            self.driver.lock()
-            owner_unref(&self.driver.engine.core.pool, &self.owner)
-            self.driver.unlock()
+        kept(self.driver, &self.owner)
 
     def __repr__(self):
         return f"<ustack.Completion of {self.nbytes} bytes{', done' if self.completed else ''}>"
@@ -246,3 +245,33 @@ cdef Completion begin_completion(Driver driver, Buffers buffers, object callback
     self.owner.holder = <void *>self
     Py_INCREF(self)
     return self
+
+
+cdef struct Kept:
+    Owner owner
+    PyObject *data
+
+
+cdef void drop(Owner *o) noexcept:
+    cdef Kept *self = <Kept *>o
+    Py_DECREF(<object>self.data)
+    free(self)
+
+
+cdef Owner *keep(bytes data):
+    cdef Kept *self = <Kept *>calloc(1, sizeof(Kept))
+    if self == NULL:
+        return NULL
+    self.owner.refs = 1
+    self.owner.patient = 1
+    self.owner.done = drop
+    self.data = <PyObject *>data
+    Py_INCREF(data)
+    return &self.owner
+
+
+cdef void kept(Driver driver, Owner *owner) noexcept:
+    with nogil:
+        driver.lock()
+        owner_unref(&driver.engine.core.pool, owner)
+        driver.unlock()

@@ -136,6 +136,7 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     Addr to                        # of a packet socket: lo is the link address, hi its length in bytes
     UdpMeta meta
     Owner *owner                   # OP_SEND: whose memory `iov` is; it isn't copied
+    uint8_t bounded                # ... no more of it than the send buffer has room for
     Lent *lent                     # OP_RECV: nothing is copied; the pieces, at most `niov`, `room` bytes of them
     int nlent
     void *tcb                      # ... and the connection that lent them

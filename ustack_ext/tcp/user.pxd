@@ -24,6 +24,7 @@ cdef long tcp_recv(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint peek) noexce
 # no memory and to one that queued data, what an empty receive queue means (0, -errno), and that the window may open
 # because the application took n bytes.
 cdef int may_send(Tcb *c) noexcept nogil
+cdef bint send_is_full(const Tcb *c) noexcept nogil          # nothing more may be queued now
 cdef void wait_for_memory(Tcp *t, Tcb *c) noexcept nogil
 cdef void queued(Tcp *t, Tcb *c, bint more) noexcept nogil
 cdef long nothing_queued(Tcb *c) noexcept nogil

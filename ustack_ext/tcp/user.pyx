@@ -245,6 +245,10 @@ cdef void queued(Tcp *t, Tcb *c, bint more) noexcept nogil:
     tcb_dirty(t, c)
 
 
+cdef bint send_is_full(const Tcb *c) noexcept nogil:
+    return c.tx.sndq_bytes >= c.sndbuf or (c.conf.notsent_lowat != 0 and tcb_notsent(c) >= c.conf.notsent_lowat)
+
+
 cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexcept nogil:
     cdef uint32_t taken
     cdef size_t want = 0
@@ -255,7 +259,7 @@ cdef long tcp_send(Tcp *t, Tcb *c, const IoVec *iov, int niov, bint more) noexce
         want += iov[i].len
     if want == 0:
         return 0
-    if c.tx.sndq_bytes >= c.sndbuf or (c.conf.notsent_lowat and tcb_notsent(c) >= c.conf.notsent_lowat):
+    if send_is_full(c):
         c.flags |= TF_WANT_ROOM
         return -EAGAIN
     if not tx_take(t, c):

@@ -14,5 +14,6 @@ cdef void tcp_give_back(Tcp *t, Tcb *c, uint32_t n) noexcept nogil
 cdef long tcp_send_room(Tcp *t, Tcb *c) noexcept nogil
 cdef void tcp_send_block(Tcp *t, Tcb *c, Buf *b) noexcept nogil
 cdef void tcp_send_later(Tcp *t, Tcb *c) noexcept nogil
-# Queues data without copying it, all of it or up to 1 GiB. Returns as tcp_send does.
-cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint more) noexcept nogil
+# Queues data without copying it: all of it (up to 1 GiB), or as much as the send buffer has room for. Returns as
+# tcp_send does.
+cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint bounded, bint more) noexcept nogil

@@ -11,7 +11,7 @@ from ustack_ext.tcp.conn cimport tally_take
 from ustack_ext.tcp.reassembly cimport Lent, rcvq_lend, rcvq_unlend
 from ustack_ext.tcp.sendqueue cimport sendq_link, tx_take
 from ustack_ext.tcp.tcb cimport TF_DEAD, TF_WANT_ROOM, Tcb, Tcp
-from ustack_ext.tcp.user cimport consumed, may_send, nothing_queued, queued, taken, wait_for_memory
+from ustack_ext.tcp.user cimport consumed, may_send, nothing_queued, queued, send_is_full, taken, wait_for_memory
 from ustack_ext.tcp.urgent cimport has_mark, urgent_reach
 
 cdef enum:
@@ -63,17 +63,23 @@ cdef void tcp_send_later(Tcp *t, Tcb *c) noexcept nogil:
     wait_for_memory(t, c)
 
 
-cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint more) noexcept nogil:
+cdef long tcp_send_owned(Tcp *t, Tcb *c, const IoVec *iov, Owner *o, bint bounded, bint more) noexcept nogil:
     cdef int err = may_send(c)
+    cdef size_t n = min(iov.len, <size_t>MOST)
     cdef Buf *b
-    if err != 0 or iov.len == 0:
+    if err != 0 or n == 0:
         return err
-    if c.tx.sndq_bytes >= c.sndbuf:
+    if send_is_full(c):
         c.flags |= TF_WANT_ROOM
         return -EAGAIN
     if not tx_take(t, c):
         return -ENOBUFS
-    b = buf_foreign(&t.core.pool, o, <uint8_t *>iov.base, <uint32_t>min(iov.len, <size_t>MOST))
+    if c.tally == &t.no_tally:
+        tally_take(t, c)
+    if bounded and n > c.sndbuf - c.tx.sndq_bytes:
+        n = c.sndbuf - c.tx.sndq_bytes
+        c.flags |= TF_WANT_ROOM
+    b = buf_foreign(&t.core.pool, o, <uint8_t *>iov.base, <uint32_t>n)
     if b == NULL:
         c.flags |= TF_WANT_ROOM
         wait_for_memory(t, c)
