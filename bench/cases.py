@@ -61,6 +61,8 @@ def _titles(*names: str) -> dict[str, str]:
 
 # -- bulk
 
+UNPACED = "reno"  # a congestion control that every kernel has
+
 BULK = (
     "kernel",
     "kernel-plain",
@@ -75,14 +77,25 @@ BULK = (
 PINNED = tuple(row for row in BULK if row not in ("kernel-plain", "lwip", "gvisor", "pytcp"))
 
 
-def _bulk(row: str, load: str, seconds: float, cores: tuple[int | None, int | None] = (None, None)) -> dict[str, float]:
+def _bulk(
+    row: str,
+    load: str,
+    seconds: float,
+    cores: tuple[int | None, int | None] = (None, None),
+    congestion: str | None = None,
+) -> dict[str, float]:
     service, kind = {"in": ("sink", "send"), "out": ("source", "receive")}[load]
-    found = rigs.load(row, service, (kind, seconds, 0), *cores)
+    found = rigs.load(row, service, (kind, seconds, 0), *cores, congestion)
     return {
         "gbit": found["bytes"] * 8 / found["seconds"] / GB,
         "server_cpu": found["server_cpu_seconds"] / (found["bytes"] / GB),
         "client_cpu": found["client_cpu_seconds"] / (found["bytes"] / GB),
     }
+
+
+def _unpaced(row: str, load: str, seconds: float) -> dict[str, float]:
+    """BBR, where it is the kernel's default, sends by a clock of its own and not as fast as it goes."""
+    return _bulk(row, load, seconds, congestion=UNPACED)
 
 
 def _pinned(row: str, load: str, seconds: float) -> dict[str, float]:
@@ -289,6 +302,16 @@ CASES = {
             (*_bulk_columns("in", "client→server"), *_bulk_columns("out", "server→client")),
             _pinned,
             lambda row, _load: rigs.no_core("two") or rigs.missing(row),
+            reference=rigs.KERNEL,
+        ),
+        Case(
+            "unpaced",
+            f"one stream to the server as before, the client's congestion control {UNPACED}, which does not pace",
+            _titles(*BULK),
+            ("in",),
+            _bulk_columns("in", "client→server"),
+            _unpaced,
+            lambda row, _load: rigs.missing(row),
             reference=rigs.KERNEL,
         ),
         Case(

@@ -268,12 +268,16 @@ def put_load(
     seconds: float,
     client_cpu: int | None = None,
     server_cpu: int | None = None,
+    congestion: str | None = None,
 ) -> tuple[str, float]:
     """Run a client's command against a contender's service -> (what it printed, CPU seconds of the server meanwhile).
 
-    seconds: what the command takes. Raises AssertionError with what the programs said.
+    seconds: what the command takes. congestion: the client's congestion control, if not the kernel's default. Raises
+    AssertionError with what the programs said.
     """
     with running(name, service, server_cpu) as (rig, server):
+        if congestion is not None:
+            rig.client.sysctl("net.ipv4.tcp_congestion_control", congestion)
         before = process_cpu(server.pid)
         done = rig.client.run(full := pinned(command, client_cpu), timeout=seconds + 60)
         used = process_cpu(server.pid) - before
@@ -290,6 +294,7 @@ def load(
     arguments: tuple[str, float, int],
     client_cpu: int | None = None,
     server_cpu: int | None = None,
+    congestion: str | None = None,
 ) -> dict[str, Any]:
     """Put one load on one contender.
 
@@ -298,7 +303,7 @@ def load(
     """
     kind, seconds, number = arguments
     command = [build.program("load.c"), kind, SERVER, str(PORT), str(seconds), str(number), *CLIENTS]
-    printed, used = put_load(name, service, command, seconds, client_cpu, server_cpu)
+    printed, used = put_load(name, service, command, seconds, client_cpu, server_cpu, congestion)
     found: dict[str, Any] = json.loads(printed)
     found["client_cpu_seconds"] = found.pop("cpu_seconds")
     found["server_cpu_seconds"] = used

@@ -40,7 +40,12 @@ def _both(group: str, text: str, row: tuple[str, str], sign: str, bound: float, 
     ]
 
 
+def _unpaced(group: str, text: str, row: str, bound: float, to: str) -> Target:
+    return Target(group, f"{text}, kernel→stack", ("unpaced", row, "in.gbit"), "≥", bound, ("unpaced", to, "in.gbit"))
+
+
 G1, G2 = "bulk, TAP with offloads", "bulk, plain TAP"
+G1R, G2R = (f"{group}, a client that does not pace" for group in (G1, G2))
 G3, G4 = "ping-pong", "short connections, HTTP"
 G5 = "IPv6"
 G6 = "in memory"
@@ -53,7 +58,12 @@ TARGETS = (
     *_both(G1, "× gVisor", BULK, "≥", 1.8, "gvisor-offload", "gbit"),
     *_both(G1, "CPU per GB, × the limit's", BULK, "≤", 1.4, "limit-offload", "server_cpu"),
     *_both(G1, "a Python program, × the native service", PYTHON, "≥", 0.9, "ustack-native-offload", "gbit"),
+    _unpaced(G1R, "× Linux", "ustack-native-offload", 0.75, "kernel"),
+    _unpaced(G1R, "× the limit", "ustack-native-offload", 1.0, "limit-offload"),
+    _unpaced(G1R, "× gVisor", "ustack-native-offload", 1.8, "gvisor-offload"),
+    _unpaced(G1R, "a Python program, × the native service", "ustack-offload", 0.9, "ustack-native-offload"),
     *_both(G2, "× the limit", PLAIN, "≥", 0.9, "limit", "gbit"),
+    _unpaced(G2R, "× the limit", "ustack-native", 0.9, "limit"),
     *_both(G2, "× lwIP", PLAIN, "≥", 1.0, "lwip", "gbit"),
     Target(G3, "one core, × Linux", (*PING, "one.p50"), "≤", 0.85, ("ping", "kernel", "one.p50")),
     Target(G3, "one core, × the limit", (*PING, "one.p50"), "≤", 1.1, ("ping", "limit", "one.p50")),
