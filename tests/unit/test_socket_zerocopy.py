@@ -469,8 +469,8 @@ def test_what_cannot_be_mapped_is_read(world: StackWorld, path: Path) -> None:
 
 
 def test_bytes_are_sent_from_where_they_are_and_let_go(simulated: SimWorld) -> None:
-    """Until the peer has acknowledged all of them the stack refers to them, too. It lets go with the next call that sends
-    so much, or when some have come together.
+    """Until the peer has acknowledged all of them the stack refers to them, too. It lets go with the next call that
+    sends so much, or when some have come together.
     """
     left, right = simulated.pair()
     large = os.urandom(32 << 10)
