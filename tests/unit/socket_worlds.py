@@ -171,7 +171,8 @@ class SimWorld(StackWorld):
         super().__init__()
         self.network = self.cleanup.enter_context(sim.Network(seed=1))
         self.left_stack, self.right_stack = self.network.stack("left"), self.network.stack("right")
-        self.network.wire(self.left_stack, self.right_stack, addresses=("10.9.0.1/24", "10.9.0.2/24"), delay=0.001)
+        addresses = "10.9.0.1/24", "10.9.0.2/24"
+        self.wire = self.network.wire(self.left_stack, self.right_stack, addresses=addresses, delay=0.001)
 
     def spawn(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self.network.spawn(function, *arguments)

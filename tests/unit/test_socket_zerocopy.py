@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -538,3 +538,16 @@ def test_many_pieces_do_not_pile_up(stacks: StackWorld) -> None:
     receive(right, 64 << 10)
     after = [sys.getrefcount(piece) for piece in pieces]
     assert sum(now > then for now, then in zip(after, before, strict=True)) <= 8
+
+
+@pytest.mark.parametrize("lost", [(), range(10, 90, 3)])
+def test_small_buffers_are_more_pieces_than_a_transmission_has(simulated: SimWorld, lost: Sequence[int]) -> None:
+    """What is sent, and sent again, is then less than a burst."""
+    left, right = simulated.pair()
+    buffers = [bytes([number % 251]) * 10 for number in range(5000)]
+    simulated.wire.a_to_b.filter = lambda frame, number: None if number in lost else frame
+    for one in buffers:
+        left.send_zerocopy(one)
+    left.shutdown(socket.SHUT_WR)
+    assert receive(right, 50_000) == b"".join(buffers)
+    assert right.recv(1) == b""

@@ -264,7 +264,7 @@ cdef bint syn_data(Tcp *t, Tcb *c, TxPkt *pkt) noexcept nogil:
     """
     cdef uint32_t n = c.tx.fastopen
     cdef Seg *s = seg_append(t, c, c.snd_nxt, c.snd_nxt + n, 0)
-    if s == NULL or not sendq_gather(s.block, s.block_off, n, pkt):
+    if s == NULL or sendq_gather(s.block, s.block_off, n, pkt) < n:
         return False
     sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, n)
     c.snd_nxt = s.end
@@ -366,7 +366,7 @@ cdef inline uint32_t burst_allowed(const Tcb *c) noexcept nogil:
 
 cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
     cdef TxPkt pkt
-    cdef uint32_t n, pieces
+    cdef uint32_t n, pieces, got
     if s.flags & SEG_SYN:
         return send_syn(t, c, False)
     limit = min(limit, burst_allowed(c))
@@ -376,8 +376,11 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
             return False
         n = limit
     tx_init(&pkt)
-    if not sendq_gather(s.block, s.block_off, n, &pkt):
-        return False
+    got = sendq_gather(s.block, s.block_off, n, &pkt)
+    if got < n:
+        if seg_split(t, c, s, s.seq + got) == NULL:
+            return False
+        n = got
     recovery_resent(t, c, s)
     pace_sent(t, c, n)
     pieces = (n + c.mss - 1) // c.mss if n else 1
@@ -393,14 +396,19 @@ cdef bint resend(Tcp *t, Tcb *c, Seg *s, uint32_t limit) noexcept nogil:
 
 cdef bint transmit_new(Tcp *t, Tcb *c, uint32_t n, bint fin, bint push) noexcept nogil:
     cdef TxPkt pkt
-    cdef uint8_t flags = TH_ACK | (TH_FIN if fin else 0) | (TH_PSH if push else 0), ecn = 0
-    cdef uint32_t seq = c.snd_nxt
-    cdef Seg *s = seg_append(t, c, seq, seq + n + (1 if fin else 0), SEG_FIN if fin else 0)
+    cdef uint8_t flags = TH_ACK, ecn = 0
+    cdef uint32_t seq = c.snd_nxt, got
+    cdef Seg *s
+    tx_init(&pkt)
+    got = sendq_gather(c.tx.nxt_block, c.tx.nxt_off, n, &pkt)
+    if got < n:                                              # many small buffers that were not copied
+        n = got
+        fin = False
+        push = False
+    s = seg_append(t, c, seq, seq + n + (1 if fin else 0), SEG_FIN if fin else 0)
     if s == NULL:
         return False
-    tx_init(&pkt)
-    # a superframe is never in more than TX_IOV_MAX pieces: blocks are full but for the last
-    sendq_gather(s.block, s.block_off, n, &pkt)
+    flags |= (TH_FIN if fin else 0) | (TH_PSH if push else 0)
     sendq_advance(&c.tx.nxt_block, &c.tx.nxt_off, n)
     c.snd_nxt = s.end
     if fin:

@@ -14,7 +14,7 @@ cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil                        # by
 cdef bint tx_take_one(Tcp *t, Tcb *c) noexcept nogil
 cdef void chrono_set(Tcp *t, Tcb *c, uint8_t what) noexcept nogil            # Chrono; the time till now is counted
 cdef void tx_give(Tcp *t, Tcb *c) noexcept nogil                            # nothing is queued, nothing in flight
-cdef bint sendq_gather_pieces(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil
+cdef uint32_t sendq_gather_pieces(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil
 cdef void sendq_walk(Buf **block, uint32_t *off, uint32_t n) noexcept nogil
 
 cdef Seg *seg_append(Tcp *t, Tcb *c, uint32_t seq, uint32_t end, int flags) noexcept nogil     # NULL: out of records
@@ -41,11 +41,11 @@ cdef inline uint32_t sendq_unsent(const Tcb *c) noexcept nogil:
     return c.tx.sndq_bytes - sent
 
 
-cdef inline bint sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
-    """Adds n bytes starting at (block, off) to the packet; false when they are in too many pieces."""
+cdef inline uint32_t sendq_gather(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
+    """Adds n bytes starting at (block, off) to the packet, or fewer where they are in too many pieces -> how many."""
     if n > 0 and n <= block.len - off and pkt.niov < TX_IOV_MAX:
         tx_payload(pkt, block.data + off, n)
-        return True
+        return n
     return sendq_gather_pieces(block, off, n, pkt)
 
 

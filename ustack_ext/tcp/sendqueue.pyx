@@ -149,18 +149,16 @@ cdef void sendq_clear(Tcp *t, Tcb *c) noexcept nogil:
     tx_give(t, c)
 
 
-cdef bint sendq_gather_pieces(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
-    cdef uint32_t here
-    while n > 0:
-        if pkt.niov == TX_IOV_MAX:
-            return False
-        here = min(n, block.len - off)
+cdef uint32_t sendq_gather_pieces(Buf *block, uint32_t off, uint32_t n, TxPkt *pkt) noexcept nogil:
+    cdef uint32_t here, left = n
+    while left > 0 and pkt.niov < TX_IOV_MAX:
+        here = min(left, block.len - off)
         if here > 0:
             tx_payload(pkt, block.data + off, here)
-        n -= here
+        left -= here
         off = 0
         block = block.next
-    return True
+    return n - left
 
 
 cdef void sendq_walk(Buf **block, uint32_t *off, uint32_t n) noexcept nogil:
