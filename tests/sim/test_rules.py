@@ -350,6 +350,28 @@ def test_arp_ignore(ends: Ends, ignore: int, target: str, sender: str, answers: 
     assert len([one for one in ends.heard(0) if ARP in one and one[ARP].op == 2]) == answers
 
 
+@pytest.mark.parametrize(("everywhere", "here", "source", "asks"), [
+    (2, 0, "10.2.0.1", "10.1.0.1"), (0, 2, "10.2.0.1", "10.1.0.1"), (0, 0, "10.2.0.1", "10.2.0.1"),
+    (0, 1, "10.2.0.1", "10.1.0.1"), (1, 0, "10.1.0.7", "10.1.0.7"), (0, 0, "10.1.0.7", "10.1.0.7"),
+    (2, 2, "10.1.0.7", "10.1.0.1"), (0, 1, "", "10.1.0.1"),
+])  # fmt: skip
+def test_arp_announce(ends: Ends, everywhere: int, here: int, source: str, asks: str) -> None:
+    """Who asks for 10.1.0.5, a packet of `source` waiting for it ("": of a host behind the router)."""
+    ends.stack.add_address(ends.names[0], "10.1.0.7/24")
+    ends.set(all_arp_announce=everywhere, IF0_arp_announce=here, all_forwarding=1)
+    ends.heard(0)
+    if source:
+        with ends.stack.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((source, 0))
+            sock.sendto(b"x", ("10.1.0.5", 9))
+            ends.net.run(1.5)
+    else:
+        ends.send(probe(src="10.2.0.2", dst="10.1.0.5"), 1)
+        ends.net.run(1.5)
+    requests = [one[ARP].psrc for one in ends.heard(0) if ARP in one and one[ARP].pdst == "10.1.0.5"]
+    assert requests == [asks] * 2, "and so does the second request"
+
+
 @pytest.mark.rfc("1812", "5.2.7.2 redirects")
 @pytest.mark.parametrize("through", [None, "10.1.0.9"])
 def test_redirects_of_a_router(ends: Ends, through: str | None) -> None:

@@ -26,8 +26,9 @@ from libc.errno cimport EHOSTUNREACH, ENOBUFS, ENOMEM
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from ustack_ext.wire.addr cimport addr_eq, addr_is_v4, addr_to_v4
-from ustack_ext.wire.headers cimport ARP_REQUEST
+from ustack_ext.wire.addr cimport addr_eq, addr_in_prefix, addr_is_v4, addr_to_v4, addr_v4
+from ustack_ext.wire.bytes cimport get_be32
+from ustack_ext.wire.headers cimport ARP_REQUEST, ETH_HLEN
 from ustack_ext.base.buf cimport (Buf, buf_alloc, buf_truesize, buf_unref, bufq_pop, bufq_push)
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_NEIGH, Entry
@@ -36,18 +37,23 @@ from ustack_ext.base.slab cimport slab_alloc, slab_free
 from ustack_ext.base.table cimport table_first, table_hash, table_insert, table_next, table_remove
 from ustack_ext.base.wheel cimport wheel_arm, wheel_cancel
 from ustack_ext.net.frame cimport frame_arp, frame_transmit
-from ustack_ext.net.iface cimport source_for
+from ustack_ext.net.iface cimport iface_address, is_ours, source_for
 from ustack_ext.net.mib cimport NeighQueueDrops, NeighResolveFailed, NeighTableFull
 from ustack_ext.net.ndout cimport nd_solicit
 from ustack_ext.net.route cimport net_changed
-from ustack_ext.net.state cimport (NUD_DELAY, NUD_FAILED, NUD_INCOMPLETE, NUD_PERMANENT, NUD_PROBE, NUD_REACHABLE,
-                                   NUD_STALE, NeighState)
+from ustack_ext.net.state cimport (IfAddr, MAX_IFADDRS, NUD_DELAY, NUD_FAILED, NUD_INCOMPLETE, NUD_PERMANENT,
+                                   NUD_PROBE, NUD_REACHABLE, NUD_STALE, NeighState)
 
 cdef enum:
     MS = 1000000
     SECOND = 1000000000
     QUEUE_BYTES = 212992               # truesize waiting for one neighbour (Linux's unres_qlen_bytes)
     QUEUE_BYTES_ALL = 4194304          # ... and for all of them
+    SOURCE_AT = 12                     # of an IPv4 header
+
+cdef enum:                             # arp_announce
+    ANNOUNCE_ANY = 0
+    ANNOUNCE_NEAREST = 2
 
 
 # --- the two lists: with an address (least recently used first), without (oldest first) ---
@@ -210,13 +216,46 @@ cdef inline uint64_t retrans(const Net *n, const Neigh *e) noexcept nogil:
     return <uint64_t>n.knobs.retrans_time_ms * MS
 
 
+cdef bint source_of_waiting(Net *n, Neigh *e, Addr *source) noexcept nogil:
+    """arp_announce (Linux): 0: the source of the packet that waits, whichever of ours that is; 1: if it is of a prefix
+    that the interface shares with who is asked; 2: never."""
+    cdef uint8_t announce = max(n.knobs.arp_announce, e.iface.conf.arp_announce)
+    cdef const Buf *b = e.queue.head
+    cdef IfAddr *own
+    cdef int k
+    if announce >= ANNOUNCE_NEAREST or b == NULL or not addr_is_v4(&e.addr):
+        return False
+    source[0] = addr_v4(get_be32(b.data + b.off + ETH_HLEN + SOURCE_AT))
+    if not is_ours(n, source):
+        return False
+    for k in range(MAX_IFADDRS):
+        own = &e.iface.addrs[k]
+        if announce == ANNOUNCE_ANY or (own.used and addr_is_v4(&own.addr)
+                                        and addr_in_prefix(&e.addr, &own.addr, own.plen)
+                                        and addr_in_prefix(source, &own.addr, own.plen)):
+            return True
+    return False
+
+
+cdef bint source_to_ask(Net *n, Neigh *e, Addr *source) noexcept nogil:
+    """The address that asks: by arp_announce, else the interface's nearest, else the one we would talk to it from."""
+    cdef const Addr *near
+    if source_of_waiting(n, e, source):
+        return True
+    near = iface_address(e.iface, &e.addr) if addr_is_v4(&e.addr) else NULL
+    if near == NULL:
+        return source_for(n, &e.addr, source) == 0
+    source[0] = near[0]
+    return True
+
+
 cdef void ask(Net *n, Neigh *e, bint unicast) noexcept nogil:
-    """One request from the address we would use to talk to it; arms the timer for the next."""
+    """One request; arms the timer for the next."""
     cdef Addr source
     e.probes += 1
     e.asked = n.core.now
     wheel_arm(&n.core.wheel, &e.entry, n.core.now + retrans(n, e))
-    if source_for(n, &e.addr, &source) != 0:
+    if not source_to_ask(n, e, &source):
         return
     if addr_is_v4(&e.addr):
         frame_arp(n, e.iface, e.mac if unicast else NULL, ARP_REQUEST, addr_to_v4(&source), NULL, addr_to_v4(&e.addr))
@@ -230,9 +269,7 @@ cdef int neigh_use(Net *n, Neigh *e) noexcept nogil:
     if e.state == NUD_FAILED:
         return -EHOSTUNREACH
     if e.state == NUD_INCOMPLETE:
-        if e.probes == 0:
-            ask(n, e, False)
-        return 0
+        return 0                       # neigh_queue asks
     if now - e.used >= SECOND or now < e.used:
         list_unlink(n, e)              # the order is kept to the second: not a list operation a packet
         list_append(n, e)
@@ -357,6 +394,14 @@ cdef bint neigh_advert(Net *n, Neigh *e, const uint8_t *mac, bint solicited, bin
 # --- frames that wait ---
 
 cdef int neigh_queue(Net *n, Neigh *e, const IoVec *iov, int niov, uint32_t length, const Offload *off) noexcept nogil:
+    """The frame waits, and the neighbour is asked for, be there room for the frame or not."""
+    cdef int status = wait_in_line(n, e, iov, niov, length, off)
+    if e.state == NUD_INCOMPLETE and e.probes == 0:
+        ask(n, e, False)
+    return status
+
+
+cdef int wait_in_line(Net *n, Neigh *e, const IoVec *iov, int niov, uint32_t length, const Offload *off) noexcept nogil:
     cdef Buf *b = buf_alloc(&n.core.pool, QUEUED_FRAME_OFFSET + length)
     cdef Buf *old
     cdef int k

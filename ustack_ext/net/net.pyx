@@ -94,6 +94,7 @@ cdef void default_knobs(NetKnobs *k) noexcept nogil:
     k.send_redirects = 1
     k.send_redirects6 = 1
     k.arp_ignore = 1
+    k.arp_announce = 2
 
 
 cdef int net_init(Net *n, Core *core) noexcept nogil:

@@ -211,6 +211,7 @@ cdef struct IfaceKnobs:        # net.ipv4.conf.IF.*, and net.ipv6.conf.IF.* with
     uint8_t send_redirects     # 1; this or all.send_redirects, as accept_redirects
     uint8_t accept_redirects
     uint8_t arp_ignore         # the greater of this and all.arp_ignore
+    uint8_t arp_announce       # ... and all.arp_announce
     uint8_t forwarding6        # a router to its neighbours; all.forwarding is what forwards
 
 cdef enum:
@@ -428,6 +429,7 @@ cdef struct NetKnobs:          # Linux's sysctl names in net.ipv4.*
     uint8_t send_redirects                 # 1
     uint8_t accept_redirects4              # 0
     uint8_t arp_ignore                     # 1: for addresses of the interface; 0: for any of ours; 2, 8 as Linux
+    uint8_t arp_announce                   # 2: who asks is the address nearest to who is asked; 0, 1 as Linux
     uint8_t strong_es                      # 0: the weak model (RFC 1122 §3.3.4.2)
     uint8_t strong_es6                     # 0
     uint8_t forwarding6                    # 0
@@ -556,6 +558,7 @@ cdef struct TxPkt:
     IoVec iov[72]              # payload pieces from iov[1] on
     int niov                   # entries used, iov[0] included
     uint32_t payload_len       # bytes in iov[1..]
+    uint8_t no_hops            # IPv6: a hop limit of 0 means just that, not the interface's
     Offload off                # csum_start etc. counted from the transport header by the transport; net shifts them
 
 cdef enum NetVerdict:          # what net_input says of a frame
@@ -573,6 +576,7 @@ cdef inline void tx_init(TxPkt *t) noexcept nogil:
     t.hdr = t.hdr_space + TX_HEADROOM
     t.niov = 1
     t.payload_len = 0
+    t.no_hops = 0
     t.off.flags = 0
     t.off.gso_size = 0
     t.off.hdr_len = 0

@@ -127,6 +127,7 @@ cdef list interface_knobs(Iface *i):
         knob(four + "send_redirects", &c.send_redirects, 1, 0, 1),
         knob(four + "accept_redirects", &c.accept_redirects, 1, 0, 1),
         knob(four + "arp_ignore", &c.arp_ignore, 1, 0, 8),
+        knob(four + "arp_announce", &c.arp_announce, 1, 0, 2),
         knob(six + "forwarding", &c.forwarding6, 1, 0, 1),
     ]
     if i.mtu >= IP6_MIN_MTU:
@@ -155,6 +156,7 @@ cdef list routing_knobs(NetKnobs *n):
         knob(conf + "send_redirects", &n.send_redirects, 1, 0, 1),
         knob(conf + "accept_redirects", &n.accept_redirects4, 1, 0, 1),
         knob(conf + "arp_ignore", &n.arp_ignore, 1, 0, 8),
+        knob(conf + "arp_announce", &n.arp_announce, 1, 0, 2),
         knob(conf + "strong_es", &n.strong_es, 1, 0, 1),
         knob("net.netfilter.nf_conntrack_max", &n.nf_conntrack_max, 4, 1, NAT_FLOWS),
         knob(conf + "rp_filter", &n.rp_filter, 1, 0, 2),
