@@ -26,7 +26,7 @@ _SOCKADDR_IN6 = struct.Struct("=HHI16sI")
 _EXTENDED_ERR = struct.Struct("=IBBBxII")
 _MAPPED = bytes(10) + b"\xff\xff"
 # What the receiver wants of a datagram (CMSG_* of ustack_ext/sockets/state.pxd); eight bits higher, of an IPv6 one.
-_TTL, _TOS, _PKTINFO, ORIGDST, _GRO = 1, 2, 4, 8, 16
+_TTL, _TOS, _PKTINFO, ORIGDST, _GRO, _PATHMTU = 1, 2, 4, 8, 16, 32
 
 _IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 _IP_TTL, _IP_TOS, _IP_PKTINFO, _IP_RECVERR, _IP_ORIGDSTADDR = (
@@ -34,6 +34,7 @@ _IP_TTL, _IP_TOS, _IP_PKTINFO, _IP_RECVERR, _IP_ORIGDSTADDR = (
     20,
 )
 _IPV6_RECVERR, _IPV6_PKTINFO, _IPV6_HOPLIMIT, _IPV6_TCLASS, _IPV6_DONTFRAG, _IPV6_ORIGDSTADDR = 25, 50, 52, 67, 62, 74
+IPV6_PATHMTU = 61
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _ORIGIN_LOCAL = 1  # SO_EE_ORIGIN_LOCAL
 
@@ -51,6 +52,8 @@ def received(details: tuple[int, int, int, int, bytes, int] | None, port: int) -
     if details is None:
         return []
     wants, ttl, tos, index, destination, gro_size = details
+    if wants >> 8 & _PATHMTU:  # no datagram: the destination is that of the path, the size its MTU
+        return [(_IPV6, IPV6_PATHMTU, path_mtu(destination, gro_size, index))]
     four = destination.startswith(_MAPPED)
     messages = []
     if wants >> 8 & _PKTINFO:  # of an IPv4 datagram, too, on a socket of both families
@@ -88,6 +91,11 @@ def _received6(wants: int, ttl: int, tos: int, here: bytes, port: int, index: in
     return messages
 
 
+def path_mtu(destination: bytes, mtu: int, zone: int) -> bytes:
+    """struct ip6_mtuinfo (RFC 3542 §11.3). destination: 16 bytes; mtu: bytes of a packet."""
+    return _sockaddr6(destination, 0, zone) + struct.pack("=I", mtu)
+
+
 def _sockaddr6(address: bytes, port: int, zone: int) -> bytes:
     local = (address[0] == 0xFE and address[1] & 0xC0 == 0x80) or (address[0] == 0xFF and address[1] & 15 == 2)
     return _SOCKADDR_IN6.pack(socket.AF_INET6, socket.htons(port), 0, address, zone if local else 0)
@@ -120,9 +128,9 @@ def extended_error(details: tuple[int, int, int, int, int], offender: tuple[byte
 
 @dataclass(slots=True)
 class Sending:
-    """What is said of one datagram; zeros (tos: -1) as the socket has it."""
+    """What is said of one datagram; zeros (ttl, tos: -1) as the socket has it."""
 
-    ttl: int = 0
+    ttl: int = -1
     tos: int = -1
     source: int = 0  # the stack's 128-bit number
     index: int = 0
@@ -166,7 +174,7 @@ def _sending6(found: Sending, sock: Any, kind: int, raw: bytes) -> None:
     if value is None or not limits[kind][0] <= value <= limits[kind][1]:
         raise _error(errno.EINVAL)
     if kind == _IPV6_HOPLIMIT:
-        found.ttl = max(value, 0)
+        found.ttl = value
     elif kind == _IPV6_TCLASS:
         found.tos = value
     else:

@@ -30,7 +30,7 @@ from tests.sim.group_helpers import (
 IP, IPV6, UDPLITE = socket.IPPROTO_IP, socket.IPPROTO_IPV6, 136
 PORT = 7000
 RECVERR6, MTU6, MTU_DISCOVER6, ORIGDST6 = 25, 24, 23, 74
-PKTINFO6, HOPLIMIT6, TCLASS6, DONTFRAG6 = 50, 52, 67, 62
+PKTINFO6, HOPLIMIT6, TCLASS6, DONTFRAG6, RECVPATHMTU6, PATHMTU6 = 50, 52, 67, 62, 60, 61
 
 
 @dataclass
@@ -169,7 +169,8 @@ def options6(host: Host) -> list[Any]:
         socket.IPV6_RECVHOPLIMIT: (1, 0),
         socket.IPV6_RECVTCLASS: (1, 0),
         DONTFRAG6: (1, 0),
-        socket.IPV6_UNICAST_HOPS: (1, 255, 256, -1, -2),
+        socket.IPV6_UNICAST_HOPS: (0, 1, 255, 256, -1, -2),
+        RECVPATHMTU6: (1, 0, 2),
         TCLASS6: (0, 255, 256, -1, -2),
         socket.IPV6_V6ONLY: (1, 0),
     }
@@ -196,7 +197,7 @@ def what_a_datagram_may_say(host: Host) -> list[Any]:
         (PKTINFO6, other + number.pack(0)),
         (PKTINFO6, bytes(16) + number.pack(77)),
         (PKTINFO6, b"short"),
-        *((HOPLIMIT6, number.pack(value)) for value in (1, 255, 256, -1, -2)),
+        *((HOPLIMIT6, number.pack(value)) for value in (0, 1, 255, 256, -1, -2)),
         *((TCLASS6, number.pack(value)) for value in (1, 255, 256, -1, -2)),
         *((DONTFRAG6, number.pack(value)) for value in (0, 1, 2)),
         (HOPLIMIT6, b"x"),
@@ -272,6 +273,31 @@ def test_errors_of_ip6_datagrams(hosts: dict[str, Host]) -> None:
         said.append(outcome(sock.sendto, bytes(3000), (host.peer, 9)))
         _, ((level, kind, raw),), _, _ = sock.recvmsg(100, 500, socket.MSG_ERRQUEUE)
         found[name] = [*said, level, kind, raw[:16]]
+    assert found["ustack"] == found["linux"]
+
+
+@pytest.mark.rfc("3542", "11.3")
+@pytest.mark.parametrize("net", ["plain-IPv6"], indirect=True)
+def test_path_mtu_of_ip6_datagrams(hosts: dict[str, Host]) -> None:
+    """IPV6_RECVPATHMTU, of what this host refuses; IPV6_PATHMTU of the path to the peer; two kinds of hops."""
+    found = {}
+    for name, host in hosts.items():
+        sock = host.udp()
+        said = [outcome(sock.getsockopt, IPV6, PATHMTU6, size) for size in (32, 31, 0)]
+        for option in (RECVPATHMTU6, DONTFRAG6):
+            sock.setsockopt(IPV6, option, 1)
+        said.append(outcome(sock.sendto, bytes(3000), (host.peer, 9)))
+        sock.setblocking(False)  # Linux does not wake who waits for it
+        data, messages, flags, address = sock.recvmsg(100, 500)
+        said += [data, messages[0][:2], messages[0][2][-4:], flags, address[1], address[0] == host.peer]
+        said.append(host.fam.packed(host.peer) in messages[0][2])
+        sock.connect((host.peer, 9))
+        said += [outcome(sock.getsockopt, IPV6, PATHMTU6, size) for size in (32, 31, 0)]
+        sock.setsockopt(IPV6, socket.IPV6_UNICAST_HOPS, 0)
+        said += [sock.getsockopt(IPV6, socket.IPV6_UNICAST_HOPS), sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)]
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 9)
+        said += [sock.getsockopt(IPV6, socket.IPV6_UNICAST_HOPS), sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)]
+        found[name] = said
     assert found["ustack"] == found["linux"]
 
 

@@ -88,7 +88,7 @@ cdef int output6_packet(Net *n, Dst *d, const Addr *src, const Addr *dst, uint8_
     ip.flow = (<uint32_t>d.flow << 4 | d.flow >> 12) & 0xFFFFF if n.knobs.auto_flowlabels else 0
     ip.tclass = tos
     ip.next = proto
-    ip.hop_limit = ttl if ttl != 0 else d.iface.six.conf.hop_limit
+    ip.hop_limit = ttl if ttl != 0 or t.no_hops else d.iface.six.conf.hop_limit
     ip.src = src[0]
     ip.dst = dst[0]
     if d.iface.medium != MEDIUM_LOOPBACK:              # where the zone is left in, it is not guessed when it comes back

@@ -338,11 +338,12 @@ cdef class SocketCore(SocketHandle):
 
     def _sendmsg(self, buffers, int flags, address, int ttl, int tos, source=0, unsigned int ifindex=0,
                  uint16_t gso_size=0, int dont_frag=0):
-        """ttl: 0 for the socket's; tos: -1 for the socket's; source, ifindex, gso_size: 0 for the socket's; dont_frag:
+        """ttl, tos: -1 for the socket's; source, ifindex, gso_size: 0 for the socket's; dont_frag:
         1 not, 2 set, 0 as the socket says."""
         cdef Op op
         op_init(&op, OP_SEND, flags, EV_WRITABLE)
-        op.ttl = ttl
+        op.has_ttl = ttl >= 0
+        op.ttl = max(ttl, 0)
         op.has_tos = tos >= 0
         op.tos = max(tos, 0)
         op.source = addr_from_int(source)

@@ -11,11 +11,12 @@ from ustack_ext.base.event cimport EV_CLOSED
 from ustack_ext.engine.engine cimport Engine
 from ustack_ext.sockets.msg cimport MSG_OOB, MSG_PEEK
 from ustack_ext.sockets.state cimport (
-    OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_CODE, SHAPE_COOKED, SHAPE_LITE, SHAPE_PACKET, SHAPE_RAW, SHAPE_V6,
-    SK_NONE, SK_UDP, SOCK_V6ONLY, Op, SockState, sock_wildcard,
+    CMSG_PATHMTU, OP_CONNECT, OP_GROW, OP_RECV, OP_SEND, SHAPE_CODE, SHAPE_COOKED, SHAPE_LITE, SHAPE_PACKET,
+    SHAPE_RAW, SHAPE_V6, SK_NONE, SK_UDP, SOCK_V6ONLY, Op, SockState, sock_wildcard,
 )
 from ustack_ext.sockets.wait cimport waiters_fire
 from ustack_ext.udp.packet cimport packet_attach, packet_send
+from ustack_ext.udp.pathmtu cimport forget_path_mtu, path_mtu_waits
 from ustack_ext.udp.raw cimport raw_attach
 from ustack_ext.udp.udp cimport (
     UDP_BOTH, UDP_BOUND, UDP_CONNECTED, UDP_IPV4, UDP_IPV6, UdpSock, udp_bind, udp_close,
@@ -53,9 +54,24 @@ cdef int datagram_open(Engine *e, SockState *s, int proto) noexcept nogil:
     return 0
 
 
+cdef long recv_path_mtu(UdpSock *u, Op *op) noexcept nogil:
+    """IPV6_PATHMTU comes by itself, before any datagram (RFC 3542 §11.3): no bytes, "from" the path's destination."""
+    op.wants = CMSG_PATHMTU << 8
+    op.meta.src = u.more.path_to
+    op.meta.dst = u.more.path_to
+    op.meta.gro_size = <uint16_t>u.more.path_mtu
+    if addr_has_zone(&u.more.path_to):
+        op.meta.ifindex = <uint16_t>addr_zone(&u.more.path_to)
+    if not op.flags & MSG_PEEK:
+        forget_path_mtu(u)
+    return 0
+
+
 cdef long recv(Engine *e, SockState *s, UdpSock *u, Op *op) noexcept nogil:
     if op.flags & MSG_OOB:
         return -EOPNOTSUPP
+    if u.error == 0 and path_mtu_waits(u):
+        return recv_path_mtu(u, op)
     if op.grow and u.error == 0 and u.queue.head != NULL and u.queue.head.len > op.room:
         op.full = u.queue.head.len
         return OP_GROW
@@ -70,6 +86,7 @@ cdef long send(Engine *e, UdpSock *u, Op *op) noexcept nogil:
         return -EOPNOTSUPP
     if op.has_to and op.port == 0 and (u.entry.kind == ENTRY_UDP or u.entry.kind == ENTRY_UDPLITE):
         return -EINVAL
+    e.udp.via.has_ttl = op.has_ttl
     e.udp.via.ttl = op.ttl
     e.udp.via.src = op.source
     e.udp.via.ifindex = op.ifindex

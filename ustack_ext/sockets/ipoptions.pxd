@@ -26,6 +26,8 @@ cpdef enum IpOpt:
     IPOPT_RECVTCLASS6
     IPOPT_DONTFRAG6
     IPOPT_MTU6                 # to be set; what is read is the path's
+    IPOPT_UNICAST_HOPS6        # -1: the interface's
+    IPOPT_RECVPATHMTU6
     IPOPT_BINDTODEVICE         # an interface's index
     IPOPT_NO_CHECK
     IPOPT_SEGMENT

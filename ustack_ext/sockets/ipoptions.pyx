@@ -5,7 +5,7 @@ Responsible for: values and where they live (UdpMore). Not for: memberships (soc
 (ustack/ipoptions.py). The engine's lock is held.
 """
 from libc.errno cimport EINVAL, ENODEV, ENOMEM, ENOPROTOOPT, ENOTCONN
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 from ustack_ext.base.entry cimport ENTRY_UDPLITE
 from ustack_ext.net.iface cimport iface_by_index
 from ustack_ext.net.net cimport net_resolve
@@ -13,10 +13,12 @@ from ustack_ext.net.state cimport IP6MTU_MIN
 from ustack_ext.sockets.state cimport CMSG_GRO, CMSG_ORIGDST, CMSG_PKTINFO, CMSG_TOS, CMSG_TTL, SK_UDP
 from ustack_ext.udp.member cimport udp_more
 from ustack_ext.udp.state cimport UDP_CONNECTED, FamilyWay, UdpMore
+from ustack_ext.wire.addr cimport addr_is_v4
 
 cdef enum:
     PMTUDISC_MAX = 5           # IP_PMTUDISC_OMIT
     SEGMENT_MAX = 65535
+    HOPS_MAX = 255
     COVER_MIN = 8              # the header; udplite(7)
     COVER_MAX = 65535
 
@@ -60,6 +62,8 @@ cdef long long more_get(const UdpMore *m, int which) noexcept nogil:
         return 0
     if which == IPOPT_DONTFRAG6:
         return m.dont_frag
+    if which == IPOPT_RECVPATHMTU6:
+        return m.wants_path
     if which == IPOPT_BINDTODEVICE:
         return m.bound_if
     if which == IPOPT_NO_CHECK:
@@ -77,6 +81,15 @@ cdef long long path_mtu(Engine *e, UdpSock *u) noexcept nogil:
     return u.dst.mtu
 
 
+cdef long long hops_now(Engine *e, const UdpSock *u) noexcept nogil:
+    """The socket's, else its way's interface's, else that of interfaces to come."""
+    if u.hops >= 0:
+        return u.hops
+    if u.dst.iface != NULL and not addr_is_v4(&u.raddr):
+        return u.dst.iface.six.conf.hop_limit
+    return e.net.knobs.conf6.hop_limit
+
+
 cdef long long ipoption_get(Engine *e, SockState *s, int which) noexcept nogil:
     cdef UdpSock *u = <UdpSock *>s.obj
     if s.kind != SK_UDP:
@@ -89,6 +102,8 @@ cdef long long ipoption_get(Engine *e, SockState *s, int which) noexcept nogil:
         return u.more != NULL and u.more.wants6 & cmsg_bit(which) != 0
     if which == IPOPT_MTU6:
         return path_mtu(e, u)
+    if which == IPOPT_UNICAST_HOPS6:
+        return hops_now(e, u)
     return way_get(u.more, which) if which <= IPOPT_MULTICAST_ALL6 else more_get(u.more, which)
 
 
@@ -135,6 +150,10 @@ cdef int more_set(Engine *e, SockState *s, UdpMore *m, int which, long long valu
         return index_set(e, &m.bound_if, value)
     if which == IPOPT_DONTFRAG6:
         m.dont_frag = value != 0
+    elif which == IPOPT_RECVPATHMTU6:
+        m.wants_path = value != 0
+        if not m.wants_path:
+            m.path_mtu = 0
     elif which == IPOPT_MTU6:
         if value != 0 and value < IP6MTU_MIN:
             return -EINVAL
@@ -169,6 +188,11 @@ cdef int ipoption_set(Engine *e, SockState *s, int which, long long value) noexc
     bit = cmsg_bit(which)
     if which == IPOPT_RECVORIGDSTADDR:
         s.cmsg = s.cmsg | bit if value else s.cmsg & ~bit
+        return 0
+    if which == IPOPT_UNICAST_HOPS6:
+        if not -1 <= value <= HOPS_MAX:
+            return -EINVAL
+        u.hops = <int16_t>value
         return 0
     if udp_more(u) == NULL:
         return -ENOMEM

@@ -97,6 +97,7 @@ cdef enum:                         # SockState.cmsg
     SOCK_V6ONLY = 0x80             # IPV6_V6ONLY, in the same byte
     CMSG_ORIGDST = 8
     CMSG_GRO = 16
+    CMSG_PATHMTU = 32              # IPv6's: what was received is no datagram, but a path's MTU
 
 cdef enum OpKind:
     OP_RECV
@@ -114,7 +115,8 @@ cdef struct Op:                    # one socket call, tried until it doesn't end
     uint8_t kind                   # OpKind
     uint8_t grow                   # answer OP_GROW rather than give less than is there
     uint8_t has_to                 # `to` and `port` are given
-    uint8_t ttl                    # a datagram's own TTL and TOS (sendmsg's ancillary data); 0: the socket's
+    uint8_t has_ttl                # a datagram's own TTL and TOS (sendmsg's ancillary data)
+    uint8_t ttl
     uint8_t has_tos
     uint8_t tos
     uint8_t started                # OP_CONNECT, OP_SEND: this call sent the SYN

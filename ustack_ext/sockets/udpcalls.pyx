@@ -27,6 +27,7 @@ from ustack_ext.udp.member cimport (
     MEMBER_BLOCK, MEMBER_JOIN, MEMBER_JOIN_SOURCE, MEMBER_LEAVE, MEMBER_LEAVE_SOURCE, MEMBER_UNBLOCK, udp_filter,
     udp_member, udp_membership,
 )
+from ustack_ext.udp.pathmtu cimport forget_path_mtu
 from ustack_ext.udp.state cimport MEMBER_SOURCES, Member, UdpError, UdpMeta, UdpSock
 from ustack_ext.udp.udp cimport udp_recv, udp_send
 from ustack_ext.wire.addr cimport Addr, addr_eq, addr_has_zone, addr_is_any, addr_zone
@@ -180,6 +181,8 @@ cdef int take_many(SocketHandle sock, Driver d, Buf **bufs, int most) noexcept n
     cdef uint32_t full
     cdef long n = udp_state(&sock.state)
     cdef int count = 0
+    if n >= 0:
+        forget_path_mtu(<UdpSock *>sock.state.obj)     # there is no place for it here
     while n >= 0 and count < most:
         u = <UdpSock *>sock.state.obj
         bufs[count] = u.queue.head

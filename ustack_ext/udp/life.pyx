@@ -27,6 +27,7 @@ cdef UdpSock *udp_open(Udp *u, int kind) noexcept nogil:
     s.flags = UDP_IS_PING if kind == ENTRY_PING else 0
     s.rcvbuf = u.rmem_default
     s.sndbuf = u.wmem_default
+    s.hops = -1
     s.laddr = udp_wildcard(s)
     return s
 

@@ -24,9 +24,10 @@ from ustack_ext.net.whole cimport output_whole
 from ustack_ext.udp.demux cimport match_score
 from ustack_ext.udp.errqueue cimport queue_icmp_error
 from ustack_ext.udp.member cimport wants
+from ustack_ext.udp.pathmtu cimport learn_path_mtu, tell_path_mtu
 from ustack_ext.udp.rawmore cimport rawmore_free, rawmore_new
 from ustack_ext.udp.recv cimport deliver_copy, filter_keeps, meta_fill, set_error
-from ustack_ext.udp.state cimport UDP_CONNECTED, UDP_IPV4, UdpMeta, family_of, pmtudisc_for, wants_errors
+from ustack_ext.udp.state cimport UDP_CONNECTED, UDP_IPV4, UdpMeta, hops_for, pmtudisc_for, tx_hops, wants_errors
 
 cdef enum:
     IPPROTO_RAW_ = 255
@@ -114,8 +115,12 @@ cdef void raw_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     cdef UdpSock *s = u.raws
     cdef bint hard
     while s != NULL:
-        if (s.proto == e.proto and match_score(s, &e.src, &e.dst, s.rport, 0) > 0
-                and (wants_errors(s, &e.dst) or s.flags & UDP_CONNECTED)):
+        if s.proto != e.proto or match_score(s, &e.src, &e.dst, s.rport, 0) == 0:
+            s = s.raw.next
+            continue
+        if e.error == EMSGSIZE:
+            learn_path_mtu(u, s, e)
+        if wants_errors(s, &e.dst) or s.flags & UDP_CONNECTED:
             hard = e.hard
             if e.error == EMSGSIZE:
                 hard = pmtudisc_for(s, &e.dst) != 0
@@ -127,14 +132,6 @@ cdef void raw_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
 
 
 # --- out ---
-
-cdef uint8_t ttl_for(const Udp *u, const UdpSock *s, const Addr *dst) noexcept nogil:
-    if u.via.ttl != 0:
-        return u.via.ttl
-    if addr_is_multicast(dst):
-        return s.more.ways[family_of(dst)].group_ttl if s.more != NULL else 1
-    return s.ttl
-
 
 cdef int send_with_checksum(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, bint df,
                             const TxPkt *t) noexcept nogil:
@@ -155,14 +152,22 @@ cdef int send_with_checksum(Udp *u, UdpSock *s, Dst *d, const Addr *src, const A
     csum_store(b.data + where, csum_fold(csum_partial(b.data, at, csum_pseudo(src, dst, s.proto, at))))
     tx_init(&f)
     tx_payload(&f, b.data, at)
-    status = net_output(u.net, d, src, dst, s.proto, ttl_for(u, s, dst), s.tos, df, &f)
+    status = net_output(u.net, d, src, dst, s.proto, tx_hops(&f, hops_for(u, s, dst)), s.tos, df, &f)
     buf_unref(&u.core.pool, b)
     return status
 
 
 cdef int raw_send(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, bint df, TxPkt *t) noexcept nogil:
+    cdef int hops = hops_for(u, s, dst)
+    cdef int status
     if s.raw.header:
         return output_whole(u.net, d, src, dst, t)
+    if hops == 0 and addr_is_multicast(dst):           # it stays on this host, where nobody hears it
+        return 0
     if s.raw.checksum_at >= 0 and not addr_is_v4(dst):
-        return send_with_checksum(u, s, d, src, dst, df, t)
-    return net_output(u.net, d, src, dst, s.proto, ttl_for(u, s, dst), s.tos, df, t)
+        status = send_with_checksum(u, s, d, src, dst, df, t)
+    else:
+        status = net_output(u.net, d, src, dst, s.proto, tx_hops(t, hops), s.tos, df, t)
+    if status == -EMSGSIZE:
+        tell_path_mtu(u, s, dst, d.mtu)
+    return status

@@ -35,9 +35,11 @@ from ustack_ext.net.via cimport resolve_via
 from ustack_ext.udp.errqueue cimport queue_too_big
 from ustack_ext.udp.lite cimport lite_cover, lite_push_header
 from ustack_ext.udp.member cimport deliver_group
+from ustack_ext.udp.pathmtu cimport tell_path_mtu
 from ustack_ext.udp.raw cimport raw_send
 from ustack_ext.udp.state cimport (
-    UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING, family_of, pmtudisc_for, udp_counter, wants_errors,
+    UDP_BROADCAST, UDP_CONNECTED, UDP_IS_PING, family_of, hops_for, pmtudisc_for, tx_hops, udp_counter,
+    wants_errors,
 )
 
 cdef enum:
@@ -126,10 +128,8 @@ cdef int send_group(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst
     1112 §6.1: 1 unless said)."""
     cdef int family = family_of(dst)
     cdef Addr here = addr_zoned(dst, d.iface.index)
-    cdef uint8_t ttl = s.more.ways[family].group_ttl if s.more != NULL else 1
+    cdef uint8_t ttl = tx_hops(t, hops_for(u, s, dst))
     cdef int status = 0
-    if u.via.ttl != 0:
-        ttl = u.via.ttl
     if (s.more == NULL or s.more.ways[family].group_loop) and (group_joined(d.iface, &here) or is_all_hosts(dst)):
         loop_back(u, s, d.iface, src, dst, port, t, ttl)
     if ttl > 0:
@@ -170,6 +170,13 @@ cdef void limit_size(const UdpSock *s, Dst *d, const Addr *dst) noexcept nogil:
         d.mtu = <uint16_t>min(<uint32_t>d.mtu, s.more.frag_size)
 
 
+cdef void too_big_here(Udp *u, UdpSock *s, const Dst *d, const Addr *dst, uint16_t port) noexcept nogil:
+    """This host itself knows that it is too big, and was told not to cut it."""
+    if wants_errors(s, dst):
+        queue_too_big(u, s, dst, port, d.mtu)
+    tell_path_mtu(u, s, dst, d.mtu)
+
+
 cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, uint16_t port, TxPkt *t) noexcept nogil:
     cdef int status
     cdef bint df
@@ -184,9 +191,9 @@ cdef int send_udp(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst, 
         limit_size(s, d, dst)
         df = dont_fragment(u, s, d, UDP_HLEN + t.payload_len, dst)
         push_header(s, d, src, dst, port, t)
-        status = net_output(u.net, d, src, dst, protocol_of(s), u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, df, t)
-        if status == -EMSGSIZE and wants_errors(s, dst):
-            queue_too_big(u, s, dst, port, d.mtu)
+        status = net_output(u.net, d, src, dst, protocol_of(s), tx_hops(t, hops_for(u, s, dst)), s.tos, df, t)
+        if status == -EMSGSIZE:
+            too_big_here(u, s, d, dst, port)
     if status == 0:
         count(u.core, udp_counter(s.entry.kind, UdpOutDatagrams))
     return status
@@ -205,7 +212,7 @@ cdef int send_echo(Udp *u, UdpSock *s, Dst *d, const Addr *src, const Addr *dst,
     cdef bint reply = s.flow != NULL
     if head[0] != echo_type(addr_is_v4(dst), reply) or head[1] != 0:
         return -EINVAL
-    return icmp_send_echo(u.net, d, src, dst, u.via.ttl if u.via.ttl != 0 else s.ttl, s.tos, reply,
+    return icmp_send_echo(u.net, d, src, dst, tx_hops(t, hops_for(u, s, dst)), s.tos, reply,
                           s.rport if reply else s.lport, get_be16(head + 6), t)
 
 

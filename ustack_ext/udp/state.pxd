@@ -1,15 +1,16 @@
 # Every struct of the udp layer; the functions over them are in demux, recv, send and udp.
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
-from ustack_ext.wire.addr cimport Addr, addr_is_v4
+from ustack_ext.wire.addr cimport Addr, addr_is_multicast, addr_is_v4
 from ustack_ext.base.bpf cimport Bpf
 from ustack_ext.base.buf cimport BufQueue
 from ustack_ext.base.core cimport Core
 from ustack_ext.base.entry cimport ENTRY_UDPLITE, Entry
 from ustack_ext.base.event cimport Source
+from ustack_ext.base.limiter cimport Limiter
 from ustack_ext.base.slab cimport Slab
 from ustack_ext.base.table cimport Table
 from ustack_ext.net.mib cimport UdpInDatagrams, UdpLiteInDatagrams, UdpMemErrors
-from ustack_ext.net.state cimport Dst, Net
+from ustack_ext.net.state cimport Dst, Net, TxPkt
 
 cdef enum:
     UDP_BOUND = 1
@@ -81,6 +82,9 @@ cdef struct UdpMore:           # what few sockets have: there once one of it was
     uint8_t dont_frag          # IPV6_DONTFRAG
     uint8_t wants6             # what the receiver of an IPv6 datagram is told with it (sockets/state's CMSG_*)
     uint8_t no_check           # SO_NO_CHECK: datagrams leave without a checksum
+    uint8_t wants_path         # IPV6_RECVPATHMTU
+    uint32_t path_mtu          # ... what is to be told, of which destination; 0: nothing
+    Addr path_to
     BufQueue errors            # MSG_ERRQUEUE: an UdpError and what was quoted
     uint32_t errors_used       # truesize
 
@@ -121,6 +125,7 @@ cdef struct UdpVia:            # how one datagram is sent, where that differs fr
     uint32_t ifindex
     uint16_t gso_size
     uint8_t ttl
+    uint8_t has_ttl
     uint8_t dont_frag          # IPV6_DONTFRAG: 1 not, 2 set; 0 as the socket says
 
 cdef struct UdpFlow:           # what a forwarder's socket has beside (udp/flow)
@@ -142,7 +147,8 @@ cdef struct UdpSock:
     uint16_t rport
     uint8_t flags
     uint8_t tos
-    uint8_t ttl                # 0: default
+    uint8_t ttl                # IP_TTL; 0: default
+    int16_t hops               # IPV6_UNICAST_HOPS; -1: the interface's
     uint8_t reuseport          # SO_REUSEPORT: shares its port by a hash of the peer
     uint8_t want_err           # 1: IP_RECVERR, 2: IPV6_RECVERR: soft ICMP errors count too
     uint8_t family             # UdpFamily
@@ -187,6 +193,7 @@ cdef struct Udp:
     uint32_t bind_count
     uint32_t mem[3]            # net.ipv4.udp_mem, pages: the last is the most that all queues may hold
     uint64_t mem_used          # bytes
+    Limiter hearsay            # path MTUs that sockets without a peer learn (udp/pathmtu)
     Member *members
     UdpFlows flows
     UdpVia via                 # of the datagram being sent
@@ -209,6 +216,23 @@ cdef inline uint8_t pmtudisc_for(const UdpSock *s, const Addr *dst) noexcept nog
     """IP_PMTUDISC_*. Unless it is said: DONT over IPv4, WANT over IPv6, where nobody cuts on the way."""
     cdef int k = family_of(dst)
     return s.more.ways[k].pmtudisc if s.more != NULL else <uint8_t>k
+
+
+cdef inline int hops_for(const Udp *u, const UdpSock *s, const Addr *dst) noexcept nogil:
+    """The time to live or the hop limit that a datagram gets; -1: the default."""
+    if u.via.has_ttl:
+        return u.via.ttl
+    if addr_is_multicast(dst):
+        return s.more.ways[family_of(dst)].group_ttl if s.more != NULL else 1
+    if addr_is_v4(dst):
+        return s.ttl if s.ttl != 0 else -1
+    return s.hops
+
+
+cdef inline uint8_t tx_hops(TxPkt *t, int hops) noexcept nogil:
+    """... as net takes it."""
+    t.no_hops = hops == 0
+    return <uint8_t>max(hops, 0)
 
 
 cdef inline int udp_counter(int kind, int which) noexcept nogil:

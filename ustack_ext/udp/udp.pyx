@@ -16,18 +16,19 @@ from ustack_ext.wire.headers cimport (ICMP_ECHO, ICMP_HLEN, ICMP_UNREACH_PORT, I
 from ustack_ext.base.core cimport count
 from ustack_ext.base.entry cimport ENTRY_PING, ENTRY_UDP, ENTRY_UDPLITE
 from ustack_ext.base.event cimport EV_ERROR, EV_HANGUP, EV_READABLE, EV_WRITABLE, event_raise
+from ustack_ext.base.limiter cimport limiter_init
 from ustack_ext.base.slab cimport slab_destroy, slab_init
 from ustack_ext.base.table cimport table_bucket, table_buckets, table_destroy, table_init
 from ustack_ext.net.mib cimport (DropIcmpUnmatched, DropUdpMalformed, UdpInCsumErrors, UdpInErrors, UdpNoPorts)
 from ustack_ext.net.net cimport icmp_send_unreach, net_is_broadcast, net_is_local, net_source_for
-from ustack_ext.net.state cimport IP_MAX, RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST
-from ustack_ext.net.pmtu cimport pmtu_too_big
+from ustack_ext.net.state cimport RX_CSUM_OK, RX_FOREIGN, RX_IP_BROADCAST, RX_IP_MULTICAST
 from ustack_ext.udp.demux cimport best_match, claim_port
 from ustack_ext.udp.errqueue cimport queue_icmp_error
 from ustack_ext.udp.flow cimport flow_open, flows_destroy, flows_init
 from ustack_ext.udp.flowtable cimport flow_find
 from ustack_ext.udp.life cimport udp_close, udp_wildcard
 from ustack_ext.udp.member cimport deliver_group
+from ustack_ext.udp.pathmtu cimport learn_path_mtu, path_mtu_waits
 from ustack_ext.udp.recv cimport deliver, set_error, take
 from ustack_ext.udp.send cimport check_destination, send_datagram
 from ustack_ext.udp.state cimport pmtudisc_for, wants_errors
@@ -36,7 +37,8 @@ cdef enum:
     SOCKS_MAX = 1 << 20
     PAGE = 4096
     MOST_PAGES = 1 << 28
-    PMTUDISC_DO = 2
+    HEARSAY_RATE = 100         # a second
+    HEARSAY_BURST = 50
 
 
 # --- life ---
@@ -52,6 +54,7 @@ cdef int udp_init(Udp *u, Core *core, Net *net) noexcept nogil:
     u.mem[0] = <uint32_t>min(core.pool.budget // 8 // PAGE, <uint64_t>MOST_PAGES)
     u.mem[1] = u.mem[0] // 3 * 4
     u.mem[2] = u.mem[0] * 2                            # as Linux: in these proportions; a quarter of the memory
+    limiter_init(&u.hearsay, HEARSAY_RATE, HEARSAY_BURST, core.now)
     slab_init(&u.slab, sizeof(UdpSock), SOCKS_MAX)
     if flows_init(u) != 0:
         return -ENOMEM
@@ -188,7 +191,7 @@ cdef int udp_shutdown(Udp *u, UdpSock *s, int how) noexcept nogil:
 
 cdef uint16_t udp_ready(UdpSock *s) noexcept nogil:
     cdef uint16_t ready = EV_WRITABLE
-    if s.queue.count != 0 or s.flags & UDP_SHUT_RD or s.error != 0:
+    if s.queue.count != 0 or s.flags & UDP_SHUT_RD or s.error != 0 or path_mtu_waits(s):
         ready |= EV_READABLE
     if s.error != 0 or (s.more != NULL and s.more.errors.count != 0):
         ready |= EV_ERROR
@@ -278,6 +281,8 @@ cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     if s == NULL:
         count(u.core, DropIcmpUnmatched)
         return
+    if e.error == EMSGSIZE:
+        learn_path_mtu(u, s, e)
     if wants_errors(s, &e.dst):
         queue_icmp_error(u, s, e, 0)
     set_error(u, s, e.error)
@@ -285,10 +290,9 @@ cdef void ping_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
 
 cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
     """Only a connected socket whose four-tuple the error quotes hears of it, and only of hard errors, unless it wants
-    all (IP_RECVERR); "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented, and to one
-    that doesn't what the path carries. All as Linux."""
+    all (IP_RECVERR); "fragmentation needed" says nothing to a socket that lets its datagrams be fragmented. What the
+    path carries is learnt for sockets without a peer, too (udp/pathmtu). All as Linux."""
     cdef UdpSock *s = NULL
-    cdef uint8_t mode
     cdef int kind = ENTRY_UDP if e.proto == IPPROTO_UDP_ else ENTRY_UDPLITE
     if e.proto == IPPROTO_ICMP_ or e.proto == IPPROTO_ICMPV6_:
         ping_icmp_error(u, e)
@@ -297,15 +301,13 @@ cdef void udp_icmp_error(Udp *u, IcmpError *e) noexcept nogil:
         s = flow_find(u, &e.src, get_be16(e.l4), &e.dst, get_be16(e.l4 + 2))
     if s == NULL:
         s = best_match(u, get_be16(e.l4), kind, &e.src, &e.dst, get_be16(e.l4 + 2), 0)
+    if s != NULL and e.error == EMSGSIZE:
+        learn_path_mtu(u, s, e)
     if s == NULL or not (wants_errors(s, &e.dst) or (s.flags & UDP_CONNECTED and addr_eq(&s.raddr, &e.dst))):
         count(u.core, DropIcmpUnmatched)
         return
     if e.error == EMSGSIZE:
-        mode = pmtudisc_for(s, &e.dst)
-        # over IPv6 nobody else cuts a datagram (RFC 8201 §4)
-        if not addr_is_v4(&e.dst) or 0 < mode <= PMTUDISC_DO:
-            pmtu_too_big(u.net, &e.dst, e.mtu, s.dst.mtu if s.dst.mtu != 0 else IP_MAX)
-        if mode == 0:
+        if pmtudisc_for(s, &e.dst) == 0:
             return
     elif not (e.hard or wants_errors(s, &e.dst)):
         return
