@@ -19,7 +19,7 @@ from ustack_ext.wire.headers cimport (ETHERTYPE_IPV4, ICMP_PARAM_PROBLEM, ICMP_T
                                       IP4_HLEN, IP4_MF_BIT, IP4_OFFSET_MASK, IPPROTO_TCP_, IPPROTO_UDP_, TCP_HLEN,
                                       UDP_HLEN, WIRE_OK, ip4_options_check)
 from ustack_ext.base.core cimport count
-from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4
+from ustack_ext.base.iov cimport OFF_CSUM_WANTED, OFF_GSO_TCP4, OFF_GSO_UDP
 from ustack_ext.net.icmp cimport icmp_error_about
 from ustack_ext.net.mib cimport (DropForwardMartian, DropForwardNoRoute, DropForwardTooBig, DropForwardTtl,
                                  DropIpOptions, DropIpSourceRoute, IpForwDatagrams, IpFragCreates, IpFragFails,
@@ -81,9 +81,13 @@ cdef int options_ok(Net *n, RxPkt *rx, uint32_t hlen) noexcept nogil:
 
 
 cdef uint32_t segment_header(const RxPkt *rx) noexcept nogil:
-    """Bytes of the TCP header of a superframe; 0: it isn't one."""
+    """Bytes of the TCP or UDP header of a superframe; 0: it isn't one."""
     cdef uint32_t length
-    if rx.gso_size == 0 or rx.proto != IPPROTO_TCP_ or rx.l4_len < TCP_HLEN:
+    if rx.gso_size == 0:
+        return 0
+    if rx.proto == IPPROTO_UDP_:                       # UDP_SEGMENT's, of a TAP with USO
+        return UDP_HLEN if rx.l4_len > UDP_HLEN else 0
+    if rx.proto != IPPROTO_TCP_ or rx.l4_len < TCP_HLEN:
         return 0
     length = <uint32_t>(rx.l4[12] >> 4) * 4
     return length if TCP_HLEN <= length <= rx.l4_len else 0
@@ -96,7 +100,7 @@ cdef void renew_checksum(const RxPkt *rx, Iface *out, bint whole, TxPkt *t) noex
     cdef uint8_t *p = rx.l4
     if rx.proto == IPPROTO_TCP_ and rx.l4_len < TCP_HLEN or rx.proto == IPPROTO_UDP_ and rx.l4_len < UDP_HLEN:
         return
-    if rx.proto != IPPROTO_TCP_ and (rx.proto != IPPROTO_UDP_ or (p[6] == 0 and p[7] == 0)):
+    if rx.proto != IPPROTO_TCP_ and (rx.proto != IPPROTO_UDP_ or (p[6] == 0 and p[7] == 0 and rx.gso_size == 0)):
         return
     if t.hdr < t.hdr_space + sizeof(t.hdr_space):
         p = t.hdr
@@ -153,7 +157,7 @@ cdef int send_on(Net *n, RxPkt *rx, Dst *d, uint32_t hlen) noexcept nogil:
     if segment > 0:
         memcpy(tx_push(&t, segment), rx.l4, segment)
         t.off.gso_size = rx.gso_size
-        t.off.flags |= OFF_GSO_TCP4
+        t.off.flags |= OFF_GSO_TCP4 if rx.proto == IPPROTO_TCP_ else OFF_GSO_UDP
     if rx.l4_len > segment:
         tx_payload(&t, rx.l4 + segment, rx.l4_len - segment)
     if rx.flags & RX_CSUM_OK and whole:
@@ -194,7 +198,7 @@ cdef int forward_input(Net *n, RxPkt *rx) noexcept nogil:
         count(n.core, IpFragFails)
         complain(n, rx, ICMP_UNREACH, ICMP_UNREACH_NEEDFRAG, d.mtu)
         return DropForwardTooBig
-    if rx.gso_size != 0 and segment == 0:              # a UDP superframe: no link of ours makes one
+    if rx.gso_size != 0 and segment == 0:              # a superframe of what we could not cut
         return DropForwardTooBig
     if d.iface == rx.iface and not d.iface.masquerade:
         redirect_about(n, rx, &d)

@@ -19,7 +19,7 @@ from ustack_ext.wire.ip6 cimport (
     ICMP6_UNREACH_SCOPE, IP6_HLEN, IPPROTO_DSTOPTS_, IPPROTO_HOPOPTS_, IPPROTO_ROUTING_, ext6_length,
 )
 from ustack_ext.base.core cimport count
-from ustack_ext.base.iov cimport OFF_GSO_TCP6
+from ustack_ext.base.iov cimport OFF_GSO_TCP6, OFF_GSO_UDP
 from ustack_ext.net.forward cimport renew_checksum, segment_header
 from ustack_ext.net.icmp6 cimport icmp6_error_about
 from ustack_ext.net.mib cimport (
@@ -81,7 +81,7 @@ cdef int send_on(Net *n, RxPkt *rx, Dst *d, uint32_t segment) noexcept nogil:
     if segment > 0:
         memcpy(tx_push(&t, segment), body, segment)
         t.off.gso_size = rx.gso_size
-        t.off.flags |= OFF_GSO_TCP6
+        t.off.flags |= OFF_GSO_TCP6 if rx.proto == IPPROTO_TCP_ else OFF_GSO_UDP
     if length > segment:
         tx_payload(&t, body + segment, length - segment)
     if rx.flags & RX_CSUM_OK:
@@ -128,7 +128,7 @@ cdef int forward6_input(Net *n, RxPkt *rx) noexcept nogil:
         count(n.core, Ip6InTooBigErrors)
         icmp6_error_about(n, rx, ICMP6_TOO_BIG, 0, d.mtu)
         return DropForwardTooBig
-    if rx.gso_size != 0 and segment == 0:              # a superframe of another kind: no link of ours makes one
+    if rx.gso_size != 0 and segment == 0:              # a superframe of what we could not cut
         return DropForwardTooBig
     if d.iface == rx.iface:
         redirect_about(n, rx, &d)
