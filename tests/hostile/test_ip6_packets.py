@@ -176,6 +176,22 @@ def test_neighbor_discovery_from_elsewhere_or_without_end(wire: Wire) -> None:
         assert wire.give(header(58, icmp(135, 0, bytes(length)), hop=255)) == []
 
 
+@pytest.mark.rfc("6980", "5")
+@pytest.mark.parametrize("cut", [0, 16], ids=["atomic", "in two"])
+def test_neighbor_discovery_in_fragments_is_ignored(wire: Wire, cut: int) -> None:
+    body = icmp(135, 0, bytes(4) + addr(STACK) + b"\1\1" + PEER_MAC)
+
+    def fragment(offset: int, more: bool, data: bytes, proto: int = 58) -> bytes:
+        return header(44, struct.pack(">BBHI", proto, 0, offset | more, 7 + cut) + data, hop=255)
+
+    pieces = [fragment(0, True, body[:cut]), fragment(cut, False, body[cut:])] if cut else [fragment(0, False, body)]
+    for piece_ in pieces:
+        assert wire.give(piece_) == []
+    assert wire.stack.counters()["DropNdMalformed"] == 1
+    assert kinds(wire.give(header(58, body, hop=255))) == [(136, 0)]
+    assert kinds(wire.give(fragment(0, False, echo(b"x")))) == [(129, 0)], "other messages may come so"
+
+
 def test_a_flood_of_solicitations_stays_in_its_budget(wire: Wire) -> None:
     for number in range(5000):
         src = f"fd09::{number + 16:x}"

@@ -20,8 +20,8 @@ from ustack_ext.wire.headers cimport (
 from ustack_ext.wire.ip6 cimport (
     EXT6_MAX, FRAG6_HLEN, ICMP6_HLEN, ICMP6_PARAM_CHAIN, ICMP6_PARAM_HEADER, ICMP6_PARAM_NEXT, ICMP6_PARAM_OPTION,
     ICMP6_PARAM_PROBLEM, IP6_HLEN, IPPROTO_DSTOPTS_, IPPROTO_FRAGMENT_, IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_,
-    IPPROTO_NONE_, IPPROTO_ROUTING_, OPTION_DROP, OPTION_FINE, OPTION_MALFORMED, OPTION_TELL_UNICAST, Frag6Hdr, Ip6Hdr,
-    OptionVerdict, ext6_length, frag6_parse, ip6_options_check, ip6_parse,
+    IPPROTO_NONE_, IPPROTO_ROUTING_, ND_REDIRECT, ND_ROUTER_SOLICIT, OPTION_DROP, OPTION_FINE, OPTION_MALFORMED,
+    OPTION_TELL_UNICAST, Frag6Hdr, Ip6Hdr, OptionVerdict, ext6_length, frag6_parse, ip6_options_check, ip6_parse,
 )
 from ustack_ext.base.core cimport count, count_add
 from ustack_ext.net.foreign cimport foreign_takes
@@ -32,8 +32,8 @@ from ustack_ext.net.iface cimport addr_find, is_ours
 from ustack_ext.net.mib cimport (
     DropFragMalformed, DropFragTooBig, DropIp6Disabled, DropIp6Extension, DropIp6Header, DropIp6Martian,
     DropIp6NoNextHeader, DropIp6Option, DropIp6Routing, DropIpMartianDestination, DropIpNotOurs, DropIpTruncated,
-    DropIpUnknownProtocol, DropIpVersion, Ip6InAddrErrors, Ip6InDelivers, Ip6InHdrErrors, Ip6InMcastPkts, Ip6InOctets,
-    Ip6InReceives, Ip6InUnknownProtos, MIB_COUNT,
+    DropIpUnknownProtocol, DropIpVersion, DropNdMalformed, Ip6InAddrErrors, Ip6InDelivers, Ip6InHdrErrors,
+    Ip6InMcastPkts, Ip6InOctets, Ip6InReceives, Ip6InUnknownProtos, MIB_COUNT,
 )
 from ustack_ext.net.mld cimport mld_listens
 from ustack_ext.net.state cimport (
@@ -228,6 +228,7 @@ cdef bint extension(Net *n, RxPkt *rx) noexcept nogil:
 cdef int chain(Net *n, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
     cdef int left = EXT6_MAX
     cdef int status
+    cdef bint in_fragments = False
     while is_extension(rx.proto):
         if rx.proto == IPPROTO_HOPOPTS_ and rx.next_at != NEXT_AT:
             return refuse(n, rx, DropIp6Extension, ICMP6_PARAM_NEXT, rx.next_at)    # RFC 8200 §4.1: first only
@@ -242,6 +243,10 @@ cdef int chain(Net *n, RxPkt *rx, IcmpError *err, Buf **owned) noexcept nogil:
         status = fragment(n, rx, owned)
         if status != MIB_COUNT:
             return status
+        in_fragments = True
+    if (in_fragments and rx.proto == IPPROTO_ICMPV6_ and rx.l4_len > 0
+            and ND_ROUTER_SOLICIT <= rx.l4[0] <= ND_REDIRECT):
+        return drop(n, rx.iface, DropNdMalformed)      # RFC 6980 §5: atomic ones, too
     return dispatch(n, rx, err)
 
 
