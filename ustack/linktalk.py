@@ -109,8 +109,8 @@ class LinkTalker(abc.ABC):
         """The deadline may have come; or the interface's addresses may have changed."""
 
     @abc.abstractmethod
-    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float) -> None:
-        """A datagram came from the link."""
+    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float, to_all: bool) -> None:
+        """A datagram came from the link; to_all: to the group, not to this host alone."""
 
     @abc.abstractmethod
     def _farewell(self) -> None:
@@ -137,6 +137,7 @@ class LinkTalker(abc.ABC):
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _HOPS)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _HOPS)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
             return
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -144,6 +145,7 @@ class LinkTalker(abc.ABC):
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("=i", self._index))
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOPS)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, _HOPS)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
 
     def _rouse(self) -> None:
@@ -167,13 +169,13 @@ class LinkTalker(abc.ABC):
                 self._changed.set()
 
     def _take(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int, peer: Any) -> None:
-        # struct in_pktinfo begins with the interface, struct in6_pktinfo ends with it
-        index = next((_number(raw[:4] if len(raw) == 12 else raw[16:]) for _, _, raw in ancillary), self._index)
+        index, to = next((_came(raw) for _, _, raw in ancillary), (self._index, b""))
         if index != self._index or peer is None or not self._is_on_link(peer[0]):  # RFC 6762 §11
             return
         with self._lock:
             if not self._closed:
-                self._heard(data, peer, clock.now(self._stack))
+                to_all = to in (socket.inet_pton(family, group) for family, group in self._groups.items())
+                self._heard(data, peer, clock.now(self._stack), to_all)
 
     def _is_on_link(self, address: str) -> bool:
         wanted = ipaddress.ip_address(address.partition("%")[0])
@@ -203,5 +205,7 @@ class LinkTalker(abc.ABC):
                 sock.sendto(data, to or group)
 
 
-def _number(raw: bytes) -> int:
-    return int.from_bytes(raw, sys.byteorder)
+def _came(raw: bytes) -> tuple[int, bytes]:
+    """(the interface, the destination): struct in_pktinfo begins with the one, struct in6_pktinfo ends with it."""
+    index, to = (raw[:4], raw[8:]) if len(raw) == 12 else (raw[16:], raw[:16])
+    return int.from_bytes(index, sys.byteorder), to

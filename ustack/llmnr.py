@@ -33,7 +33,8 @@ class Llmnr(LinkTalker):
         super().__init__(stack, interface)
         label = escaped(hostname or "ustack-" + self._mac.replace(":", "")[-6:])
         dns.encode_name(label)
-        self._machine = Machine(clock.random_source(stack, f"llmnr {interface}"), label, self._addresses)
+        self._machine = Machine(clock.random_source(stack, f"llmnr {interface}"), label, self._addresses, self._is_ours)
+        self._known = set(self._addresses())
         self._machine.verify(clock.now(stack))
         self._listeners: list[Any] = []
         self._begin()
@@ -95,7 +96,7 @@ class Llmnr(LinkTalker):
             if not longer:
                 self._changed.wait(TIMEOUT)
 
-    # -- TCP (§2.3, §2.4)
+    # -- TCP (§2.4, §2.5)
 
     def _ask_by_stream(self, question: Question) -> None:
         host, *rest = question.truncated or ("",)
@@ -110,8 +111,8 @@ class Llmnr(LinkTalker):
             with self._lock:
                 message = dns.parse(data)
                 if message.flags & dns.QR and len(message.questions) == 1:
-                    self._machine.believe(message, (host, PORT))
-        question.answered = True  # whatever came of it
+                    self._machine.believe(message, (host, PORT), clock.now(self._stack))
+        question.answered = question.settled = True  # whatever came of it (§2.4)
 
     def _serve(self, listener: Any) -> None:
         with contextlib.suppress(OSError):  # the stack was closed, or the listener
@@ -135,10 +136,18 @@ class Llmnr(LinkTalker):
         return self._machine.deadline
 
     def _due(self, now: float) -> None:
+        addresses = set(self._addresses())
+        if addresses - self._known:  # §4.1: a new address is a reason to look again
+            self._machine.verify(now)
+        self._known = addresses
         self._say(self._machine.timer(now))
 
-    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float) -> None:
-        self._say(self._machine.receive(data, peer, now))
+    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float, to_all: bool) -> None:
+        self._say(self._machine.receive(data, peer, now, to_all=to_all))
+
+    def _is_ours(self, address: str) -> bool:
+        every = (a for one in self._stack.interfaces() for a in one.addresses)
+        return address.partition("%")[0] in {one.address.partition("%")[0] for one in every}
 
     def _farewell(self) -> None:
         for one in self._listeners:

@@ -1,6 +1,6 @@
 """LLMNR of one interface (RFC 4795): no socket, no clock, no thread.
 
-Responsible for: whether the host's name is its own (§4.1), which queries are answered and how, which responses are
+Responsible for: whether the host's name is its own (§4), which queries are answered and how, which responses are
 believed, when a query is repeated. Not for: sockets (ustack/llmnr.py), the layout of messages (ustack/dns.py). Time
 comes in with every call, in seconds. What is kept is bounded, whatever is said on the link.
 """
@@ -24,6 +24,7 @@ _UDP_LEAST, _UDP_MOST = 512, 1432  # bytes of a response; what EDNS0 may ask for
 _OPCODE = 0x7800
 _MOST_ASKED = 256
 _MOST_ADDRESSES = 64
+_MOST_TOLD = 12  # records in a query with the C bit: it is one datagram
 
 Peer = tuple[Any, ...]
 
@@ -38,7 +39,8 @@ class Packet:
 
 @dataclass
 class Question:
-    """What is asked of the link. addresses: what was answered; truncated: who has more to say, by TCP."""
+    """What is asked of the link. addresses: what was answered; truncated: who has more to say, by TCP; settled: nobody
+    else is waited for."""
 
     name: str
     type: int
@@ -47,24 +49,39 @@ class Question:
     at: float  # when it is sent (again)
     tries: int = 0
     answered: bool = False
+    settled: bool = False
+    records: list[Record] = field(default_factory=list)
+    responders: set[tuple[bool, str]] = field(default_factory=set)
     addresses: list[str] = field(default_factory=list)
     truncated: Peer | None = None
 
     @property
     def over(self) -> bool:
         """Whether it was answered, or nobody is going to."""
-        return self.answered or self.tries > TRIES
+        return self.settled or self.tries > TRIES
+
+    @property
+    def disputed(self) -> bool:
+        """Whether several hosts say that the name is theirs. One that has both families answers by each."""
+        return any(sum(six is one for six, _ in self.responders) > 1 for one in (False, True))
 
 
 class Machine:
-    """One interface's responder and sender. label: the host's name; addresses: its own, as they are now.
+    """One interface's responder and sender. label: the host's name; addresses: its own, as they are now; is_ours:
+    whether an address is the host's own, on any interface.
 
     state: "verifying" that nobody has the name, "unique", or "conflict": somebody has it, and queries for it are left
     to that host.
     """
 
-    def __init__(self, rng: random.Random, label: str, addresses: Callable[[], list[str]]) -> None:
-        self._rng, self.label, self._addresses = rng, label, addresses
+    def __init__(
+        self,
+        rng: random.Random,
+        label: str,
+        addresses: Callable[[], list[str]],
+        is_ours: Callable[[str], bool] = lambda address: False,
+    ) -> None:
+        self._rng, self.label, self._addresses, self._is_ours = rng, label, addresses, is_ours
         self.state = "verifying"
         self._asked: dict[int, Question] = {}
         self._own: Question | None = None
@@ -72,9 +89,11 @@ class Machine:
     # -- time
 
     def verify(self, now: float) -> None:
-        """Ask whether somebody has the name (§4.1)."""
+        """Ask whether somebody has the name (§4.1). A name that was found unique before stays so meanwhile: else
+        whoever sends queries with the C bit could take it away."""
         self.drop(self._own)
-        self.state = "verifying"
+        if self.state != "unique":
+            self.state = "verifying"
         self._own = self.ask(self.label, ANY, now)
 
     @property
@@ -86,6 +105,10 @@ class Machine:
         """What is due by now."""
         packets = []
         for one in [q for q in self._asked.values() if not q.over and q.at <= now]:
+            if one.answered:  # §2.7: others had the time to answer as well
+                one.settled = True
+                packets += self._dispute(one)
+                continue
             one.tries += 1
             one.at = now + TIMEOUT
             if not one.over:
@@ -96,6 +119,13 @@ class Machine:
             if self.state == "verifying":
                 self.state = "unique"
         return packets
+
+    def _dispute(self, one: Question) -> list[Packet]:
+        """§4.2: those who have answered for one name are told, once, with what they said."""
+        if not one.disputed:
+            return []
+        id = self._rng.randrange(1 << 16)
+        return [Packet(dns.build(id, CONFLICT, [(one.name, one.type, dns.IN)], additional=one.records[:_MOST_TOLD]))]
 
     # -- asking
 
@@ -119,8 +149,11 @@ class Machine:
 
     # -- what comes
 
-    def receive(self, data: bytes, peer: Peer, now: float, stream: bool = False) -> list[Packet]:
-        """A message came from the link; stream: by TCP. What is none, or asks for what is not ours, changes nothing."""
+    def receive(
+        self, data: bytes, peer: Peer, now: float, stream: bool = False, to_all: bool = True
+    ) -> list[Packet]:
+        """A message came from the link; stream: by TCP; to_all: to the group. What is none, or asks for what is not
+        ours, changes nothing."""
         try:
             message = dns.parse(data)
         except dns.DnsError:
@@ -128,13 +161,15 @@ class Machine:
         if message.flags & _OPCODE or len(message.questions) != 1:
             return []
         if message.flags & dns.QR:
-            self.believe(message, peer)
+            self.believe(message, peer, now)
             return []
         if message.answers or message.authority or self.state == "conflict":
             return []
+        if not (stream or to_all):  # §2.4: asked of one host by UDP
+            return []
         return self._answer(message, peer, now, stream)
 
-    def believe(self, message: dns.Message, peer: Peer) -> Question | None:
+    def believe(self, message: dns.Message, peer: Peer, now: float) -> Question | None:
         """A response, if it is one to a question of ours."""
         name, type, _ = message.questions[0]
         asked = self._asked.get(message.id)
@@ -147,20 +182,34 @@ class Machine:
             asked.truncated = peer
             return asked
         if not message.flags & TENTATIVE:  # §2.1.1: whose name that is, is not known yet
-            asked.answered = True
-            found = [str(r.data) for r in message.answers if r.type == type and dns.same_name(r.name, name)]
-            fresh = [one for one in dict.fromkeys(found) if one not in asked.addresses]
-            asked.addresses += fresh[: _MOST_ADDRESSES - len(asked.addresses)]
+            if not asked.answered:
+                asked.answered, asked.at = True, now + JITTER
+            self._note(asked, message, peer)
         return asked
 
+    def _note(self, asked: Question, message: dns.Message, peer: Peer) -> None:
+        found = [r for r in message.answers if r.type == asked.type and dns.same_name(r.name, asked.name)]
+        for one in found:
+            if len(asked.addresses) < _MOST_ADDRESSES and str(one.data) not in asked.addresses:
+                asked.addresses.append(str(one.data))
+                asked.records.append(Record(asked.name, asked.type, TTL, one.data))
+        # §2.1.1: whoever sets C knows that it is not the only one
+        if found and not message.flags & CONFLICT and len(asked.responders) < _MOST_ADDRESSES:
+            asked.responders.add((":" in peer[0], str(peer[0]).partition("%")[0]))
+
     def _compare(self, message: dns.Message, peer: Peer) -> None:
-        """§4.1: somebody has the name, or, tentatively, wants it as well: the lower address has it then."""
+        """§4.1: somebody has the name, or wants it as well, or has it like us: the lower address has it then."""
+        if self._is_ours(str(peer[0])):
+            return
         theirs = ipaddress.ip_address(str(peer[0]).partition("%")[0])
-        if message.flags & TENTATIVE:
+        if message.flags & TENTATIVE or self.state == "unique":
             own = [one for one in map(ipaddress.ip_address, self._addresses()) if one.version == theirs.version]
-            if own and int(min(own)) < int(theirs):
+            alike = [one for one in own if one.is_link_local == theirs.is_link_local] or own
+            if alike and int(min(alike)) < int(theirs):
                 return
         self.state = "conflict"
+        self.drop(self._own)
+        self._own = None
 
     def _answer(self, message: dns.Message, peer: Peer, now: float, stream: bool) -> list[Packet]:
         name, type, cls = message.questions[0]
@@ -168,7 +217,9 @@ class Machine:
             return []
         own = dns.same_name(name, self.label)
         if own:
-            records = [Record(name, AAAA if ":" in one else A, TTL, one) for one in self._addresses()]
+            near = ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_link_local
+            ordered = sorted(self._addresses(), key=lambda one: ipaddress.ip_address(one).is_link_local != near)  # §2.6
+            records = [Record(name, AAAA if ":" in one else A, TTL, one) for one in ordered]
         else:
             mine = {ipaddress.ip_address(one).reverse_pointer for one in self._addresses()}
             if name.rstrip(".").lower() not in mine or type not in (PTR, ANY):

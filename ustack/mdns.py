@@ -216,7 +216,7 @@ class Mdns(LinkTalker):
     def _due(self, now: float) -> None:
         self._say(self._machine.refresh(self._host, now) + self._machine.timer(now))
 
-    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float) -> None:
+    def _heard(self, data: bytes, peer: tuple[Any, ...], now: float, to_all: bool) -> None:
         self._say(self._machine.receive(data, peer, now))
 
     def _farewell(self) -> None:

@@ -153,8 +153,85 @@ def test_a_query_that_tells_of_a_conflict_is_looked_into(world: World) -> None:
     ours.wait(10)
     count = len(world.said("10.0.0.1", False))
     assert world.ask(question(flags=CONFLICT)) is None
+    reply = world.ask(question())
+    assert reply is not None
+    assert not reply.flags & TENTATIVE, "nobody takes it away by asking"
+    world.net.run(4)
     assert ours.wait(10)
     assert len(world.said("10.0.0.1", False)) == count + 3
+
+
+@pytest.mark.rfc("4795", "4.2")
+def test_whoever_hears_several_answers_tells_of_it(world: World) -> None:
+    """Hosts that had found the name to be theirs come to one link; the lowest address keeps it."""
+    with Network(seed=9) as net:
+        middle, hosts = net.stack("middle"), [net.stack(f"h{k}") for k in (1, 2, 3)]
+        for k, host in enumerate(hosts, 1):
+            net.wire(middle, host, addresses=([], f"10.0.0.{k}/24"), delay=0.001)
+        net.run(3)
+        theirs = [host.llmnr(hostname="box") for host in hosts]
+        assert all(one.wait(10) for one in theirs)
+        middle.add_bridge("br0", [one.name for one in middle.interfaces() if one.medium != "loopback"])
+        middle.add_address("br0", "10.0.0.9/24")
+        net.run(3)
+        asker = middle.llmnr("br0")
+        asker.wait(10)
+        said: list[dns.Message] = []
+        send = asker._send
+        asker._send = lambda data, to=None: (said.append(dns.parse(data)), send(data, to))[1]  # type: ignore[method-assign]
+        assert sorted(asker.resolve("box")) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "all of them are heard"
+        net.run(5)
+        (told,) = [one for one in said if one.flags & CONFLICT]
+        assert sorted(str(one.data) for one in told.additional) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+        assert [one.conflict for one in theirs] == [False, True, True]
+        assert asker.resolve("box") == ["10.0.0.1"]
+
+
+@pytest.mark.rfc("4795", "2.4")
+def test_a_datagram_to_one_host_asks_nothing(world: World) -> None:
+    world.a.llmnr(hostname="thing").wait(10)
+    assert world.ask(question(), to="10.0.0.1") is None
+    assert world.ask(question()) is not None
+
+
+@pytest.mark.rfc("4795", "2.6")
+@pytest.mark.parametrize("source", ["fd00::2", "link-local"])
+def test_addresses_of_the_scope_that_asks_come_first(world: World, source: str) -> None:
+    world.b.add_address(world.b.interfaces()[-1].name, "fd00::2/64")
+    world.net.run(3)
+    world.a.llmnr(hostname="thing").wait(10)
+    last = world.b.interfaces()[-1]
+    near = next(a.address for a in last.addresses if a.address.startswith("fe80"))
+    with world.b.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1)
+        sock.bind((source if source != "link-local" else near, 0, 0, last.index if source == "link-local" else 0))
+        sock.sendto(question(type=dns.AAAA), ("ff02::1:3", 5355, 0, last.index))
+        found = [str(r.data) for r in dns.parse(sock.recv(2000)).answers]
+    assert found[0].startswith("fe80") == (source == "link-local")
+    assert len(found) == 2
+
+
+@pytest.mark.rfc("4795", "4.1")
+def test_a_new_address_is_a_reason_to_look_again(world: World) -> None:
+    ours = world.a.llmnr(hostname="thing")
+    ours.wait(10)
+    world.net.run(5)
+    count = len(world.said("10.0.0.1", False))
+    world.a.add_address(world.a.interfaces()[-1].name, "10.0.0.7/24")
+    world.net.run(10)
+    assert len(world.said("10.0.0.1", False)) == count + 3
+    assert ours.wait(1)
+
+
+@pytest.mark.rfc("4795", "2.5")
+def test_answers_come_with_255_hops(world: World) -> None:
+    world.a.llmnr(hostname="thing").wait(10)
+    with world.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1)
+        sock.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+        sock.sendto(question(), (GROUP, 5355))
+        _, ((_, _, hops),), _, _ = sock.recvmsg(2000, 100)
+        assert struct.unpack("i", hops) == (255,)
 
 
 @pytest.mark.rfc("4795", "2.4")
@@ -178,7 +255,7 @@ def test_from_beyond_the_link_nothing_is_heard(world: World) -> None:
     with world.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1)
         sock.bind(("192.0.2.9", 0))
-        sock.sendto(question(), ("10.0.0.1", 5355))
+        sock.sendto(question(), (GROUP, 5355))
         with pytest.raises(TimeoutError):
             sock.recv(2000)
 
@@ -205,7 +282,7 @@ class TestTheMachine:
 
         return Machine(random.Random(1), "thing", lambda: ["10.0.0.1"])
 
-    @pytest.mark.rfc("4795", "2.6")
+    @pytest.mark.rfc("4795", "2.1.1")
     @pytest.mark.parametrize(
         ("id", "name", "type", "flags", "believed"),
         [
@@ -226,6 +303,39 @@ class TestTheMachine:
         assert machine.receive(data, ("10.0.0.2", 5355), 0.5) == []
         assert asked.addresses == (["10.0.0.2"] if believed else [])
         assert asked.answered == believed
+
+    @pytest.mark.rfc("4795", "4.1")
+    def test_our_own_answer_by_another_interface_is_no_conflict(self) -> None:
+        import random
+
+        machine = Machine(random.Random(1), "thing", lambda: ["10.0.0.1"], lambda one: one == "10.0.0.2")
+        machine.verify(0.0)
+        (own,) = machine._asked.values()
+        data = dns.build(own.id, dns.QR, [("thing", dns.ANY, dns.IN)])
+        machine.receive(data, ("10.0.0.2", 5355), 0.1)
+        assert machine.state == "verifying"
+        machine.receive(data, ("10.0.0.3", 5355), 0.1)
+        assert machine.state == "conflict"
+
+    @pytest.mark.rfc("4795", "2.7")
+    def test_others_have_time_to_answer_too(self) -> None:
+        """One host that answers by both families, or knows that it is not the only one, is no dispute."""
+        machine = self.made()
+        for peers, flags, disputed in (
+            (["10.0.0.2", "fe80::2"], 0, False), (["10.0.0.2", "10.0.0.3"], 0, True),
+            (["10.0.0.2", "10.0.0.2"], 0, False), (["10.0.0.2", "10.0.0.3"], CONFLICT, False),
+        ):  # fmt: skip
+            asked = machine.ask("box", dns.A, 0.0)
+            for k, peer in enumerate(peers):
+                answers = [Record("box", dns.A, 30, f"10.0.0.{2 + k}")]
+                data = dns.build(asked.id, dns.QR | flags, [("box", dns.A, dns.IN)], answers)
+                machine.receive(data, (peer, 5355), 0.5)
+            assert not asked.over
+            assert machine.deadline == pytest.approx(0.6)
+            assert bool(machine.timer(0.6)) == disputed
+            assert asked.over
+            assert asked.addresses == ["10.0.0.2", "10.0.0.3"]
+            machine.drop(asked)
 
     @given(st.binary(max_size=80), st.integers(0, 65535))
     def test_anything_may_come(self, data: bytes, flags: int) -> None:
