@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
-from socket import AF_INET6, SO_ERROR, SOCK_STREAM, SOL_SOCKET
+from socket import SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
 from . import clock
@@ -34,8 +34,8 @@ def in_turns(infos: list[Any]) -> list[Any]:
 
 
 def sorted_infos(infos: list[Any]) -> list[Any]:
-    """IPv6 first, which the stack is only asked for where it has it."""
-    return in_turns(sorted(infos, key=lambda info: info[0] != AF_INET6))
+    """In the order of getaddrinfo(), which is that of RFC 6724, the families in turns."""
+    return in_turns(infos) if infos else infos
 
 
 def race(stack: Stack, infos: list[Any], timeout: float | None, source: tuple[str, int] | None) -> Socket:

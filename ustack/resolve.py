@@ -2,7 +2,7 @@
 
 Responsible for: getaddrinfo() and its neighbours over numeric addresses, `localhost` (RFC 6761 §6.3), and the stack's
 table `Stack.hosts`, and in which order others are asked for names that are in no table. Not for: asking them
-(ustack/resolver.py, mdns.py, llmnr.py).
+(ustack/resolver.py, mdns.py, llmnr.py), nor for the order of what they answer (ustack/destination.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from socket import (
 )
 from typing import TYPE_CHECKING, Any
 
+from .destination import in_order
 from .llmnr import Llmnr
 from .mdns import Mdns
 from .resolver import Resolver
@@ -180,7 +181,8 @@ def _hosts(stack: Stack, host: Any, family: int, flags: int) -> list[tuple[Addre
         if not both:
             raise _error(EAI_NONAME)
     able = families(stack)
-    return [entry for entry in both if entry[0] in able and family in (AF_UNSPEC, entry[0])]
+    found = [entry for entry in both if entry[0] in able and family in (AF_UNSPEC, entry[0])]
+    return found if host is None else in_order(stack, found)
 
 
 def getaddrinfo(

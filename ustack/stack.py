@@ -278,7 +278,8 @@ class Stack(SelfConfiguring, Routing, Capturing, Layered):
         """A connected TCP socket: as socket.create_connection. timeout in seconds.
 
         An IPv6 address may have its zone with it ("fe80::1%ust0"). A name's addresses are tried a quarter of a second
-        apart, IPv6 first, until one answers (RFC 8305). Raises OSError, TimeoutError, socket.gaierror.
+        apart, the best first (RFC 6724 §6), the families in turns, until one answers (RFC 8305). Raises OSError,
+        TimeoutError, socket.gaierror.
         """
         family = AF_INET6 if isinstance(address[0], str) and ":" in address[0] else AF_INET
         if resolve.is_name(address[0]):

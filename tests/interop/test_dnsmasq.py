@@ -48,6 +48,7 @@ def start(ns: Any, *options: str) -> Any:
 DNS = (
     f"--listen-address={KERNEL}", f"--address=/www.test/{KERNEL}", "--local=/test/", "--log-queries",
     "--host-record=both.test,10.9.0.1,fd09::1", "--cname=alias.test,both.test", "--local-ttl=60",
+    "--host-record=wide.test,10.9.0.1,2001:db8:9::1",
     "--host-record=dead.test,10.9.0.77", *(f"--host-record=big.test,10.8.{i}.1" for i in range(200)),
 )  # fmt: skip
 
@@ -80,7 +81,8 @@ def test_a_connection_by_name(net: Any) -> None:
     listener.close()
 
 
-BOTH = ["--address", "10.9.0.2/24", "--address", "fd09::2/64"]
+WIDE = "2001:db8:9::1"
+BOTH = ["--address", "10.9.0.2/24", "--address", "2001:db8:9::2/64"]
 PAGE = """
 import http.server, socket, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -96,17 +98,17 @@ Server((sys.argv[1], 80), Handler).serve_forever()
 @pytest.mark.rfc("8305", "5")
 @pytest.mark.parametrize(
     ("served", "client"),
-    [(("fd09::1", KERNEL), "fd09::2"), ((KERNEL,), "10.9.0.2"), (("fd09::1",), "fd09::2")],
+    [((WIDE, KERNEL), "2001:db8:9::2"), ((KERNEL,), "10.9.0.2"), ((WIDE,), "2001:db8:9::2")],
     ids=["both", "IPv4", "IPv6"],
 )
 def test_curl_by_a_name_of_both_families(ns: Any, served: tuple[str, ...], client: str) -> None:
-    """Names come from dnsmasq over the stack; IPv6 goes first, and what does not answer is passed over."""
+    """Names come from dnsmasq over the stack; IPv6 goes first (RFC 6724 §6), what does not answer is passed over."""
     ns.sh("ip tuntap add dev ust0 mode tap && ip address add 10.9.0.1/24 dev ust0 && ip link set ust0 up")
-    ns.sh("ip -6 address add fd09::1/64 dev ust0 nodad")
+    ns.sh(f"ip -6 address add {WIDE}/64 dev ust0 nodad")
     start(ns, *DNS)
     for host in served:
         ns.wait_accepting((host, 80), child=ns.popen([sys.executable, "-c", PAGE, host]))
-    child = ns.python("ustack", "curl", "-sS", *BOTH, "--dns", KERNEL, "http://both.test/")
+    child = ns.python("ustack", "curl", "-sS", *BOTH, "--dns", KERNEL, "http://wide.test/")
     assert child.finish(30) == f"{client}\n"
 
 
