@@ -25,8 +25,8 @@ from ustack_ext.tcp.rtt cimport rtt_rto_ns
 from ustack_ext.tcp.sendqueue cimport seg_split, sendq_unsent, tx_give
 from ustack_ext.tcp.tcb cimport (
     SEG_SACKED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_SYN_SENT, TF_ACK_DELAYED, TF_ACK_NOW, TF_DEAD,
-    TF_ORPHAN, TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_STALE,
-    TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
+    TF_ORPHAN, TF_SYN_LOST, TF_TLP_OUT, TF_TLP_RETRANS, TIMER_MEMORY, TIMER_NONE, TIMER_PERSIST, TIMER_REO, TIMER_RTO,
+    TIMER_STALE, TIMER_TLP, Seg, SynReq, Tcb, Tcp, TimeWait, tcb_deadline, tcb_delack_at, tcp_ms,
 )
 from ustack_ext.tcp.timewait cimport timewait_free
 from ustack_ext.tcp.uto cimport uto_in_force
@@ -157,7 +157,10 @@ cdef void loss_probe(Tcp *t, Tcb *c) noexcept nogil:
         c.flags |= TF_TLP_OUT | TF_TLP_RETRANS
     c.tx.tlp_end = c.snd_nxt
     count(t.core, TCPLossProbes)
-    recovery_arm(t, c)                                       # a probe is out (or none could be): the RTO is next
+    recovery_arm(t, c)
+    if c.tx.timer_what == TIMER_TLP:                         # none could be sent: not again at once, the RTO is next
+        c.tx.timer_what = TIMER_RTO
+        c.tx.rto_at = t.core.now + rtt_rto_ns(t, c)
 
 
 cdef void window_probe(Tcp *t, Tcb *c) noexcept nogil:
