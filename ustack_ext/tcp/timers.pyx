@@ -75,7 +75,8 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
         elif c.tx.timer_what == TIMER_STALE:
             c.tx.timer_what = TIMER_NONE
             cc_forget(t, c)
-            tx_give(t, c)
+            if c.tx.sndq_bytes == 0:                         # else there was a write just now, which is still to be sent
+                tx_give(t, c)
         elif c.tx.timer_what == TIMER_PERSIST:
             window_probe(t, c)
         elif c.tx.timer_what == TIMER_TLP:

@@ -19,7 +19,7 @@ from ustack_ext.udp.udp cimport udp_close
 from ustack_ext.wire.addr cimport Addr, V4_BITS, addr_none, addr_v4
 from ustack_ext.wire.checksum cimport csum_fold, csum_partial, csum_pseudo, csum_store
 from ustack_ext.wire.headers cimport (ARP_LEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP4_MF, IPPROTO_ICMP_,
-                                      IPPROTO_TCP_, IPPROTO_UDP_, WIRE_OK, ArpPkt, EthHdr, Ip4Hdr, TcpHdr, UdpHdr,
+                                      IPPROTO_TCP_, IPPROTO_UDPLITE_, IPPROTO_UDP_, WIRE_OK, ArpPkt, EthHdr, Ip4Hdr, TcpHdr, UdpHdr,
                                       arp_parse, eth_parse, ip4_parse, tcp_parse, udp_parse)
 from ustack_ext.wire.ip6 cimport (
     IP6_HLEN, IPPROTO_FRAGMENT_, IPPROTO_HOPOPTS_, IPPROTO_ICMPV6_, Ip6Hdr, ip6_parse,
@@ -61,6 +61,9 @@ cdef const char *bad_transport(const Ip4Hdr *h, const uint8_t *p, uint32_t n) no
     elif h.proto == IPPROTO_ICMP_:
         if n < 8 or csum_fold(csum_partial(p, n, 0)) != 0:
             return b"sent: ICMP checksum"
+    elif h.proto == IPPROTO_UDPLITE_:
+        if n < 8:
+            return b"sent: malformed UDP-Lite header"
     else:
         return b"sent: unknown protocol"
     return NULL
@@ -78,7 +81,7 @@ cdef const char *bad_packet6(const uint8_t *p, uint32_t n, uint32_t mtu) noexcep
         at += 8
     if h.next == IPPROTO_FRAGMENT_:
         return NULL
-    if h.next != IPPROTO_TCP_ and h.next != IPPROTO_UDP_ and h.next != IPPROTO_ICMPV6_:
+    if h.next != IPPROTO_TCP_ and h.next != IPPROTO_UDP_ and h.next != IPPROTO_UDPLITE_ and h.next != IPPROTO_ICMPV6_:
         return b"sent: unknown protocol"
     if csum_fold(csum_partial(p + at, n - at, csum_pseudo(&h.src, &h.dst, h.next, n - at))) != 0:
         return b"sent: checksum over IPv6"
