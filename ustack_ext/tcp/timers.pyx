@@ -75,7 +75,7 @@ cdef void tcb_timer(Tcp *t, Tcb *c) noexcept nogil:
         elif c.tx.timer_what == TIMER_STALE:
             c.tx.timer_what = TIMER_NONE
             cc_forget(t, c)
-            if c.tx.sndq_bytes == 0:                         # else there was a write just now, which is still to be sent
+            if c.tx.sndq_bytes == 0:                         # else there was a write just now, still to be sent
                 tx_give(t, c)
         elif c.tx.timer_what == TIMER_PERSIST:
             window_probe(t, c)
@@ -200,7 +200,7 @@ cdef void idle(Tcp *t, Tcb *c) noexcept nogil:
     if not c.conf.keepalive or c.flags & TF_ORPHAN:
         return
     if not c.conf.user_timeout:
-        patience = max(patience, <uint64_t>uto_in_force(c.conf) + 1)          # RFC 5482 §4.2: longer than what is agreed
+        patience = max(patience, <uint64_t>uto_in_force(c.conf) + 1)         # RFC 5482 §4.2: longer than what is agreed
     if silent < patience:
         c.idle_at = t.core.now + (patience - silent) * MS
         return
