@@ -126,8 +126,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("USTACK_FULL"), reason="optional: making a database takes long: USTACK_FULL=1")
 def test_postgresql(ns: Any, tmp_path: Path, ends: Ends) -> None:
     wanted(library="asyncpg")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

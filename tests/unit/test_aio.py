@@ -333,7 +333,8 @@ def test_many_connections(capsys: pytest.CaptureFixture[str]) -> None:
         for transport in transports:
             transport.close()
         transports.clear()
-        await until(lambda: right.live()["sockets"] == 3)
+        await until(lambda: right.live()["sockets"] == sum(len(server.sockets) for server in servers))
+        assert left.live()["sockets"] == 0
         for server in servers:
             server.close()
 
