@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,9 +124,9 @@ FLAGS = {
     "MSG_MORE": (WORKS, ""),
     "MSG_NOSIGNAL": (WORKS, "always so: EPIPE, never SIGPIPE"),
     "MSG_OOB": (WORKS, "TCP's urgent data (RFC 6093)"),
-    **dict.fromkeys(
-        ["MSG_CMSG_CLOEXEC", "MSG_CONFIRM", "MSG_DONTROUTE", "MSG_EOR", "MSG_ERRQUEUE", "MSG_FASTOPEN"], ("ignored", "")
-    ),
+    "MSG_FASTOPEN": (WORKS, "TCP's data in the SYN (RFC 7413)"),
+    "MSG_ERRQUEUE": (WORKS, "recvmsg of datagram and raw sockets, after `IP_RECVERR`"),
+    **dict.fromkeys(["MSG_CMSG_CLOEXEC", "MSG_CONFIRM", "MSG_DONTROUTE", "MSG_EOR"], ("ignored", "")),
 }
 
 # Names that look like options and are values, or belong to other families.
@@ -141,44 +142,72 @@ def options() -> Iterator[tuple[str, str]]:
                 yield level, name
 
 
-def outcome(sock: Any, level: str, name: str) -> str:
-    """What reading the option gives, and setting it to what was read."""
-    numbers = getattr(socket, level), getattr(socket, name)
+ADDRESS, ADDRESS6, GROUP, GROUP6, SOURCE = "10.9.0.2", "fd09::2", "239.1.2.3", "ff12::123", "10.9.0.1"
+KINDS = {"TCP": (socket.SOCK_STREAM, 0), "UDP": (socket.SOCK_DGRAM, 0), "raw": (socket.SOCK_RAW, 253)}
+# What has to be set before an option can be.
+FIRST = {
+    "IP_DROP_MEMBERSHIP": "IP_ADD_MEMBERSHIP",
+    "IPV6_LEAVE_GROUP": "IPV6_JOIN_GROUP",
+    "IP_DROP_SOURCE_MEMBERSHIP": "IP_ADD_SOURCE_MEMBERSHIP",
+    "IP_BLOCK_SOURCE": "IP_ADD_MEMBERSHIP",
+    "IP_UNBLOCK_SOURCE": "IP_BLOCK_SOURCE",
+}
+
+
+def values(interface: int) -> dict[str, bytes]:
+    """What options are set to that take no number, nor what reading them gives."""
+    mreq = socket.inet_aton(GROUP) + socket.inet_aton(ADDRESS)
+    mreq6 = socket.inet_pton(socket.AF_INET6, GROUP6) + struct.pack("=I", interface)
+    sources = ("IP_ADD_SOURCE_MEMBERSHIP", "IP_DROP_SOURCE_MEMBERSHIP", "IP_BLOCK_SOURCE", "IP_UNBLOCK_SOURCE")
+    return {
+        "TCP_CONGESTION": b"reno",
+        "SO_LINGER": struct.pack("ii", 1, 1),
+        "SO_BINDTODEVICE": b"lo",
+        **dict.fromkeys(("SO_RCVTIMEO", "SO_SNDTIMEO"), struct.pack("ll", 1, 0)),
+        **dict.fromkeys(("IP_ADD_MEMBERSHIP", "IP_DROP_MEMBERSHIP"), mreq),
+        **dict.fromkeys(("IPV6_JOIN_GROUP", "IPV6_LEAVE_GROUP"), mreq6),
+        **dict.fromkeys(sources, mreq + socket.inet_aton(SOURCE)),
+    }
+
+
+def outcome(sock: Any, level: str, name: str, arguments: dict[str, bytes]) -> str:
+    """What reading the option and setting it give: "get", "set", both, or the error."""
     can, failures = [], []
     value: Any = 1
     for size in (0, 256):
         try:
-            value = sock.getsockopt(*numbers, size) if size else sock.getsockopt(*numbers)
+            value = sock.getsockopt(getattr(socket, level), getattr(socket, name), *((size,) if size else ()))
             can.append("get")
             break
         except OSError as error:
-            failures.append(errno.errorcode.get(error.errno or 0, "?"))
-    if not isinstance(value, int) or name in ("SO_BINDTODEVICE",):
-        value = value if isinstance(value, bytes) else b""
-    for attempt in (value, b"\0\0\0\0\0\0\0\0"):
-        try:
-            sock.setsockopt(*numbers, attempt)
-            can.append("set")
-            break
-        except (OSError, TypeError, OverflowError) as error:
-            if isinstance(error, OSError):
-                failures.append(errno.errorcode.get(error.errno or 0, "?"))
-    return " ".join(can) if can else failures[0]
+            failures.append(error)
+    try:
+        _set(sock, level, name, arguments, value)
+        can.append("set")
+    except OSError as error:
+        failures.append(error)
+    return " ".join(can) or errno.errorcode.get(failures[0].errno or 0, "?")
 
 
-def option_rows() -> Iterator[tuple[str, str, str, str]]:
-    """(level, option, on a TCP socket, on a UDP socket), by trying them."""
+def _set(sock: Any, level: str, name: str, arguments: dict[str, bytes], value: Any) -> None:
+    if name in FIRST and hasattr(socket, FIRST[name]):
+        _set(sock, level, FIRST[name], arguments, value)
+    sock.setsockopt(getattr(socket, level), getattr(socket, name), arguments.get(name, value))
+
+
+def option_rows() -> Iterator[tuple[str, str, list[str]]]:
+    """(level, option, what each of KINDS gives), by trying them."""
     with ustack.Stack(driver="manual") as stack:
-        for level, name in options():
+        link = ustack.Callback(lambda frame: None, medium="ethernet")
+        name = stack.attach(link, addresses=[f"{ADDRESS}/24", f"{ADDRESS6}/64"])
+        arguments = values(next(one.index for one in stack.interfaces() if one.name == name))
+        for level, option in options():
             row = []
             family = socket.AF_INET6 if level == "IPPROTO_IPV6" else socket.AF_INET
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                try:
-                    with stack.socket(family, kind) as sock:
-                        row.append(outcome(sock, level, name))
-                except OSError as error:
-                    row.append(errno.errorcode.get(error.errno or 0, "?"))
-            yield level, name, row[0], row[1]
+            for kind, proto in KINDS.values():
+                with stack.socket(family, kind, proto) as sock:
+                    row.append(outcome(sock, level, option, arguments))
+            yield level, option, row
 
 
 def table(heading: str, entries: dict[str, tuple[str, str]]) -> list[str]:
@@ -205,8 +234,8 @@ def document() -> str:
     """The whole page."""
     lines = [HEAD, *table("Functions", FUNCTIONS), *table("Methods and attributes of a socket", METHODS)]
     lines += ["## Options", "", "What can be done with each: read (get) and written (set), or else the error.", ""]
-    lines += ["| level | option | TCP | UDP |", "|---|---|---|---|"]
-    lines += [f"| `{level}` | `{name}` | {tcp} | {udp} |" for level, name, tcp, udp in option_rows()]
+    lines += [f"| level | option | {' | '.join(KINDS)} |", "|---|---|---|---|---|"]
+    lines += [f"| `{level}` | `{name}` | {' | '.join(row)} |" for level, name, row in option_rows()]
     lines += ["", *table("Flags", FLAGS)]
     return "\n".join(lines).rstrip() + "\n"
 

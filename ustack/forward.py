@@ -167,10 +167,11 @@ class Forwarder(ForwardCore):
     def _ask(self, request: ForwardRequest) -> None:
         if self._is_coroutine:
             assert self._loop is not None
-            if self._loop.is_closed():
-                return
-            # The loop may be another thread's than the one that runs the stack.
-            self._loop.call_soon_threadsafe(self._start, request)
+            try:
+                # The loop may be another thread's than the one that runs the stack.
+                self._loop.call_soon_threadsafe(self._start, request)
+            except RuntimeError:  # it is closed: there is nobody to ask any more
+                request.drop()
             return
         try:
             self._handler(request)

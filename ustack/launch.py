@@ -167,6 +167,9 @@ def _become(argv: Sequence[str], theirs: Any, plan: Network, mtu: int, mask: Any
             os._exit(_NOT_RUN)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; exec undoes what is caught, not this
             signal.signal(ignored, signal.SIG_DFL)
+        for caught in _PASSED_ON:  # what has come meanwhile, from the terminal, is for the program, not for Python
+            if callable(signal.getsignal(caught)):
+                signal.signal(caught, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             os.execvp(argv[0], list(argv))

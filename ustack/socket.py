@@ -300,7 +300,7 @@ class Socket(SocketCore):
         mapped = _mapped(file, offset, count) if zerocopy else None
         if mapped is not None:
             return self._send_mapped(file, mapped, offset, deadline)
-        if offset or _is_regular(file):  # where sendfile(2) works, its offset counts from the start; else from here
+        if offset or is_regular(file):  # where sendfile(2) works, its offset counts from the start; else from here
             file.seek(offset)
         sent = 0
         piece = memoryview(bytearray(_SENDFILE_PIECE if count is None else min(_SENDFILE_PIECE, count)))
@@ -342,7 +342,7 @@ class Socket(SocketCore):
 
 def _mapped(file: IO[bytes], offset: int, count: int | None) -> memoryview | None:
     """The bytes of a file that sendfile() sends, mapped; None where that can't be done."""
-    if not _is_regular(file):
+    if not is_regular(file):
         return None
     fd = file.fileno()
     size = os.fstat(fd).st_size - offset
@@ -356,7 +356,8 @@ def _mapped(file: IO[bytes], offset: int, count: int | None) -> memoryview | Non
         return None
 
 
-def _is_regular(file: IO[bytes]) -> bool:
+def is_regular(file: IO[bytes]) -> bool:
+    """Whether it is a file that sendfile(2) takes."""
     try:
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     except (AttributeError, OSError):

@@ -19,7 +19,8 @@ from .socket import Socket
 
 _RECORD = 16384
 _PIECE = 1 << 18
-_RAW = 1 << 16
+_HEADER = 5  # bytes before a record: its type, version, length (RFC 8446 §5.1)
+_TYPES, _LONGEST = range(20, 25), 16384 + 2048
 
 
 class TLSSocket(ssl.SSLSocket):
@@ -43,6 +44,8 @@ class TLSSocket(ssl.SSLSocket):
     _outgoing: ssl.MemoryBIO
     _unsent: bytearray
     _fetches: int
+    _header: bytes
+    _missing: int
     _written: int | None
     _rest: bytes
     _lock: threading.Lock
@@ -75,6 +78,7 @@ class TLSSocket(ssl.SSLSocket):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._unsent = bytearray()
         self._fetches = 0
+        self._header, self._missing = b"", _HEADER
         self._written = None
         self._rest = b""
         self._lock, self._read_lock, self._send_lock = threading.Lock(), threading.Lock(), threading.Lock()
@@ -136,22 +140,42 @@ class TLSSocket(ssl.SSLSocket):
         return True
 
     def _fetch(self, seen: int) -> None:
-        """Read more for the SSL object, unless another thread has since it looked."""
+        """Read the rest of a record for the SSL object, unless another thread has read since it looked.
+
+        No more: what follows is still the socket's to show, to programs that wait for its descriptor between records.
+        """
         with self._read_lock:
             if self._fetches != seen:
                 return
-            try:
-                data = self._sock.recv(_RAW)
-            except BlockingIOError:
-                raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)") from None
-            except TimeoutError:
-                raise TimeoutError("The read operation timed out") from None
-            with self._lock:
-                self._fetches += 1
-                if data:
-                    self._incoming.write(data)
-                else:
-                    self._incoming.write_eof()
+            while True:
+                try:
+                    data = self._sock.recv(self._missing)
+                except BlockingIOError:
+                    raise ssl.SSLWantReadError(
+                        ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)"
+                    ) from None
+                except TimeoutError:
+                    raise TimeoutError("The read operation timed out") from None
+                with self._lock:
+                    self._fetches += 1
+                    if data:
+                        self._incoming.write(data)
+                    else:
+                        self._incoming.write_eof()
+                if not data or not self._goes_on(data):
+                    return
+
+    def _goes_on(self, data: bytes) -> bool:
+        """Whether more of the record is to come after `data`; False, too, where the SSL object has to look at it."""
+        if len(self._header) == _HEADER:
+            self._missing -= len(data)
+        else:
+            self._header += data
+            self._missing = _HEADER - len(self._header) or int.from_bytes(self._header[3:], "big")
+        if len(self._header) == _HEADER and not self._missing:
+            self._header, self._missing = b"", _HEADER
+            return False
+        return self._header[0] in _TYPES and self._header[1:2] in (b"", b"\3") and self._missing <= _LONGEST
 
     # -- data
 

@@ -5,6 +5,7 @@ import asyncio
 import io
 import selectors
 import socket
+import ssl
 
 import ustack
 from ustack import conf, sim
@@ -158,8 +159,26 @@ async def event_loops() -> None:
         server = await stack.start_server(lambda reader, writer: None, "", 80)
         server.close()
         await stack.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("", 53))
-        await stack.aio.create_connection(asyncio.Protocol, "10.9.0.1", 7)
+        transport, protocol = await stack.aio.create_connection(asyncio.Protocol, "10.9.0.1", 7)
+        await stack.aio.start_tls(transport, protocol, ssl.create_default_context(), server_hostname="server.test")
+        await sockets_in_event_loops(stack)
         await stack.aclose(1.0)
+
+
+async def sockets_in_event_loops(stack: ustack.Stack) -> None:
+    listener, client, udp = stack.create_server(("", 7)), stack.socket(), stack.socket(type=ustack.SOCK_DGRAM)
+    await stack.aio.sock_connect(client, ("10.9.0.1", 7))
+    conn, address = await stack.aio.sock_accept(listener)
+    await stack.aio.sock_sendall(client, b"data")
+    data: bytes = await stack.aio.sock_recv(conn, 100)
+    count: int = await stack.aio.sock_recv_into(conn, bytearray(100))
+    count += await stack.aio.sock_sendto(udp, data, address)
+    data, address = await stack.aio.sock_recvfrom(udp, 100)
+    count, address = await stack.aio.sock_recvfrom_into(udp, bytearray(100))
+    with open("file", "rb") as file:
+        count += await stack.aio.sock_sendfile(client, file, 0, 100)
+        transport, _ = await stack.aio.connect_accepted_socket(asyncio.Protocol, conn)
+        count += await stack.aio.sendfile(transport, file)
 
 
 def services(stack: ustack.Stack) -> dict[str, int]:

@@ -181,9 +181,11 @@ def in_loop(stack: ustack.Stack, coroutine: Any) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_aiohttp(wire: Wire, driver: str, tls: bool) -> None:
+def test_aiohttp(wire: Wire, driver: str, tls: bool, tmp_path: Path) -> None:
     aiohttp = wanted("aiohttp")
     from aiohttp import web
+
+    (tmp_path / "file").write_bytes(BODY)
 
     async def answer(request: Any) -> Any:
         if request.headers.get("Upgrade"):
@@ -197,6 +199,7 @@ def test_aiohttp(wire: Wire, driver: str, tls: bool) -> None:
     async def serve(stop: asyncio.Event) -> None:
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/", answer)
+        application.router.add_static("/files", tmp_path)  # by loop.sendfile()
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, wire.ends.any, 80, ssl_context=server_context() if tls else None).start()
@@ -209,6 +212,8 @@ def test_aiohttp(wire: Wire, driver: str, tls: bool) -> None:
             for _ in range(3):
                 async with session.post(url(tls), data=BODY, **keywords) as response:
                     assert await response.read() == BODY
+            async with session.get(url(tls) + "files/file", **keywords) as response:
+                assert await response.read() == BODY
             async with session.ws_connect(url(tls), **keywords) as websocket:
                 await websocket.send_bytes(BODY)
                 assert (await websocket.receive()).data == BODY
@@ -293,36 +298,40 @@ def stacks(wire: Wire) -> Iterator[tuple[ustack.Stack, ustack.Stack]]:
         yield left, right
 
 
-def test_smtplib(stacks: Any, ends: Ends) -> None:
-    left, right = stacks
-    got: list[str] = []
-    script = {"EHLO": "250 hello\r\n", "MAIL": "250 ok\r\n", "RCPT": "250 ok\r\n", "RSET": "250 ok\r\n"}
+@pytest.mark.parametrize("tls", ["plain", "starttls", "tls"])
+def test_smtplib_and_aiosmtpd(wire: Wire, driver: str, tls: str) -> None:
+    wanted("aiosmtpd")
+    from aiosmtpd.smtp import SMTP
 
-    def serve(listener: Any) -> None:
-        conn, _ = listener.accept()
-        with conn, conn.makefile("rwb") as file:
-            file.write(b"220 ready\r\n")
-            file.flush()
-            data = False
-            for line in file:
-                if data:
-                    got.append(line.decode().rstrip())
-                    data = line != b".\r\n"
-                    answer = "" if data else "250 taken\r\n"
-                else:
-                    verb = line.split()[0].decode().upper()
-                    data = verb == "DATA"
-                    answer = {"DATA": "354 go on\r\n", "QUIT": "221 bye\r\n"}.get(verb) or script[verb]
-                file.write(answer.encode())
-                file.flush()
+    got: list[tuple[Any, bytes]] = []
 
-    with right.create_server(("", 25), family=ends.family) as listener:
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        with left.patched(), smtplib.SMTP(NAME, 25, timeout=20) as client:
-            client.sendmail("a@server.test", ["b@server.test"], "Subject: over the stack\r\n\r\nhello\r\n")
-        thread.join()
-    assert "Subject: over the stack" in got
+    class Mailbox:
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            got.append((session.ssl, envelope.content))
+            return "250 taken"
+
+    async def serve(stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {"hostname": NAME, "loop": loop, "enable_SMTPUTF8": False}
+        if tls == "starttls":
+            options.update(tls_context=server_context(), require_starttls=True)
+        context = server_context() if tls == "tls" else None
+        server = await loop.create_server(lambda: SMTP(Mailbox(), **options), wire.ends.any, 25, ssl=context)
+        await stop.wait()
+        server.close()
+
+    text = "Subject: over the stack\r\n\r\n" + "hello\r\n" * 10000
+    with running(wire, serve, driver), wire.client("thread") as stack, stack.patched():
+        with (
+            smtplib.SMTP_SSL(NAME, 25, timeout=20, context=client_context())
+            if tls == "tls"
+            else smtplib.SMTP(NAME, 25, timeout=20)
+        ) as client:
+            if tls == "starttls":
+                client.starttls(context=client_context())
+            client.sendmail("a@server.test", ["b@server.test"], text)
+    assert [content for _, content in got] == [text.encode()]
+    assert (got[0][0] is not None) == (tls == "starttls")  # aiosmtpd notes only what it began itself
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import os
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from tap_harness.ends import Ends
 from tap_harness.need import missing_program
+
+PEM = Path(__file__).parents[1] / "data" / "server.pem"
 
 
 def wanted(*, library: str = "", program: str = "") -> None:
@@ -33,7 +37,8 @@ def run(ns: Any, tmp_path: Path, ends: Ends, program: str) -> str:
 
 REDIS = """\
 import redis
-client = redis.Redis("server.test", 6379, socket_timeout=20)
+options = dict(host="server.test", port=6379, socket_timeout=20, **{tls})
+client = redis.Redis(**options)
 with client.pipeline() as pipe:
     for i in range(500):
         pipe.set(f"key{i}", bytes(1000))
@@ -43,19 +48,24 @@ print(client.dbsize(), len(client.get("big")), sum(client.strlen(f"key{i}") for 
 
 import asyncio, redis.asyncio
 async def main():
-    async with redis.asyncio.Redis(host="server.test", socket_timeout=20) as client:
+    async with redis.asyncio.Redis(**options) as client:
         print(sorted(await asyncio.gather(*(client.incr("counter") for _ in range(50)))) == list(range(1, 51)))
 asyncio.run(main())
 """
 
 
-def test_redis(ns: Any, tmp_path: Path, ends: Ends) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_redis(ns: Any, tmp_path: Path, ends: Ends, tls: bool) -> None:
     wanted(library="redis", program="redis-server")
     ends.device(ns)
     settings = {"bind": ends.kernel, "port": "6379", "save": "", "protected-mode": "no", "dir": str(tmp_path)}
+    if tls:
+        settings |= {"port": "0", "tls-port": "6379", "tls-cert-file": str(PEM), "tls-key-file": str(PEM)}
+        settings |= {"tls-ca-cert-file": str(PEM), "tls-auth-clients": "no"}
     server = ns.popen(["redis-server", *(word for name, value in settings.items() for word in (f"--{name}", value))])
     ns.wait_accepting((ends.kernel, 6379), child=server)
-    lines = run(ns, tmp_path, ends, REDIS).splitlines()
+    options = {"ssl": True, "ssl_ca_certs": str(PEM)} if tls else {}
+    lines = run(ns, tmp_path, ends, REDIS.replace("{tls}", repr(options))).splitlines()
     assert lines == ["501 3000000 100000", "True"]
     server.stop()
 
@@ -102,10 +112,13 @@ def test_sshd(ns: Any, tmp_path: Path, ends: Ends) -> None:
 
 
 POSTGRES = """\
-import asyncio, asyncpg
+import asyncio, asyncpg, ssl
 async def main():
-    connection = await asyncpg.connect(host="server.test", user="tester", database="postgres", timeout=20)
-    await connection.execute("create table pairs (number int, words text)")
+    secure = ssl.create_default_context(cafile={cafile!r}) if {tls} else False
+    where = dict(host="server.test", user="tester", database="postgres", timeout=20)
+    connection = await asyncpg.connect(**where, ssl=secure)
+    print(await connection.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()"))
+    await connection.execute("create temporary table pairs (number int, words text)")
     await connection.copy_records_to_table("pairs", records=[(i, "x" * 1000) for i in range(3000)])
     print(await connection.fetchval("select sum(number * length(words)) from pairs"))
     await connection.close()
@@ -113,8 +126,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("USTACK_FULL"), reason="optional: making a database takes long: USTACK_FULL=1")
 def test_postgresql(ns: Any, tmp_path: Path, ends: Ends) -> None:
     wanted(library="asyncpg")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -135,10 +146,16 @@ def test_postgresql(ns: Any, tmp_path: Path, ends: Ends) -> None:
     assert made.returncode == 0, made.stderr
     with (place / "pg_hba.conf").open("a") as file:
         file.write(f"host all all {ends.stack}/{128 if ends.six else 32} trust\n")
-    options = ["-h", ends.kernel, "-k", "", "-F"]
+    for name in ("server.crt", "server.key"):  # PostgreSQL wants a key that nobody else may read
+        (place / name).write_text(PEM.read_text())
+        (place / name).chmod(0o600)
+        ns.run(["chown", "postgres", str(place / name)])
+    options = ["-h", ends.kernel, "-k", "", "-F", "-c", "ssl=on"]
     server = ns.popen([*as_user, str(programs[-1].with_name("postgres")), "-D", str(place), *options])
     ns.wait_accepting((ends.kernel, 5432), child=server)
-    assert run(ns, tmp_path, ends, POSTGRES).split() == [str(sum(range(3000)) * 1000)]
+    for tls in (False, True):
+        program = POSTGRES.format(cafile=str(PEM), tls=tls)
+        assert run(ns, tmp_path, ends, program).split() == [str(tls), str(sum(range(3000)) * 1000)]
     server.stop()
 
 
@@ -151,6 +168,73 @@ def test_http_server_for_curl(ns: Any, tmp_path: Path, ends: Ends) -> None:
     server = ns.python("ustack", "run", *ends.options[:2], *words)
     server.wait_line("Serving HTTP", timeout=20)
     assert ns.sh(f"curl -gsS --max-time 20 {ends.url(ends.stack)}/page") == "from an unmodified server\n"
+    server.stop()
+
+
+ENDED = """\
+import asyncio
+async def serve(reader, writer):
+    try:
+        print("connected", flush=True)
+        await reader.read()
+    except asyncio.CancelledError:
+        print("client cancelled", flush=True)
+        raise
+async def main():
+    server = await asyncio.start_server(serve, {host!r}, 80)
+    try:
+        print("ready", flush=True)
+        await asyncio.sleep(3600)
+    finally:
+        print("main cancelled", flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_program_that_is_ended(ns: Any, tmp_path: Path, ends: Ends, name: str, code: int) -> None:
+    """What runs in its event loop is cancelled, and the exit code is the signal's."""
+    path = tmp_path / "program.py"
+    path.write_text(ENDED.format(host=ends.any))
+    ends.device(ns)
+    child = ns.python("ustack", "run", *ends.options[:2], str(path))
+    child.wait_line("ready", timeout=20)
+    with ns.call(lambda: socket.create_connection((ends.stack, 80), 20)):
+        child.wait_line("connected", timeout=20)
+        child.signal(getattr(signal, name))
+        assert child.wait(20) == code
+    assert {"main cancelled", "client cancelled"} <= set(child.output().splitlines())
+
+
+UVICORN = """\
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": f"{scope['scheme']} {len(body)} bytes\\n".encode()})
+"""
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_uvicorn_for_curl(ns: Any, tmp_path: Path, ends: Ends, tls: bool) -> None:
+    """`ustack run -m uvicorn`, as it is installed: where there is uvloop it asks for that."""
+    wanted(library="uvicorn", program="curl")
+    wanted(library="h11")
+    (tmp_path / "served.py").write_text(UVICORN)
+    (tmp_path / "upload").write_bytes(bytes(3_000_000))
+    ends.device(ns)
+    words = ["-m", "uvicorn", "served:app", "--app-dir", str(tmp_path), "--host", ends.any, "--port", "443"]
+    words += ["--http", "h11", *(["--ssl-keyfile", str(PEM), "--ssl-certfile", str(PEM)] if tls else [])]
+    server = ns.python("ustack", "run", *ends.options[:2], *words)
+    server.wait_line("Uvicorn running on", timeout=20)
+    scheme = "https" if tls else "http"
+    where = f"--cacert {PEM} --resolve server.test:443:{ends.quoted(ends.stack)} {scheme}://server.test:443/"
+    said = ns.sh(f"curl -gsS --max-time 20 --data-binary @{tmp_path}/upload {where}")
+    assert said == f"{scheme} 3000000 bytes\n"
     server.stop()
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from tap_harness.ends import Ends
 from tap_harness.need import missing_program
-from tap_harness.process import Child
+from tap_harness.process import Child, wait_for
 
 PROGRAM = pytest.mark.ipv4("it is about the program, which uses no network")
 UNPRIVILEGED = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap", "--"]
@@ -162,6 +162,50 @@ def test_signals_reach_the_program(run: Run, name: str) -> None:
     child.signal(getattr(signal, f"SIG{name}"))
     assert child.wait(20) == 3
     assert "caught" in child.output()
+
+
+EARLY = """
+import contextlib, os, signal, sys
+from ustack import launch
+fork, serve, children = os.fork, launch._serve, []
+
+def forking():
+    children.append(fork())
+    return children[-1]
+
+@contextlib.contextmanager
+def serving(*arguments):
+    with serve(*arguments):
+        os.kill(children[-1], signal.SIGINT)    # as from the terminal, which means both
+        yield
+
+os.fork, launch._serve = forking, serving
+sys.exit(launch.launch(["sh", "-c", "exit 5"]) == -signal.SIGINT and 3)
+"""
+
+
+@PROGRAM
+def test_a_signal_before_the_program_runs_is_the_program_s(ns: Any) -> None:
+    """Not a KeyboardInterrupt of the process that is about to become it."""
+    child = ns.popen([sys.executable, "-c", EARLY])
+    assert child.wait(30) == 3, child.output()
+
+
+@PROGRAM
+def test_who_is_killed_takes_the_program_along(run: Run) -> None:
+    """SIGKILL can't be passed on: the program dies with whoever launched it."""
+    child = run("sh", "-c", "echo $$; exec sleep 300")
+    stat = Path("/proc", child.wait_line(r"^(\d+)$", timeout=30)[1], "stat")
+    child.signal(signal.SIGKILL)
+    assert child.wait(20) == -signal.SIGKILL
+
+    def is_gone() -> bool:
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] == "Z"  # nobody need have waited for it
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    wait_for(is_gone, "the program's end", 20)
 
 
 def test_refused_prohibited_and_blocked(run: Run, ends: Ends) -> None:

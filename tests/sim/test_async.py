@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import ustack.sim
+from ustack.aio import connect
 
 
 def test_time_is_virtual() -> None:
@@ -78,3 +79,71 @@ def test_a_connect_that_nobody_answers_times_out_and_leaves_nothing() -> None:
         wire.up = False
         net.run_async(main(a))
         assert net.now == pytest.approx(1e9)
+
+
+def test_addresses_are_tried_at_once_where_so_said() -> None:
+    """RFC 8305 §5: while the first is silent the next begins, after the delay; nothing is left of the first."""
+
+    async def main(a: ustack.Stack, b: ustack.Stack) -> list[float]:
+        loop = asyncio.get_running_loop()
+        a.hosts["far.test"] = ["10.0.0.77", "10.0.0.78", "10.0.0.2"]
+        a.hosts["nowhere.test"] = ["10.0.0.77", "10.0.0.78"]
+        a.hosts["silent.test"] = ["10.0.0.87", "10.0.0.88"]
+        server = await b.start_server(lambda reader, writer: writer.close(), "", 7)
+        took = []
+        for options in ({"happy_eyeballs_delay": 0.1}, {}):
+            begin = loop.time()
+            reader, writer = await a.open_connection("far.test", 7, **options)
+            took.append(loop.time() - begin)
+            assert a.live()["sockets"] == 1
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+        with pytest.raises(OSError, match="Connect call failed"):
+            await a.open_connection("nowhere.test", 7, happy_eyeballs_delay=0.1)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(a.open_connection("silent.test", 7, happy_eyeballs_delay=0.1), 0.15)
+        server.close()
+        return took
+
+    with ustack.sim.Network() as net:
+        a, b = net.stack("a"), net.stack("b")
+        net.wire(a, b, addresses=("10.0.0.1/24", "10.0.0.2/24"), delay=0.01)
+        at_once, in_turn = net.run_async(main(a, b))
+        assert 0.2 < at_once < 0.3
+        assert in_turn > 1
+        assert a.live()["sockets"] == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "order"), [(1, "a1 b1 a2 b2 a3"), (2, "a1 a2 b1 a3 b2"), (3, "a1 a2 a3 b1 b2"), (9, "a1 a2 a3 b1 b2")]
+)
+def test_the_order_of_addresses(count: int, order: str) -> None:
+    infos: Any = [("aaabb".index(name[0]), name) for name in ("a1", "a2", "a3", "b1", "b2")]
+    assert " ".join(name for _, name in connect._interleaved(infos, count)) == order
+
+
+def test_sockets_and_executors_in_virtual_time() -> None:
+    async def main(a: ustack.Stack, b: ustack.Stack) -> None:
+        loop = asyncio.get_running_loop()
+        listener, client = b.create_server(("", 7)), a.socket()
+        for sock in (listener, client):
+            sock.setblocking(False)
+        accepting = asyncio.ensure_future(loop.sock_accept(listener))
+        await a.aio.sock_connect(client, ("10.0.0.2", 7))
+        server, _ = await accepting
+        sending = asyncio.ensure_future(loop.sock_sendall(client, bytes(300000)))
+        got = 0
+        while got < 300000:
+            got += len(await loop.sock_recv(server, 1 << 16))
+        await sending
+        assert await loop.run_in_executor(None, sum, [1, 2]) == 3
+        with pytest.raises(ZeroDivisionError):
+            await loop.run_in_executor(None, divmod, 1, 0)
+        for sock in (listener, client, server):
+            sock.close()
+
+    with ustack.sim.Network() as net:
+        a, b = net.stack("a"), net.stack("b")
+        net.wire(a, b, addresses=("10.0.0.1/24", "10.0.0.2/24"), delay=0.01)
+        net.run_async(main(a, b))

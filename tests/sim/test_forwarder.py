@@ -488,6 +488,60 @@ def test_coroutines_as_handlers() -> None:
         net.run_async(main())
 
 
+def test_coroutines_that_are_cancelled() -> None:
+    """A request whose handler is cancelled is dropped: the client hears nothing; closing cancels what runs."""
+    held: list[asyncio.Task[Any]] = []
+
+    async def handler(request: ustack.ForwardRequest) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        held.append(task)
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        forwarder = gate.forward_tcp(handler)
+        connecting = [asyncio.ensure_future(client.open_connection(FAR4, port)) for port in (80, 81, 82)]
+        await asyncio.sleep(0.3)
+        assert len(held) == forwarder.undecided == 3
+        held[0].cancel()
+        connecting[1].cancel()
+        await asyncio.sleep(0.3)
+        assert held[0].cancelled()
+        assert forwarder.undecided == 2
+        forwarder.close()
+        await asyncio.sleep(0.01)
+        assert all(task.cancelled() for task in held)
+        assert forwarder._tasks == set()
+        for task in connecting:
+            task.cancel()
+        await asyncio.gather(*connecting, return_exceptions=True)
+
+    with sim.Network(seed=2) as net:
+        client, gate = net.stack("client"), net.stack("gate")
+        net.wire(client, gate, addresses=("10.0.0.1/24", "10.0.0.2/24"), delay=0.001)
+        client.add_route("default", "10.0.0.2")
+        net.run_async(main())
+        assert client.live()["sockets"] == gate.live()["sockets"] == 0
+
+
+def test_a_loop_that_is_gone_decides_nothing(gate: Gate) -> None:
+    """Requests for a handler whose event loop is closed are dropped, not kept."""
+    asked: list[Any] = []
+
+    async def handler(request: ustack.ForwardRequest) -> None:
+        asked.append(request)
+
+    async def main() -> ustack.Forwarder:
+        return gate.gate.forward_tcp(handler)
+
+    forwarder = asyncio.run(main())
+    with pytest.raises(TimeoutError):
+        gate.connect(timeout=2)
+    assert asked == []
+    assert forwarder.undecided == 0
+    forwarder.close()
+
+
 def test_a_coroutine_needs_a_loop(gate: Gate) -> None:
     async def handler(request: Any) -> None:
         request.drop()

@@ -73,6 +73,24 @@ def test_an_exception_is_shown_as_python_shows_it(
     assert error.rstrip().endswith("Network is unreachable")
 
 
+def test_a_program_that_brings_uvloop(seen: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its loops would use the kernel's network; those it gets here are the stack's, for as long as it runs."""
+    uvloop = pytest.importorskip("uvloop", reason="optional: uvloop is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import asyncio, uvloop\n"
+        "loop = uvloop.new_event_loop()\n"
+        "async def kind(): return type(asyncio.get_running_loop()).__name__\n"
+        "print(type(loop).__name__, uvloop.run(kind()))\n"
+        "loop.close()\n"
+    )
+    assert main(["run", str(program)]) == 0
+    assert capsys.readouterr().out == "EventLoop EventLoop\n"
+    loop = uvloop.new_event_loop()
+    assert isinstance(loop, uvloop.Loop)
+    loop.close()
+
+
 def test_what_there_is_not(seen: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "/nowhere.py"]) == 2
     assert "there is no file '/nowhere.py'" in capsys.readouterr().err

@@ -103,6 +103,7 @@ def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
                     else:
                         exec(code, namespace)
                 elsewhere = False
+        assert asyncio.all_tasks(loop) == set(), "an example leaves something pending"
     finally:
         loop.close()
 

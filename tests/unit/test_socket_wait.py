@@ -9,8 +9,11 @@ import select
 import selectors
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ import pytest
 import ustack
 from tests.unit.socket_worlds import PATIENCE, WITH_THREADS, StackWorld, World, open_world
 
+ROOT = Path(__file__).parents[2]
 MS = 10_000  # what a poll that should answer may take at most
 
 
@@ -336,6 +340,48 @@ def test_shutdown_wakes_who_is_blocked(stacks: StackWorld) -> None:
     stacks.let_time_pass()
     left.shutdown(socket.SHUT_RDWR)
     assert task.result() == b""
+
+
+def test_signals_that_raise_nothing_interrupt_nothing() -> None:
+    """PEP 475: who waits goes on waiting after the handler, as long as was said."""
+    program = """
+import signal, ustack
+with ustack.Stack() as stack:
+    udp, other = (stack.socket(type=ustack.SOCK_DGRAM) for _ in range(2))
+    udp.bind(("127.0.0.1", 9))
+    server, client = stack.create_server(("127.0.0.1", 80)), stack.socket()
+    beats = 0
+    def drain():
+        try:
+            conn.recv(1 << 24)
+        except BlockingIOError:
+            pass
+    def beat(*_):
+        global beats
+        beats += 1
+        if beats % 5 == 0:
+            act()
+    act = lambda: other.sendto(b"datagram", ("127.0.0.1", 9))
+    signal.signal(signal.SIGALRM, beat)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    print(udp.recv(100).decode())
+    act = lambda: client.connect_ex(("127.0.0.1", 80))
+    conn, _ = server.accept()
+    act = lambda: client.send(b"stream")
+    print(conn.recv(100).decode())
+    conn.setblocking(False)
+    act = drain
+    client.sendall(bytes(1 << 23))
+    act, beats = (lambda: None), 0
+    udp.settimeout(0.1)
+    try:
+        udp.recv_into(bytearray(1))
+    except TimeoutError:
+        print("timed out after", "many" if beats > 1 else beats)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ran.stdout.splitlines() == ["datagram", "stream", "timed out after many"], ran.stderr
 
 
 def test_many_threads_on_one_connection(world: World) -> None:

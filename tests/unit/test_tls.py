@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import select
 import socket
 import ssl
+import struct
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +109,42 @@ def test_much_data_both_ways_at_once(pair: tuple[Any, Any]) -> None:
     for thread in threads:
         thread.join()
     assert got[client] == got[server] == data
+
+
+def queued(sock: Any) -> int:
+    """Bytes of TLS that have arrived and were not read."""
+    if isinstance(sock, tls.TLSSocket):
+        return sock._sock.ioctl(termios.FIONREAD)
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0])
+
+
+def test_what_was_not_read_is_shown(pair: tuple[Any, Any]) -> None:
+    """A program that waits for the descriptor, and reads once: each record is told of, however many are there."""
+    client, server = pair
+    for _ in range(3):
+        server.sendall(bytes(1000))
+    while queued(client) < 3000:
+        select.select([client], [], [], 0.01)
+    for _ in range(3):
+        got = 0
+        while got < 1000:  # TLS 1.3's tickets may come before
+            assert select.select([client], [], [], 20)[0] == [client]
+            client.setblocking(False)
+            try:
+                got += len(client.recv(1 << 16))
+            except ssl.SSLWantReadError:
+                pass
+        assert got == 1000, "a record at a time"
+    assert select.select([client], [], [], 0)[0] == []
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.0\r\n\r\n", b"\x16\x09\xff\xff\xff", b"\x16\x03\x03\xff\xff", b"\x17"])
+def test_what_is_no_tls(plain: tuple[Any, Any], sent: bytes) -> None:
+    plain[0].sendall(sent)
+    plain[0].shutdown(socket.SHUT_WR)
+    with plain[0], plain[1], pytest.raises(OSError, match=r"SSL|EOF") as caught:
+        wrap(plain[1], server_context(), server_side=True)
+    assert isinstance(caught.value, ssl.SSLError)
 
 
 def test_files_and_sendfile(pair: tuple[Any, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import ustack
 from ustack import conf, sim
+from ustack.aio import Aio
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "data" / "whole_api.py"
@@ -40,6 +41,7 @@ def test_nothing_is_left_out() -> None:
     public = [*ustack.__all__, *conf.__all__, *sim.__all__]
     assert {name for name in public if name not in attributes} - set(ustack._MODULES) == set()
     classes = {name: getattr(ustack, name) for name in ustack._OWN if inspect.isclass(getattr(ustack, name))}
+    classes["Stack.aio"] = Aio
     missing = {f"{name}.{one}" for name, kind in classes.items() for one in members(kind) if one not in attributes}
     assert missing == set()
     assert "manual" in values, "the parser sees the program"

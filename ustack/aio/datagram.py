@@ -1,14 +1,20 @@
-"""The transport of datagrams in an event loop: what asyncio.DatagramTransport promises, over a stack's UDP socket."""
+"""Datagrams in an event loop: what asyncio.DatagramTransport promises, over a stack's UDP socket, and making one."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import socket
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..outside import plain
 from ..socket import Socket
+from . import connect
 from .reactor import READ, WRITE, Reactor
+
+if TYPE_CHECKING:
+    from ..stack import Stack
 
 _LARGEST = 65536
 _BATCH = 32  # datagrams before other callbacks have their turn
@@ -25,6 +31,8 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._sock = sock
         self._protocol = protocol
         self._peer = peer
+        # allow_broadcast: the socket is not connected to its peer.
+        self._target = peer if peer is not None and sock._names()[1] is None else None
         self._buffer: collections.deque[tuple[bytes, Any]] = collections.deque()
         self._size = 0
         self._high, self._low = _HIGH, _HIGH // 4
@@ -129,10 +137,11 @@ class DatagramTransport(asyncio.DatagramTransport):
     def _send(self, data: Any, addr: Any) -> bool:
         """False: the socket has no room."""
         try:
-            if self._peer is not None or addr is None:
+            to = addr if self._peer is None else self._target
+            if to is None:
                 self._sock.send(data)
             else:
-                self._sock.sendto(data, addr)
+                self._sock.sendto(data, to)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -194,3 +203,97 @@ class DatagramTransport(asyncio.DatagramTransport):
             self.get_extra_info("sockname")
             self._sock.close()
             self._protocol = None
+
+
+async def _pairs(
+    stack: Stack, ends: tuple[Any, Any], family: int, proto: int, flags: int
+) -> list[tuple[tuple[int, int], list[Any]]]:
+    """[((family, protocol), [own address, peer's])] of what `ends` are; None for an end that was not given."""
+    loop = asyncio.get_running_loop()
+    found: dict[tuple[int, int], list[Any]] = {}
+    for at, end in enumerate(ends):
+        if end is None:
+            continue
+        if not isinstance(end, tuple) or len(end) < 2:
+            raise TypeError("2-tuple is expected")
+        wanted = {"family": family, "type": socket.SOCK_DGRAM, "proto": proto, "flags": flags}
+        for info in await connect.addresses(stack, loop, *end[:2], **wanted):
+            pair = found.setdefault((info[0], info[2]), [None, None])
+            pair[at] = pair[at] or info[4]
+    needed = [at for at, end in enumerate(ends) if end is not None]
+    complete = [(key, pair) for key, pair in found.items() if all(pair[at] for at in needed)]
+    if not complete:
+        raise ValueError("can not get address information")
+    return complete
+
+
+async def create_datagram_endpoint(
+    stack: Stack,
+    protocol_factory: Any,
+    local_addr: Any = None,
+    remote_addr: Any = None,
+    *,
+    family: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    reuse_port: bool | None = None,
+    allow_broadcast: bool | None = None,
+    sock: Any = None,
+) -> tuple[Any, Any]:
+    """As the event loop's method. Raises OSError, ValueError, TypeError."""
+    loop = asyncio.get_running_loop()
+    reactor = Reactor.of(stack, loop)
+    peer = None
+    if sock is not None:
+        sock = plain(sock)
+        if sock.type != socket.SOCK_DGRAM:
+            raise ValueError(f"A datagram socket was expected, got {sock!r}")
+        given = {"local_addr": local_addr, "remote_addr": remote_addr, "family": family, "proto": proto}
+        given |= {"flags": flags, "reuse_port": reuse_port, "allow_broadcast": allow_broadcast}
+        if problems := ", ".join(f"{name}={value}" for name, value in given.items() if value):
+            raise ValueError(f"socket modifier keyword arguments can not be used when sock is specified. ({problems})")
+        sock.setblocking(False)
+        peer = sock._names()[1]
+    else:
+        pairs: list[tuple[tuple[int, int], list[Any]]] = [((family, proto), [None, None])]
+        if local_addr or remote_addr:
+            pairs = await _pairs(stack, (local_addr or None, remote_addr or None), family, proto, flags)
+        elif not family:
+            raise ValueError("unexpected address family")
+        sock, peer = _open(stack, pairs, bool(reuse_port), bool(allow_broadcast))
+    waiter = loop.create_future()
+    protocol = protocol_factory()
+    transport = DatagramTransport(reactor, sock, protocol, peer, waiter)
+    try:
+        await waiter
+    except BaseException:
+        transport.close()
+        raise
+    return transport, protocol
+
+
+def _open(
+    stack: Stack, pairs: list[tuple[tuple[int, int], list[Any]]], reuse_port: bool, broadcast: bool
+) -> tuple[Socket, Any]:
+    """A socket of the first of the pairs that can be had, and its peer. Raises the first's OSError."""
+    failures: list[OSError] = []
+    for (family, proto), (own, peer) in pairs:
+        sock = Socket(stack, family, socket.SOCK_DGRAM, proto)
+        try:
+            sock.setblocking(False)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if broadcast:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if own:
+                sock.bind(own)
+            if peer and not broadcast:  # who may send to all hears from all
+                sock.connect(peer)
+            return sock, peer
+        except OSError as error:
+            sock.close()
+            failures.append(error)
+        except BaseException:
+            sock.close()
+            raise
+    raise failures[0]

@@ -12,14 +12,16 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from .. import resolve
-from ..outside import plain
+from ..outside import EitherSocket, plain
 from ..socket import Socket
+from .calls import Calls, SocketCalls
+from .stream import StreamTransport
 
 if TYPE_CHECKING:
     from ..stack import Stack
 
 
-class EventLoop(asyncio.SelectorEventLoop):
+class EventLoop(SocketCalls, asyncio.SelectorEventLoop):
     """An asyncio event loop on a stack (Stack.loop_factory makes it).
 
     outside: what becomes of addresses that the stack has no route to, "refuse" or "kernel".
@@ -95,18 +97,30 @@ class EventLoop(asyncio.SelectorEventLoop):
         return await super().create_datagram_endpoint(protocol_factory, local_addr, remote_addr, **keywords)
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
-        """As asyncio's; TLS for sockets of the kernel only, as the stack's servers accept by themselves."""
+        """As asyncio's."""
         if isinstance(plain(sock), Socket):
-            if keywords.get("ssl") is not None:
-                raise NotImplementedError("connect_accepted_socket() of a stack's socket with ssl: see start_tls()")
-            return await self._stack.aio.create_connection(protocol_factory, sock=sock)
+            return await self._stack.aio.connect_accepted_socket(protocol_factory, sock, **keywords)
         return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
+        """As asyncio's. The address decides whose socket it is, where that is left open."""
+        if isinstance(sock, EitherSocket):
+            if resolve.numeric(address[0]) is None:
+                found = await self.getaddrinfo(*address[:2], family=sock.family, type=sock.type)
+                address = found[0][4]
+            sock._decide(address)
+        own = plain(sock)
+        if isinstance(own, Socket):
+            return await self._stack.aio.sock_connect(own, address)
+        return await super().sock_connect(own, address)
+
+    async def sendfile(
+        self, transport: Any, file: Any, offset: int = 0, count: int | None = None, *, fallback: bool = True
+    ) -> int:
         """As asyncio's."""
-        if isinstance(plain(sock), Socket) and not (self._outside == "kernel" and plain(sock) is not sock):
-            return await self._stack.aio.sock_connect(sock, address)
-        return await super().sock_connect(sock, address)
+        if isinstance(transport, StreamTransport):
+            return await Calls.sendfile(transport, file, offset, count, fallback=fallback)
+        return await super().sendfile(transport, file, offset, count, fallback=fallback)
 
     async def getaddrinfo(
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0

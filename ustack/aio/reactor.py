@@ -38,6 +38,7 @@ class Reactor:
         self._driver: Any = stack._driver
         self._scheduled = False
         self._waiting = 0
+        self.waits: dict[Socket, Any] = {}  # of calls.py
         self._is_told = self._driver.kind in ("asyncio", "virtual")
         self._open()
 
@@ -63,7 +64,8 @@ class Reactor:
         return found
 
     def register(self, sock: Socket, events: int, who: Waiting) -> None:
-        """Call who._ready(events) while the socket is ready. Raises OSError on a closed socket."""
+        """Call who._ready(events) while the socket is ready. Raises OSError on a closed socket; RuntimeError:
+        somebody waits on it already."""
         (self._core or self._open())._register(sock, events, who)
         self._waiting += 1
 
@@ -78,8 +80,17 @@ class Reactor:
             return
         self._core._unregister(sock)
         self._waiting -= 1
-        if not self._waiting and not self._is_told:
-            self.close()  # the loop should not keep a stack that nobody uses
+        if self._waiting or self._is_told:
+            return
+        if self.loop.is_closed():
+            self.close()
+        else:
+            self.loop.call_soon(self._rest)  # most go on waiting
+
+    def _rest(self) -> None:
+        """The loop should not keep a stack that nobody uses."""
+        if not self._waiting:
+            self.close()
 
     def abandon(self) -> None:
         """The stack is closed: everybody who waits is told, in the loop's thread."""
@@ -95,6 +106,7 @@ class Reactor:
         """Forget every socket. Who registers one again begins anew."""
         core, self._core = self._core, None
         self._waiting = 0
+        self.waits.clear()
         if core is None:
             return
         if not self._is_told and not self.loop.is_closed():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..outside import plain
 from ..socket import Socket
-from .connect import addresses, make_transport, tls_context
+from .connect import addresses, make_transport, no_tls_without_context, tls_context
 from .reactor import READ, Reactor
 
 if TYPE_CHECKING:
@@ -231,8 +231,7 @@ async def create_server(
     """As the event loop's method. Raises OSError, ValueError, TypeError."""
     if isinstance(ssl, bool):
         raise TypeError("ssl argument must be an SSLContext or None")
-    if ssl is None and ssl_handshake_timeout is not None:
-        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    no_tls_without_context(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
     reactor = Reactor.of(stack, asyncio.get_running_loop())
     if sock is not None:
         if host is not None or port is not None:

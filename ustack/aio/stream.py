@@ -13,6 +13,7 @@ import errno
 import itertools
 import socket
 import warnings
+from asyncio import constants, transports
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,15 @@ from .reactor import READ, WRITE, Reactor
 
 _MOST = 1 << 18  # bytes that one callback of the protocol gets
 _PIECES = 64
-_HIGH = 64 << 10
 _QUIET = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
 _CALLS_AFTER_THE_END = 5
 
 
-class StreamTransport(asyncio.Transport):
-    """A connection. Made by this package; protocols get it in connection_made()."""
+class StreamTransport(transports._FlowControlMixin):
+    """A connection. Made by this package; protocols get it in connection_made().
+
+    The base class, which is asyncio.Transport with the limits of the write buffer, is what loop.sendfile() wants.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -36,12 +39,8 @@ class StreamTransport(asyncio.Transport):
         "_closing",
         "_eof",
         "_fills",
-        "_high",
-        "_loop",
-        "_low",
         "_names",
         "_protocol",
-        "_protocol_paused",
         "_reactor",
         "_reading",
         "_registered",
@@ -50,7 +49,10 @@ class StreamTransport(asyncio.Transport):
         "_sock",
         "_want",
     )
+    _loop: asyncio.AbstractEventLoop
+    _protocol_paused: bool
     _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.FALLBACK
 
     def __init__(self, reactor: Reactor, sock: Socket, protocol: Any, waiter: Any = None, server: Any = None) -> None:
         self._reactor = reactor
@@ -59,8 +61,9 @@ class StreamTransport(asyncio.Transport):
         self._server = server
         self._buffer: collections.deque[Any] | None = None
         self._size = 0
-        self._high, self._low = _HIGH, _HIGH // 4
-        self._closing = self._eof = self._protocol_paused = self._registered = False
+        self._protocol_paused = False
+        self._set_write_buffer_limits()  # type: ignore[attr-defined]
+        self._closing = self._eof = self._registered = False
         self._reading = True
         self._after = 0
         self._want = 0
@@ -139,21 +142,6 @@ class StreamTransport(asyncio.Transport):
         if not self._reading and not self._closing:
             self._reading = True
             self._update(self._want | READ)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Bytes waiting to be sent above which the protocol is paused, and below which it goes on."""
-        if high is None:
-            high = 4 * low if low is not None else _HIGH
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
-        self._maybe_pause()
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """(low, high)."""
-        return self._low, self._high
 
     def get_write_buffer_size(self) -> int:
         """Bytes that the socket has not taken yet."""
@@ -281,7 +269,7 @@ class StreamTransport(asyncio.Transport):
             self._size += len(rest)
         if self._buffer:
             self._update(self._want | WRITE)
-            self._maybe_pause()
+            self._maybe_pause_protocol()  # type: ignore[attr-defined]
 
     def _flush(self) -> None:
         buffer = self._buffer
@@ -298,7 +286,7 @@ class StreamTransport(asyncio.Transport):
                 break
             sent -= len(first)
             buffer.popleft()
-        self._maybe_resume()
+        self._maybe_resume_protocol()  # type: ignore[attr-defined]
         if buffer or self._buffer is None:
             return
         self._update(self._want & ~WRITE)
@@ -314,24 +302,6 @@ class StreamTransport(asyncio.Transport):
         self._eof = True
         if not self._buffer:
             self._sock.shutdown(socket.SHUT_WR)
-
-    def _maybe_pause(self) -> None:
-        if self._size > self._high and not self._protocol_paused:
-            self._protocol_paused = True
-            self._tell("pause_writing")
-
-    def _maybe_resume(self) -> None:
-        if self._protocol_paused and self._size <= self._low:
-            self._protocol_paused = False
-            self._tell("resume_writing")
-
-    def _tell(self, what: str) -> None:
-        try:
-            getattr(self._protocol, what)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self._report(error, f"protocol.{what}() failed")
 
     # -- the end
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from .calls import SocketCalls
 
 if TYPE_CHECKING:
     from ..sim import Network
@@ -31,7 +34,7 @@ class _World:
         pass
 
 
-class VirtualEventLoop(asyncio.BaseEventLoop):
+class VirtualEventLoop(SocketCalls, asyncio.BaseEventLoop):
     """An event loop of one simulated network; Network.run_async() makes one."""
 
     def __init__(self, network: Network) -> None:
@@ -43,6 +46,17 @@ class VirtualEventLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """Virtual time in seconds."""
         return self._network.now / 1e9
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """As asyncio's, but func runs here and now: no virtual time passes, and the run is the same each time."""
+        future: asyncio.Future[Any] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def _has_work(self) -> bool:
         return bool(self._ready)  # type: ignore[attr-defined]

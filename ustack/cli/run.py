@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import importlib
+import importlib.util
 import ipaddress
 import os
 import runpy
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import ustack
@@ -104,10 +108,27 @@ def run(args: argparse.Namespace) -> int:
         outside = args.outside or (session.config.table("stack").get("outside") if session.config else None) or "refuse"
         asyncio.set_event_loop_policy(ustack.EventLoopPolicy(session.stack, outside))
         try:
-            with session.stack.patched(outside=outside):
+            with session.stack.patched(outside=outside), _uvloop_on(session.stack, outside):
                 return _run_program(args)
         finally:
             asyncio.set_event_loop_policy(None)
+
+
+@contextlib.contextmanager
+def _uvloop_on(stack: ustack.Stack, outside: str) -> Iterator[None]:
+    """uvloop's event loops know the kernel's network only. A program that makes one, as uvicorn does wherever uvloop is
+    installed, gets the stack's."""
+    if importlib.util.find_spec("uvloop") is None:
+        yield
+        return
+    uvloop: Any = importlib.import_module("uvloop")
+    before = uvloop.new_event_loop, uvloop.run
+    uvloop.new_event_loop = lambda: ustack.EventLoop(stack, outside)
+    uvloop.run = asyncio.run  # by the policy
+    try:
+        yield
+    finally:
+        uvloop.new_event_loop, uvloop.run = before
 
 
 def network(text: str) -> str:

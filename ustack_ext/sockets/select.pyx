@@ -113,7 +113,7 @@ cdef class SelectorCore:
         return [r.key for r in self.registered.values()]
 
     def _register(self, SocketHandle socket not None, int events, key):
-        """Raises OSError: EBADF, ECONNABORTED on a closed socket."""
+        """Raises OSError: EBADF, ECONNABORTED on a closed socket; RuntimeError: it is registered."""
         cdef Registration r = Registration.__new__(Registration)
         cdef Driver d
         cdef SockState *s = &socket.state
@@ -121,6 +121,8 @@ cdef class SelectorCore:
         cdef int rc = 0
         if self.closed:
             raise ValueError("the selector is closed")
+        if socket in self.registered:  # forgetting the first would leave the socket with a pointer to it
+            raise RuntimeError(f"{socket!r} is waited for already")
         d = self.stack.driver
         r.socket = socket
         r.key = key
