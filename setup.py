@@ -6,6 +6,7 @@ build mode, and what of an earlier build can be kept. The generated C goes to bu
 Environment:
     USTACK_BUILD   release (default) | debug (live-object counters) | sanitize (ASan + UBSan, and the counters) |
                    profile (frame pointers and symbols for perf) | portable (as where there is no Linux: tools/portable)
+                   | quick (not optimised: for tests of building itself)
     USTACK_JOBS    parallel compilations (default: the number of cores)
     USTACK_WERROR  1: C compiler warnings are errors (what CI does)
     USTACK_ONLY    comma-separated sub-packages of ustack_ext to build, a short cut while developing. Modules that
@@ -42,6 +43,7 @@ MODES: dict[str, tuple[list[str], list[str], str]] = {
     "sanitize": (["-O1", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
                   "-fno-sanitize-recover=undefined"], ["-fsanitize=address,undefined"], "1"),
     "portable": (["-O0", "-fno-strict-aliasing", "-U__linux__", "-U__linux", "-Ulinux"], [], "0"),
+    "quick": (["-O0", "-g0", "-fno-strict-aliasing"], [], "0"),
     "profile": (["-O2", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer"], [], "0"),
 }
 
@@ -98,8 +100,15 @@ def generate_c(modules: list[Extension]) -> list[Extension]:
             c_file.unlink()
     translated = cythonize(modules, compiler_directives=DIRECTIVES, nthreads=JOBS, build_dir=str(GENERATED))
     for stamp in stamps.values():
-        stamp.write_text(signature)
+        write_where_it_differs(stamp, signature)
     return translated
+
+
+def write_where_it_differs(stamp: Path, text: str) -> None:
+    """A build that has nothing to do writes nothing: others may look at that moment, and must not see half of it."""
+    if not stamp.exists() or stamp.read_text() != text:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(text)
 
 
 class BuildExt(build_ext):
@@ -113,8 +122,7 @@ class BuildExt(build_ext):
         if output.exists() and not (stamp.exists() and stamp.read_text() == signature):
             output.unlink()
         super().build_extension(ext)
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(signature)
+        write_where_it_differs(stamp, signature)
 
     def copy_file(self, infile: str, outfile: str, *args: Any, **kwargs: Any) -> Any:
         """Replace an in-place module only when it differs, and in one step: a program may be importing it right now."""

@@ -1,4 +1,5 @@
-"""What every test shares: what a skip means in CI, the rfc marker's record, and the check that nothing is left over.
+"""What every test shares: what a skip means in CI, what lets tests run side by side, the rfc marker's record, and the
+check that nothing is left over.
 
 Options:
     --rfc-report=FILE   write which RFC requirements were shown, by which test, with which outcome (JSON)
@@ -7,6 +8,7 @@ Options:
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 from collections import defaultdict
@@ -53,7 +55,7 @@ def fail_forbidden_skip(report: Any) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
     fail_forbidden_skip(report)
-    note_requirements(item, report)
+    report.requirements = requirements(item)
     if report.failed:
         item.stash[failed_key] = True
     return report
@@ -66,24 +68,34 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     return report
 
 
-# -- which requirement is shown by which test
+# -- side by side
 
-failed_key = pytest.StashKey[bool]()
-Outcomes = dict[str, dict[str, dict[str, str]]]
-outcomes_key = pytest.StashKey[Outcomes]()
+# What shares something dear to make, or builds in one directory: one after another, in the same worker. Everything else
+# may run beside anything else: its namespace, its temporary directory and its runtime directory are its own.
+TOGETHER = (
+    "tests/unit/test_bench_",
+    "tests/unit/test_packaging.py",
+    "tests/hostile/fuzz/",
+    "tests/kernel/test_differential.py",
+)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[outcomes_key] = defaultdict(lambda: defaultdict(dict))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than there are cores, as many a test waits (for a kernel's timer, for a program)."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def note_requirements(item: pytest.Item, report: pytest.TestReport) -> None:
-    if report.when != "call" and report.passed:
-        return
-    for mark in item.iter_markers("rfc"):
-        number, *requirements = (str(argument) for argument in mark.args)
-        for requirement in requirements or ["-"]:
-            item.config.stash[outcomes_key][number][requirement][item.nodeid] = report.outcome
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By the names of tests: xdist's own mark is written where pytest 9.2 no longer reads, and no group comes of it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByName(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((start for start in TOGETHER if nodeid.startswith(start)), nodeid)
+
+    return ByName(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,11 +105,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.rfc('9293', 'MUST-13')")
 
 
+@pytest.fixture(autouse=True)
+def own_runtime_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other test's stacks are found by the control socket, nor those of whoever runs the tests.
+
+    Only a name: whoever publishes a socket makes the directory. It is short, as a socket's path has to be.
+    """
+    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path_factory.getbasetemp() / f"run{next(numbers)}"))
+
+
+numbers = itertools.count()
+
+# -- which requirement is shown by which test
+
+failed_key = pytest.StashKey[bool]()
+outcomes: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+
+
+def requirements(item: pytest.Item) -> list[tuple[str, str]]:
+    """(RFC, requirement) of the test's marks."""
+    marks = [[str(argument) for argument in mark.args] for mark in item.iter_markers("rfc")]
+    return [(number, each) for number, *named in marks for each in named or ["-"]]
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """In the process that was started, wherever the test ran."""
+    if report.when != "call" and report.passed:
+        return
+    for number, requirement in getattr(report, "requirements", ()):  # a worker that crashed reports without
+        outcomes[number][requirement][report.nodeid] = report.outcome
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     target = session.config.getoption("--rfc-report")
-    if target:
+    if target and not hasattr(session.config, "workerinput"):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(session.config.stash[outcomes_key], indent=1, sort_keys=True)
+        text = json.dumps(outcomes, indent=1, sort_keys=True)
         Path(target).write_text(text + "\n", encoding="utf-8")
 
 

@@ -23,12 +23,6 @@ __all__ = ["ends", "full", "impaired", "net", "ns", "privileged", "pytest_genera
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def _own_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other test's stacks are found by the control socket, nor those of whoever runs the tests."""
-    monkeypatch.setenv("USTACK_RUNTIME_DIR", str(tmp_path / "run"))
-
-
 def _program(name: str) -> None:
     if reason := missing_program(name):
         pytest.skip(reason)
