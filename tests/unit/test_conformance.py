@@ -69,6 +69,30 @@ def test_a_broken_target_fails(ident: str, function: str, mangle: object) -> Non
     assert broken.reason
 
 
+@pytest.mark.parametrize(
+    ("rfc", "function", "knob", "value"),
+    [
+        ("5682", "spurious", "net.ipv4.tcp_frto", 0),
+        ("3522", "echo_of_original", "net.ipv4.tcp_timestamps", 0),
+        ("9406", "grows_slower", "net.ipv4.tcp_congestion_control", "reno"),
+        ("7661", "expired", "net.ipv4.tcp_slow_start_after_idle", 0),
+        ("1191", "lowered", "net.ipv4.ip_no_pmtu_disc", 2),
+        ("1337", "reset_ignored", "net.ipv4.tcp_rfc1337", 0),
+        ("6191", "later", "net.ipv4.tcp_timestamps", 0),
+    ],
+)
+def test_a_target_with_a_knob_turned_off_fails(rfc: str, function: str, knob: str, value: object) -> None:
+    check = next(one for one in checks([rfc]) if getattr(one.scenario, "__name__", "") == function)
+
+    def broken() -> StackTarget:
+        target = StackTarget()
+        target.sysctl(knob, value)
+        return target
+
+    assert run_one(check, StackTarget).outcome == PASS
+    assert run_one(check, broken).outcome == FAIL
+
+
 def test_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(program, "StackTarget", lambda: StackTarget(mend_checksum))
     report = tmp_path / "report.html"

@@ -100,7 +100,8 @@ cdef bint pmtu_too_big(Net *n, const Addr *dst, uint32_t mtu, uint32_t current) 
         mtu = max(mtu, n.knobs.min_pmtu)
     else:
         mtu = max(mtu, <uint32_t>IP6MTU_MIN)                 # RFC 8201 §4
-    if mtu >= current:
+    p = pmtu_find(n, dst)
+    if mtu >= current or (p != NULL and p.mtu != 0 and mtu >= p.mtu):        # RFC 1191 §3, RFC 8201 §4: never raised
         return False
     p = pmtu_get(n, dst)
     if p == NULL:
