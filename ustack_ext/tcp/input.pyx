@@ -439,7 +439,8 @@ cdef void take_data(Tcp *t, Tcb *c, SegIn *s) noexcept nogil:
         c.tally.data_segs_in += s.segs
         if not ofo_insert(t, c, s.rx.buf, s.data, s.h.seq, s.n, OFO_TRUESIZE_FACTOR * window_limit(t, c) + 65536):
             s.h.flags &= <unsigned char>~TH_FIN
-        window_grow(t, c, s.n, s.h.seq + s.n - c.rcv_nxt)
+        if s.n >= c.rcv_mss // 2:                            # small ones cost more memory than they are worth
+            window_grow(t, c, s.n, s.h.seq + s.n - c.rcv_nxt)
         send_ack(t, c)                                       # at once, each: the sender counts them (RFC 5681 §4.2)
 
 

@@ -39,5 +39,6 @@ cdef void options_parse(const uint8_t *p, uint32_t n, bint syn, Options *o) noex
 # Writes SYN options in Linux's order for what o.have asks, the user timeout last and only where it has room. Returns
 # bytes, a multiple of 4.
 cdef uint32_t options_emit_syn(uint8_t *p, const Options *o) noexcept nogil
-# Writes the MD5 option (its digest 0), timestamps, the user timeout and SACK blocks as o.have asks. Returns bytes, a multiple of 4.
+# Writes the MD5 option (its digest 0), timestamps, the user timeout and SACK blocks as o.have asks. Returns bytes, a
+# multiple of 4.
 cdef uint32_t options_emit(uint8_t *p, const Options *o) noexcept nogil
