@@ -160,6 +160,25 @@ def not_validated(p: Probe) -> None:
     p.require(rounds.cwnd <= before, f"cwnd was {before} and is {rounds.cwnd}")
 
 
+@V.check(
+    "§4.4.1",
+    "a loss while it is not used: what was used is reduced, not the window",
+    MUST,
+    because={"kernel": "it reduces the window"},
+)
+def lost_unused(p: Probe) -> None:
+    rounds, before = grown(p)
+    flow = seldom(rounds, 15).flow
+    feed(rounds.conn, 4 * MSS)
+    first, *rest = [packet for packet in p.burst(flow) if payload(packet)]
+    p.require(len(rest) == 3, f"{1 + len(rest)} segments came")
+    start = first[TCP].seq
+    for _ in rest:
+        flow.inject("A", ack=start)
+    p.require(p.burst(flow)[0][TCP].seq == start, "the first is not sent again")
+    p.require(rounds.threshold <= before // 4, f"{before} were allowed, 4 were used, ssthresh is {rounds.threshold}")
+
+
 @V.check("§4.4", "data after a pause shorter than the timer may use the whole of it", SHOULD)
 def kept(p: Probe) -> None:
     rounds, before = grown(p)

@@ -488,7 +488,7 @@ cdef uint8_t send_data(Tcp *t, Tcb *c) noexcept nogil:
     while unsent > 0:
         n = cwnd_allows(c, min(unsent, burst))
         if n == 0:
-            note_usage(c, TF_CWND_LIMITED)
+            note_usage(c, TF_CWND_LIMITED, tcp_ms(t.core))
             return CHRONO_BUSY
         if pace_holds(t, c):
             break
@@ -512,7 +512,7 @@ cdef uint8_t send_data(Tcp *t, Tcb *c) noexcept nogil:
         if not transmit_new(t, c, n, last and c.flags & TF_FIN_QUEUED and c.snd_una + c.snd_wnd - c.snd_nxt > n, last):
             break
         unsent -= n
-    note_usage(c, 0)
+    note_usage(c, 0, tcp_ms(t.core))
     return CHRONO_SNDBUF if unsent == 0 and c.flags & TF_WANT_ROOM else waits
 
 

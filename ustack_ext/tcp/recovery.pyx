@@ -16,7 +16,7 @@ from ustack_ext.net.mib cimport (
 from ustack_ext.tcp.congestion.cc cimport cc_event, cc_on_ack, cc_ops, cc_reduce, cc_undo
 from ustack_ext.tcp.congestion.ops cimport CC_LOSS, CC_RECOVERED, CC_REDUCED, Acked
 from ustack_ext.tcp.congestion.rate cimport rate_make, rate_sent
-from ustack_ext.tcp.congestion.usage cimport window_used
+from ustack_ext.tcp.congestion.usage cimport window_used, window_validated
 from ustack_ext.tcp.options cimport OPT_SACK, OPT_TS, Options
 from ustack_ext.tcp.rack cimport rack_detect, rack_dsack, rack_recovered
 from ustack_ext.tcp.rtt cimport rtt_rto_ns, rtt_sample
@@ -165,7 +165,7 @@ cdef void tlp_check(Tcp *t, Tcb *c, uint32_t ack, bint dsack) noexcept nogil:
         return
     if c.flags & TF_TLP_RETRANS and not dsack and seq_gt(ack, c.tx.tlp_end) and c.ca_state < CA_RECOVERY:
         count(t.core, TCPLossProbeRecovery)
-        cc_reduce(t, c, c.cwnd)                              # what was in flight then is not known any more
+        cc_reduce(t, c, window_validated(c, 0))              # what was in flight then is not known any more
         cc_event(t, c, CC_REDUCED)
         c.cwnd = min(c.cwnd, c.ssthresh)
         cc_event(t, c, CC_RECOVERED)

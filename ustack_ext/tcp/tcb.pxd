@@ -272,6 +272,8 @@ cdef struct Tx:
     uint32_t prior_ssthresh
     uint32_t max_out               # most bytes outstanding since usage_seq was sent (RFC 7661: was the window used?)
     uint32_t usage_seq
+    uint32_t used                  # pipeACK: the most that was outstanding in a round trip since used_ms
+    uint32_t used_ms
     uint32_t chrono_ms
     Cc *cc                         # NULL: the window has not moved yet
     uint32_t undo_marker           # SND.UNA at that reduction

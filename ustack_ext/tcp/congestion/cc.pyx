@@ -16,6 +16,7 @@ from ustack_ext.tcp.congestion.ops cimport (
     CC_BBR, CC_COUNT, CC_CUBIC, CC_CWND_RESTART, CC_RENO, CC_TX_START, CC_UNDONE, Acked, CcEvent, CcOps,
 )
 from ustack_ext.tcp.congestion.reno cimport reno_ops
+from ustack_ext.tcp.congestion.usage cimport window_validated
 from ustack_ext.tcp.rtt cimport rtt_rto_us
 from ustack_ext.tcp.tcb cimport CA_OPEN, TF_CONNECTED, Cc, Tcb, Tcp, tcp_ms
 from ustack_ext.tcp.undo cimport undo_begin
@@ -162,6 +163,8 @@ cdef void cc_reduce(Tcp *t, Tcb *c, uint32_t flight) noexcept nogil:
     c.tx.prior_cwnd = c.cwnd
     c.tx.prior_ssthresh = c.ssthresh
     undo_begin(c)
+    if ops.model == NULL:
+        c.cwnd = window_validated(c, flight)
     c.ssthresh = ops.ssthresh(t, c, flight)
     c.tx.cc_acked = 0
 
