@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import importlib.util
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,46 @@ def test_redis(ns: Any, tmp_path: Path, ends: Ends, tls: bool) -> None:
     lines = run(ns, tmp_path, ends, REDIS.replace("{tls}", repr(options))).splitlines()
     assert lines == ["501 3000000 100000", "True"]
     server.stop()
+
+
+FTP = """\
+import ftplib, hashlib, io, ssl
+context = ssl.create_default_context(cafile={pem!r})
+client = ftplib.FTP_TLS(context=context) if {tls} else ftplib.FTP()
+with client:
+    client.connect("server.test", 21, timeout=20)
+    client.login()
+    if {tls}:
+        client.prot_p()
+    digest = hashlib.sha256()
+    client.retrbinary("RETR file", digest.update)
+    print(sorted(client.nlst()), client.size("file"), digest.hexdigest())
+"""
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_vsftpd(ns: Any, tmp_path: Path, ends: Ends, tls: bool) -> None:
+    """Passive mode: a connection for each list and file; with TLS all of them are encrypted."""
+    wanted(program="vsftpd")
+    ends.device(ns)
+    body = os.urandom(1 << 20)
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)  # pytest's own are for their owner alone
+        root.chmod(0o755)
+        (root / "file").write_bytes(body)
+        settings = {"listen": "NO", "listen_ipv6": "YES", "background": "NO", "anonymous_enable": "YES"}
+        settings |= {"anon_root": directory, "secure_chroot_dir": directory, "seccomp_sandbox": "NO"}
+        settings |= {"isolate": "NO", "isolate_network": "NO"}
+        if tls:
+            settings |= {"ssl_enable": "YES", "allow_anon_ssl": "YES", "force_anon_data_ssl": "YES"}
+            settings |= {"rsa_cert_file": str(PEM), "rsa_private_key_file": str(PEM), "require_ssl_reuse": "NO"}
+        configuration = tmp_path / "vsftpd.conf"
+        configuration.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        server = ns.popen(["vsftpd", str(configuration)])
+        ns.wait_accepting((ends.kernel, 21), child=server)
+        printed = run(ns, tmp_path, ends, FTP.format(pem=str(PEM), tls=tls))
+        server.stop()
+    assert printed.strip() == f"['file'] {1 << 20} {hashlib.sha256(body).hexdigest()}"
 
 
 SSH = """\
