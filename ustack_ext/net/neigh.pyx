@@ -228,11 +228,12 @@ cdef bint source_of_waiting(Net *n, Neigh *e, Addr *source) noexcept nogil:
     source[0] = addr_v4(get_be32(b.data + b.off + ETH_HLEN + SOURCE_AT))
     if not is_ours(n, source):
         return False
+    if announce == ANNOUNCE_ANY:
+        return True
     for k in range(MAX_IFADDRS):
         own = &e.iface.addrs[k]
-        if announce == ANNOUNCE_ANY or (own.used and addr_is_v4(&own.addr)
-                                        and addr_in_prefix(&e.addr, &own.addr, own.plen)
-                                        and addr_in_prefix(source, &own.addr, own.plen)):
+        if (own.used and addr_is_v4(&own.addr) and addr_in_prefix(&e.addr, &own.addr, own.plen)
+                and addr_in_prefix(source, &own.addr, own.plen)):
             return True
     return False
 

@@ -2,8 +2,7 @@
 
 Responsible for: View, received buffers that the program reads in place and hands back; Completion, memory of the
 program's that the stack sends from, and when it is the program's again; bytes, which nobody can change, and which the
-stack keeps for as long as it sends from them. Not for: queues (tcp/zerocopy), the calls
-(sockets/core).
+stack keeps for as long as it sends from them. Not for: queues (tcp/zerocopy), the calls (sockets/core).
 
 A View keeps its socket, and so the stack and the pool that its memory is from: a memoryview of it is good for as long
 as anybody has it, whatever becomes of the connection and the stack. The other way round, the stack keeps a Completion

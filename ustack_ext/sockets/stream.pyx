@@ -128,8 +128,7 @@ cdef long send(Engine *e, SockState *s, Op *op) noexcept nogil:
     if tcb_connecting(<Tcb *>s.obj):
         return -EAGAIN
     if op.owner != NULL:
-        n = tcp_send_owned(&e.tcp, <Tcb *>s.obj, op.iov, op.owner, op.bounded,
-                           (op.flags & MSG_MORE) != 0)
+        n = tcp_send_owned(&e.tcp, <Tcb *>s.obj, op.iov, op.owner, op.bounded, (op.flags & MSG_MORE) != 0)
     else:
         n = tcp_send(&e.tcp, <Tcb *>s.obj, op.iov, op.niov, (op.flags & MSG_MORE) != 0)
     if n > 0 and op.flags & MSG_OOB:

@@ -14,13 +14,13 @@ cdef inline void note_usage(Tcb *c, uint32_t limited, uint32_t now_ms) noexcept 
     (§4.2). limited: TF_CWND_LIMITED or 0.
     """
     cdef uint32_t out = c.snd_nxt - c.snd_una
-    if seq_geq(c.snd_una, c.tx.usage_seq):
+    cdef bint next_round = seq_geq(c.snd_una, c.tx.usage_seq)
+    if next_round:
         if now_ms - c.tx.used_ms > max(<uint32_t>USED_MS, 3 * (c.srtt // 1000)):
             c.tx.used_ms = now_ms
             c.tx.used = 0
         c.tx.used = max(c.tx.used, c.tx.max_out)
-    if (limited or seq_geq(c.snd_una, c.tx.usage_seq)
-            or (not c.flags & TF_CWND_LIMITED and out > c.tx.max_out)):
+    if limited or next_round or (not c.flags & TF_CWND_LIMITED and out > c.tx.max_out):
         c.flags = (c.flags & ~<uint32_t>TF_CWND_LIMITED) | limited
         c.tx.max_out = out
         c.tx.usage_seq = c.snd_nxt
