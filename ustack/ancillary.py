@@ -34,7 +34,6 @@ _IP_TTL, _IP_TOS, _IP_PKTINFO, _IP_RECVERR, _IP_ORIGDSTADDR = (
     20,
 )
 _IPV6_RECVERR, _IPV6_PKTINFO, _IPV6_HOPLIMIT, _IPV6_TCLASS, _IPV6_DONTFRAG, _IPV6_ORIGDSTADDR = 25, 50, 52, 67, 62, 74
-IPV6_PATHMTU = 61
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _ORIGIN_LOCAL = 1  # SO_EE_ORIGIN_LOCAL
 
@@ -53,7 +52,7 @@ def received(details: tuple[int, int, int, int, bytes, int] | None, port: int) -
         return []
     wants, ttl, tos, index, destination, gro_size = details
     if wants >> 8 & _PATHMTU:  # no datagram: the destination is that of the path, the size its MTU
-        return [(_IPV6, IPV6_PATHMTU, path_mtu(destination, gro_size, index))]
+        return [(_IPV6, options.IPV6_PATHMTU, path_mtu(destination, gro_size, index))]
     four = destination.startswith(_MAPPED)
     messages = []
     if wants >> 8 & _PKTINFO:  # of an IPv4 datagram, too, on a socket of both families

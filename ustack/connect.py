@@ -24,18 +24,15 @@ _IN_PROGRESS = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
 def in_turns(infos: list[Any]) -> list[Any]:
-    """Addresses of getaddrinfo, the families in turns, beginning with the first's (RFC 8305 §4)."""
+    """Addresses in the order of getaddrinfo(), which is that of RFC 6724, but the families in turns, beginning with the
+    first's (RFC 8305 §4).
+    """
     first = [one for one in infos if one[0] == infos[0][0]]
     second = [one for one in infos if one[0] != infos[0][0]]
     ordered = []
     for i in range(max(len(first), len(second))):
         ordered += first[i : i + 1] + second[i : i + 1]
     return ordered
-
-
-def sorted_infos(infos: list[Any]) -> list[Any]:
-    """In the order of getaddrinfo(), which is that of RFC 6724, the families in turns."""
-    return in_turns(infos) if infos else infos
 
 
 def race(stack: Stack, infos: list[Any], timeout: float | None, source: tuple[str, int] | None) -> Socket:

@@ -310,7 +310,7 @@ def _names(stack: Stack, address: Name, source: Name | None) -> tuple[Name, Name
     """(own address and port as far as they are settled, the peer's): what connect() would use. Raises OSError."""
     family = AF_INET6 if ":" in address[0] else AF_INET
     if resolve.is_name(address[0]):
-        infos = connect.sorted_infos(stack.getaddrinfo(address[0], address[1], 0, SOCK_STREAM))
+        infos = connect.in_turns(stack.getaddrinfo(address[0], address[1], 0, SOCK_STREAM))
         family, _, _, _, address = infos[0]
     with stack.socket(family, SOCK_DGRAM) as probe:
         if source is not None and source[0]:

@@ -109,7 +109,7 @@ _FIXED = {
     if number is not None
 }
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
-_PATHMTU = (socket.IPPROTO_IPV6, 61)
+IPV6_PATHMTU = 61
 _IP6_MTUINFO = struct.Struct("=28xI")  # as Linux: without the peer's address
 
 
@@ -148,7 +148,7 @@ def get(sock: Any, level: int, name: int, size: int) -> int | bytes:
     elif (level, name) == (socket.IPPROTO_TCP, _TCP_INFO) and sock.type == socket.SOCK_STREAM:
         raw = tcp_info(sock)
         return raw[:size] if size else int(_INT.unpack_from(raw)[0])
-    elif (level, name) == _PATHMTU and sock.family == socket.AF_INET6:
+    elif (level, name) == (socket.IPPROTO_IPV6, IPV6_PATHMTU) and sock.family == socket.AF_INET6:
         if size < _IP6_MTUINFO.size:
             raise _error(errno.EINVAL)
         return _IP6_MTUINFO.pack(sock._get_option(Opt.OPT_MTU))

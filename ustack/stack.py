@@ -284,7 +284,7 @@ class Stack(SelfConfiguring, Routing, Capturing, Layered):
         family = AF_INET6 if isinstance(address[0], str) and ":" in address[0] else AF_INET
         if resolve.is_name(address[0]):
             wait = None if timeout is _NO_TIMEOUT else timeout
-            infos = connect.sorted_infos(self.getaddrinfo(*address[:2], 0, SOCK_STREAM))
+            infos = connect.in_turns(self.getaddrinfo(*address[:2], 0, SOCK_STREAM))
             if len(infos) > 1 and self._driver.kind in ("thread", "virtual") and wait != 0:
                 sock = connect.race(self, infos, wait, source_address)
                 sock.settimeout(wait)
