@@ -44,6 +44,16 @@ def again(p: Probe, conn: Conn, first: Packet, within: float = 3.0) -> int:
     return int(p.again(conn.flow, first[TCP].seq, within)[IP].len)
 
 
+def sizes_then(p: Probe, conn: Conn, first: Packet, pause: float = 0.0) -> list[int]:
+    """Lengths of the packets of more data: once `first`, sent again, is acknowledged, and so many seconds are over."""
+    conn.flow.rcv = first[TCP].seq + 1460
+    conn.flow.send("A")
+    if pause:
+        p.wait(pause)
+    conn.send(bytes(2000))
+    return [one[IP].len for one in p.burst(conn.flow)]
+
+
 @A.check("§3", "packets have DF while the path is being discovered", MUST)
 def dont_fragment(p: Probe) -> None:
     _, first = full_segment(p)
@@ -72,10 +82,7 @@ def not_raised(p: Probe) -> None:
     icmp(p, first, 3, 4, nexthopmtu=1000)
     second = p.again(conn.flow, first[TCP].seq)
     icmp(p, second, 3, 4, nexthopmtu=1400)
-    conn.flow.rcv = first[TCP].seq + 1460
-    conn.flow.send("A")
-    conn.send(bytes(2000))
-    sizes = [one[IP].len for one in p.burst(conn.flow)]
+    sizes = sizes_then(p, conn, first)
     p.require(sizes and max(sizes) <= 1000, f"packets of {sizes} octets came")
 
 
@@ -92,11 +99,7 @@ def not_soon(p: Probe) -> None:
     conn, first = full_segment(p)
     icmp(p, first, 3, 4, nexthopmtu=1000)
     p.again(conn.flow, first[TCP].seq)
-    conn.flow.rcv = first[TCP].seq + 1460
-    conn.flow.send("A")
-    p.wait(280)
-    conn.send(bytes(2000))
-    sizes = [one[IP].len for one in p.burst(conn.flow)]
+    sizes = sizes_then(p, conn, first, 280)
     p.require(sizes and max(sizes) <= 1000, f"packets of {sizes} octets came")
 
 
@@ -105,11 +108,7 @@ def later(p: Probe) -> None:
     conn, first = full_segment(p)
     icmp(p, first, 3, 4, nexthopmtu=1000)
     p.again(conn.flow, first[TCP].seq)
-    conn.flow.rcv = first[TCP].seq + 1460
-    conn.flow.send("A")
-    p.wait(620)
-    conn.send(bytes(2000))
-    sizes = [one[IP].len for one in p.burst(conn.flow)]
+    sizes = sizes_then(p, conn, first, 620)
     p.require(sizes and max(sizes) > 1000, f"packets of {sizes} octets came")
 
 

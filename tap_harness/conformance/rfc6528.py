@@ -14,6 +14,7 @@ from tap_harness.conformance.probe import BUSY, Conn, Probe, Sock, option
 from tap_harness.conformance.registry import MAY, MUST, SHOULD, document
 from tap_harness.conformance.rfc7323 import START, stamp
 from tap_harness.conformance.rfc9293_ip import icmp, in_flight
+from tap_harness.conformance.rfc9293_open import numbers_of_one_pair
 from tap_harness.diff import ANY
 from tap_harness.flow import Flow, Options
 from tap_harness.packets import payload
@@ -32,16 +33,7 @@ STAMPED: Options = [("MSS", 1460), *stamp(START)]
 
 @I.check("§3", "the numbers of a pair of sockets move on with a clock of some 4 us", SHOULD)
 def clocked(p: Probe) -> None:
-    found = []
-    for _ in range(3):
-        flow = p.peer.flow(p.flow().dport, sport=39002)
-        flow.send("S")
-        flow.expect("SA", seq=ANY)
-        found.append((p.now(), flow.irs))
-        flow.send("A")
-        flow.reset()
-        p.wait(0.5)
-    for (before, low), (after, high) in itertools.pairwise(found):
+    for (before, low), (after, high) in itertools.pairwise(numbers_of_one_pair(p, 39002, 3, 0.5)):
         rate = segment.seq_diff(high, low) / (after - before)
         p.require(0 < rate < 1 << 31, f"they move by {rate:.0f} a second")
 

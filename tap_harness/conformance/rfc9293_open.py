@@ -225,17 +225,23 @@ def checksum_verified(p: Probe) -> None:
 # -- initial sequence numbers
 
 
-@R.check("MUST-8", "initial sequence numbers follow a clock")
-def isn_clock(p: Probe) -> None:
+def numbers_of_one_pair(p: Probe, sport: int, count: int, pause: float) -> list[tuple[float, int]]:
+    """(when, the target's initial sequence number) of so many connections between one pair of sockets."""
     found = []
-    for _ in range(4):
-        flow = p.peer.flow(p.flow().dport, sport=39001)
+    for _ in range(count):
+        flow = p.peer.flow(p.flow().dport, sport=sport)
         flow.send("S")
         flow.expect("SA", seq=ANY)
-        found.append(flow.irs)
+        found.append((p.now(), flow.irs))
         flow.send("A")
         flow.reset()
-        p.wait(0.2)
+        p.wait(pause)
+    return found
+
+
+@R.check("MUST-8", "initial sequence numbers follow a clock")
+def isn_clock(p: Probe) -> None:
+    found = [number for _, number in numbers_of_one_pair(p, 39001, 4, 0.2)]
     steps = [segment.seq_diff(b, a) for a, b in itertools.pairwise(found)]
     p.require(all(step > 0 for step in steps), f"between connections of one pair of sockets it moved by {steps}")
 
