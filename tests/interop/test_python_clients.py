@@ -11,7 +11,6 @@ import ftplib
 import queue
 import smtplib
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +20,8 @@ import pytest
 
 import ustack
 from tap_harness.ends import Ends
+from tests.certificate import PEM, client_context, server_context
 
-PEM = Path(__file__).parents[1] / "data" / "server.pem"
 NAME = "server.test"
 BODY = bytes(range(256)) * 2000
 
@@ -30,16 +29,6 @@ BODY = bytes(range(256)) * 2000
 def wanted(name: str) -> Any:
     """A library, or a skip."""
     return pytest.importorskip(name, reason=f"optional: {name} is not installed (pip install -e '.[interop]')")
-
-
-def server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PEM)
-    return context
-
-
-def client_context() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(PEM))
 
 
 @pytest.fixture(params=["thread", "asyncio"])

@@ -16,8 +16,7 @@ import pytest
 
 from tap_harness.ends import Ends
 from tap_harness.need import missing_program
-
-PEM = Path(__file__).parents[1] / "data" / "server.pem"
+from tests.certificate import PEM
 
 
 def wanted(*, library: str = "", program: str = "") -> None:
@@ -73,7 +72,7 @@ def test_redis(ns: Any, tmp_path: Path, ends: Ends, tls: bool) -> None:
 
 
 FTP = """\
-import ftplib, hashlib, io, ssl
+import ftplib, hashlib, ssl
 context = ssl.create_default_context(cafile={pem!r})
 client = ftplib.FTP_TLS(context=context) if {tls} else ftplib.FTP()
 with client:

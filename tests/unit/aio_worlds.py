@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ustack
 
-PEM = Path(__file__).parents[1] / "data" / "server.pem"
 HERE, THERE = "10.9.0.1", "10.9.0.2"
-
-
-def server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PEM)
-    return context
-
-
-def client_context() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(PEM))
 
 
 Test = Callable[[ustack.Stack, ustack.Stack], Awaitable[Any]]

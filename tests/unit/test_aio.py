@@ -14,21 +14,8 @@ from typing import Any
 import pytest
 
 import ustack
-from tests.unit.aio_worlds import (
-    DATA,
-    HERE,
-    KINDS,
-    THERE,
-    Recorder,
-    client_context,
-    echo,
-    exchange,
-    protocols,
-    run,
-    server_context,
-    until,
-    uvloop,
-)
+from tests.certificate import client_context, server_context
+from tests.unit.aio_worlds import DATA, HERE, KINDS, THERE, Recorder, echo, exchange, protocols, run, until, uvloop
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1].__name__}")

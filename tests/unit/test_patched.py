@@ -13,14 +13,13 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ustack
+from tests.certificate import client_context, server_context
 
-PEM = Path(__file__).parents[1] / "data" / "server.pem"
 HERE, THERE = "10.9.0.1", "10.9.0.2"
 
 
@@ -338,23 +337,16 @@ def serve(stack: ustack.Stack, context: ssl.SSLContext | None = None) -> http.se
     return server
 
 
-def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """(server's, client's)."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(PEM)
-    return server, ssl.create_default_context(cafile=str(PEM))
-
-
 @pytest.mark.parametrize("tls", [False, True])
 def test_urllib_and_http_server(stacks: Any, tls: bool) -> None:
     left, right = stacks
-    ours, theirs = contexts()
-    server = serve(right, ours if tls else None)
+    server = serve(right, server_context() if tls else None)
     body = bytes(range(256)) * 4000
     try:
         with left.patched():
             url = f"{'https' if tls else 'http'}://{THERE}:8000/"
-            with urllib.request.urlopen(url, data=body, timeout=20, context=theirs if tls else None) as answer:
+            context = client_context() if tls else None
+            with urllib.request.urlopen(url, data=body, timeout=20, context=context) as answer:
                 assert answer.read() == body
     finally:
         server.shutdown()

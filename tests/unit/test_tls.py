@@ -11,25 +11,13 @@ import struct
 import termios
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ustack
+from tests.certificate import client_context, server_context
 from ustack import tls
-
-PEM = Path(__file__).parents[1] / "data" / "server.pem"
-
-
-def server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PEM)
-    return context
-
-
-def client_context() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(PEM))
 
 
 @pytest.fixture(params=["ustack", "kernel"])
